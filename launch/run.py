@@ -1,0 +1,60 @@
+"""Run a config: python launch/run.py --config=configs/NAME.py[:PRESET] [--workdir=DIR] [--config.KEY=VALUE ...] [--dry_run]
+
+Exit codes: 0 done, 2 the user's mistake (one line), anything else a bug.
+"""
+from __future__ import annotations
+
+import logging
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from absl import app, flags  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:PRESET]", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", "", "where the run leaves its files; default runs/NAME[-PRESET]")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print shapes, parameters and phases, and stop")
+flags.mark_flag_as_required("config")
+
+
+def _default_workdir(argv: list[str]) -> str:
+    given = next(arg.split("=", 1)[1] for arg in argv if arg.lstrip("-").startswith("config="))
+    path, _, preset = given.partition(":")
+    return str(pathlib.Path("runs") / (pathlib.Path(path).stem + (f"-{preset}" if preset else "")))
+
+
+def main(argv: list[str]) -> None:
+    began = time.monotonic()
+    if len(argv) > 1:
+        raise app.UsageError(f"not understood: {' '.join(argv[1:])}; options start with --")
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("theseus_jax").setLevel(logging.INFO)
+    from theseus_jax import experiment, report
+    if _DRY_RUN.value:
+        print(experiment.dry_run(_CONFIG.value))
+        return
+    workdir = _WORKDIR.value or _default_workdir(sys.argv)
+    print(f"writing to {workdir}", flush=True)
+    results = experiment.run(_CONFIG.value, workdir)
+    print(f"\n{report.table(results)}\n\n{workdir}/report.html  ({time.monotonic() - began:.0f} s)")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's parsing, with every mistake in a flag or a config file as one line and exit code 2."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        print(f"run.py: {' '.join(str(error).split())[:400]}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    from theseus_jax.errors import UserError
+    try:
+        app.run(main, flags_parser=_parse)
+    except UserError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,255 @@
+"""Conversion: plans as data, surgery against NumPy, and every schedule trained for a few steps."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from theseus_jax.errors import UserError
+from theseus_jax.evaluate import stage_similarity, token_loss
+from theseus_jax.methods import baselines, convert
+from theseus_jax.methods.probes import Held, StageProbe
+from theseus_jax.methods.surgery import (Fold, Inherit, Stitch, fit_stitch, hybrid, hybrid_module_variables, ridge)
+from theseus_jax.nets.stage import forward, network
+from theseus_jax.plan import Parallel, Route, Stop, Swap, describe
+from theseus_jax.similarity import metric
+from theseus_jax.train import Hooks, Inputs, State, fit
+from theseus_jax.trees import bit_equal
+
+GUIDE, TARGET = tiny.guide(), tiny.target()
+MAPPING = (("block_1", "block_1"), ("block_2", "block_2"), ("norm", "norm"))
+HELD = Held((tiny.tokens(6, seed=9), np.ones((6, tiny.CONTEXT), bool)))
+
+
+def plan(**changes):
+    return convert.plan(GUIDE, TARGET, MAPPING, tiny.settings(**changes), shapes=tiny.shapes(TARGET),
+                        probe=StageProbe(HELD, neighbours=3))
+
+
+def run(phases, hooks=Hooks(), variables=None, seed=0):
+    state = State(0, variables or tiny.fresh(TARGET), tiny.single(GUIDE, 5), None, tiny.keys(seed=seed))
+    return fit(phases, state, jnp.asarray(tiny.tokens()), jnp.asarray(HELD[0]), batch=4, chunk_steps=2, hooks=hooks)
+
+
+def inputs(phase):
+    return Inputs(phase, jnp.asarray(tiny.tokens()), jnp.asarray(HELD[0]), tiny.keys())
+
+
+def trained_names(phase):
+    return [name for name in TARGET.names if name in phase.trainable]
+
+
+def test_schedules_are_the_stated_table():
+    rows = {name: plan(schedule=name) for name in convert.SCHEDULES}
+    compared = {name: [[pair for term in phase.terms for pair in getattr(term.fn, "pairs", ())] for phase in phases]
+                for name, phases in rows.items()}
+    one, two, three = MAPPING
+    assert compared["progressive"] == [[one], [one, two], [one, two, three], []]
+    assert compared["sequential"] == compared["independent"] == [[one], [two], [three], []]
+    assert compared["joint"] == compared["parallel"] == [[one, two, three], []]
+    assert compared["one_shot"] == [[]] and compared["stochastic"] == [[], []]
+    assert [trained_names(p) for p in rows["progressive"][:3]] == [
+        ["embed", "block_1"], ["embed", "block_1", "block_2"], ["embed", "block_1", "block_2", "block_3", "norm"]]
+    assert [trained_names(p) for p in rows["sequential"][:3]] == [["embed", "block_1"], ["block_2"], ["block_3", "norm"]]
+    assert [p.route for p in rows["independent"][:3]] == [
+        Route("embed", "block_1", None), Route("block_2", "block_2", "block_1"), Route("block_3", "norm", "block_2")]
+    assert [p.route.stop for p in rows["sequential"][:3]] == ["block_1", "block_2", "norm"]
+    assert rows["parallel"][0].route == Parallel(
+        ((None, "embed", "block_1"), ("block_1", "block_2", "block_2"), ("block_2", "block_3", "norm")))
+    assert isinstance(rows["stochastic"][0].route, Swap)
+    for phases in rows.values():
+        assert sum(phase.steps for phase in phases) == 12 and phases[-1].trainable == TARGET.names
+        assert "finetune: " in describe(phases)
+
+
+def test_auto_mapping_by_depth_and_shape():
+    assert convert.auto_mapping(GUIDE, TARGET) == MAPPING
+    assert convert.auto_mapping(tiny.guide(4), tiny.target(2)) == (("block_2", "block_1"), ("norm", "norm"))
+    assert convert.auto_mapping(tiny.guide(2), tiny.target(6)) == (("block_1", "block_3"), ("norm", "norm"))
+    assert convert.parse_mapping("block_1=block_2, norm=norm", GUIDE, TARGET) == (("block_1", "block_2"), ("norm", "norm"))
+
+
+@pytest.mark.parametrize("text, word", [
+    ("block_1", "guide_stage=target_stage"), ("block_9=block_1, norm=norm", "block_9"),
+    ("block_2=block_1, block_1=block_2, norm=norm", "forward"), ("block_1=block_1", "end with 'norm'")])
+def test_impossible_mappings_are_refused(text, word):
+    with pytest.raises(UserError, match=word):
+        convert.parse_mapping(text, GUIDE, TARGET)
+
+
+def test_a_plan_without_steps_or_with_an_unknown_schedule_is_refused():
+    with pytest.raises(UserError, match="without steps"):
+        plan(steps=3)
+    with pytest.raises(UserError, match="progressive"):
+        plan(schedule="backwards")
+    with pytest.raises(UserError, match="from_scratch"):
+        baselines.plan("magic", GUIDE, TARGET, MAPPING, shapes={}, steps=1, optimizer=None)
+    with pytest.raises(UserError, match="suffix"):
+        plan(schedule="parallel", kl_weight=1.0)
+
+
+def test_ridge_is_the_closed_form():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 5)) + 3, rng.normal(size=(40, 3)) - 2
+    stitch = ridge(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), 0.1)
+    u, v = x - x.mean(0), y - y.mean(0)
+    matrix = np.linalg.solve(u.T @ u + 0.1 * np.trace(u.T @ u) / 5 * np.eye(5), u.T @ v)
+    np.testing.assert_allclose(stitch.matrix, matrix, atol=1e-5)
+    np.testing.assert_allclose(stitch.offset, y.mean(0) - x.mean(0) @ matrix, atol=1e-4)
+
+
+def test_a_perfect_linear_relation_is_stitched_exactly():
+    x = jax.random.normal(jax.random.key(0), (64, 6))
+    matrix = jax.random.normal(jax.random.key(1), (6, 4))
+    stitch = ridge(x, x @ matrix + 2.0, 1e-7)
+    np.testing.assert_allclose(stitch.matrix, matrix, atol=1e-4)
+    np.testing.assert_allclose(stitch.offset, 2.0, atol=1e-4)
+
+
+def test_folding_gives_the_stitched_hybrid_of_the_last_seam():
+    variables, guide_variables = tiny.fresh(TARGET), tiny.single(GUIDE, 5)
+    state = State(0, variables, guide_variables, None, tiny.keys())
+    given = inputs(plan()[-1])
+    folded = Fold(GUIDE, MAPPING[-1])(state, given).variables
+    stitch = fit_stitch(state, given, GUIDE, MAPPING[-1])
+    mixed = hybrid(TARGET, GUIDE, MAPPING[-1], tiny.WIDTH)
+    mixed_variables = hybrid_module_variables(TARGET, variables, GUIDE, guide_variables, MAPPING[-1], stitch)
+    for seed in range(tiny.SEEDS):
+        ours = forward(TARGET, jax.tree.map(lambda a: a[seed], folded), HELD[0][:, :-1])[0]
+        theirs = forward(mixed, jax.tree.map(lambda a: a[seed], mixed_variables), HELD[0][:, :-1])[0]
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    assert bit_equal({k: v for k, v in folded.items() if k != "head"}, {k: v for k, v in variables.items() if k != "head"})
+
+
+def test_a_hybrid_of_the_guide_with_itself_is_the_guide():
+    guide_variables = tiny.single(GUIDE, 5)
+    stacked = jax.tree.map(lambda a: a[None], guide_variables)
+    identity = Stitch(jnp.eye(tiny.WIDTH)[None], jnp.zeros((1, tiny.WIDTH)))
+    for pair in (("block_1", "block_1"), ("norm", "norm")):
+        mixed = hybrid(GUIDE, GUIDE, pair, tiny.WIDTH)
+        variables = hybrid_module_variables(GUIDE, stacked, GUIDE, guide_variables, pair, identity)
+        np.testing.assert_allclose(token_loss(mixed, variables, *HELD), token_loss(GUIDE, stacked, *HELD), rtol=1e-6)
+
+
+def test_inherit_copies_what_fits_and_nothing_else():
+    variables, guide_variables = tiny.fresh(TARGET), tiny.single(GUIDE, 5)
+    state = State(0, variables, guide_variables, None, tiny.keys())
+    surgery = Inherit(GUIDE, convert.stage_pairs(GUIDE, TARGET, MAPPING), tiny.INHERIT)
+    got = surgery(state, inputs(plan()[0])).variables
+    for seed in range(tiny.SEEDS):
+        one = jax.tree.map(lambda a: a[seed], got)
+        assert bit_equal(one["block_2"]["params"]["mlp"], guide_variables["block_2"]["params"]["mlp"])
+        assert bit_equal(one["embed"]["params"]["tokens"], guide_variables["embed"]["params"]["tokens"])
+        assert bit_equal(one["head"]["params"]["kernel"], guide_variables["embed"]["params"]["tokens"])
+    assert bit_equal(got["block_2"]["params"]["rnn"], variables["block_2"]["params"]["rnn"])
+    assert bit_equal(got["head"]["params"]["bias"], variables["head"]["params"]["bias"])
+    with pytest.raises(UserError, match="attn"):
+        Inherit(GUIDE, surgery.pairs, ("mlp", "attn"))(state, inputs(plan()[0]))
+    narrow = tiny.target(width=8, seam_width=tiny.WIDTH, rank=4)
+    with pytest.raises(UserError, match="cannot inherit"):
+        Inherit(GUIDE, surgery.pairs, ("mlp",))(state._replace(variables=tiny.fresh(narrow)), inputs(plan()[0]))
+
+
+@pytest.mark.parametrize("schedule", convert.SCHEDULES)
+def test_every_schedule_runs_keeps_frozen_parts_and_logs_its_stages(schedule):
+    rows, kept = [], []
+
+    def save(position, state):
+        kept.append((position.phase, state.variables))
+
+    start = tiny.fresh(TARGET)
+    phases = plan(schedule=schedule, inherit=())
+    state = run(phases, Hooks(log=rows.append, save=save), start)
+    before = start
+    for (_, after), phase in zip(kept, phases):
+        moved = {name for name in TARGET.names if not bit_equal(before[name], after[name])}
+        assert moved == set(phase.trainable), (phase.name, moved)
+        before = after if phase is not phases[-2] else {**after, "head": state.variables["head"]}
+    stages = [row["stage"] for row in rows if row["kind"] == "stage" and row["seed"] == 1]
+    assert stages == ([] if schedule in ("one_shot", "stochastic") else ["block_1", "block_2", "norm"])
+    assert sum(row["optimizer_steps"] for row in rows if row["kind"] == "phase") == 12
+    assert all(np.isfinite(row["loss"]) for row in rows if row["kind"] == "train")
+
+
+def test_inherited_parts_can_stay_frozen_during_alignment():
+    phases = plan(train_inherited="frozen")[:1]
+    assert phases[0].trainable == ("block_1/rnn", "block_1/out") or phases[0].trainable == ("block_1/out", "block_1/rnn")
+    guide_variables = tiny.single(GUIDE, 5)
+    got = run(phases).variables
+    one = jax.tree.map(lambda a: a[0], got)
+    assert bit_equal(one["block_1"]["params"]["mlp"], guide_variables["block_1"]["params"]["mlp"])
+    assert not bit_equal(got["block_1"]["params"]["rnn"], tiny.fresh(TARGET)["block_1"]["params"]["rnn"])
+
+
+@pytest.mark.parametrize("name", ["cka_debiased", "cka_biased", "dmnn", "dmnn_softmax", "mse", "rsa"])
+def test_alignment_raises_held_out_similarity(name):
+    phases = plan(metric=metric(name, k=3), steps=120, align=0.5, inherit=())[:1]
+    start = tiny.fresh(TARGET)
+    got = run(phases, variables=start).variables
+
+    def similarity(variables):
+        return stage_similarity(TARGET, variables, GUIDE, tiny.single(GUIDE, 5), HELD[0], pair=MAPPING[0],
+                                metrics=(metric("cka_debiased"),))[0]
+    assert (similarity(got) > similarity(start) + 0.1).all()
+
+
+def test_terms_through_the_guide_suffix_are_the_guides_own_losses():
+    from theseus_jax.program import loss_fn, program_of
+    phase = plan(task_weight=2.0, kl_weight=3.0)[0]
+    variables, guide_variables = tiny.single(TARGET, 1), tiny.single(GUIDE, 5)
+    batch = jnp.asarray(tiny.tokens(4))
+    loss, (terms, _) = loss_fn(program_of(phase), variables, {}, guide_variables, batch, (0.0, 1.0), jax.random.key(0))
+    b = forward(TARGET, variables, batch[:, :-1], stop="block_1")[0]
+    logits = forward(GUIDE, guide_variables, b, start="block_2")[0]
+    wanted = forward(GUIDE, guide_variables, batch[:, :-1])[0]
+    ce = optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean()
+    p, q = jax.nn.softmax(wanted / 2), jax.nn.softmax(logits / 2)
+    kl = 4 * jnp.sum(p * (jnp.log(p) - jnp.log(q)), -1).mean()
+    np.testing.assert_allclose(terms["cross_entropy"], ce, rtol=1e-5)
+    np.testing.assert_allclose(terms["kl"], kl, rtol=1e-4)
+    np.testing.assert_allclose(loss, terms["distance"] + 2 * ce + 3 * kl, rtol=1e-4)
+
+
+def test_stopping_ends_a_stage_and_gives_its_steps_to_fine_tuning():
+    rows = []
+    phases = plan(steps=24, align=0.75, stop=Stop(every=2, gain=10.0, patience=1))
+    scores = iter(np.linspace(0.1, 0.9, 50))
+    state = run(phases, Hooks(log=rows.append, score=lambda phase, state: next(scores)))
+    done = [row["optimizer_steps"] for row in rows if row["kind"] == "phase"]
+    assert done == [4, 4, 4, 12] and state.step == 0
+
+
+def test_swap_at_probability_one_is_the_target_and_at_zero_the_guide():
+    from theseus_jax.program import loss_fn, program_of
+    phase = plan(schedule="stochastic")[0]
+    variables, guide_variables = tiny.single(TARGET, 1), tiny.single(GUIDE, 5)
+    batch = jnp.asarray(tiny.tokens(4))
+    for begin, net, mine in ((1.0, TARGET, variables), (0.0, GUIDE, guide_variables)):
+        route = dataclasses.replace(phase.route, begin=begin)
+        program = program_of(dataclasses.replace(phase, route=route))
+        loss = loss_fn(program, variables, {}, guide_variables, batch, (0.0, 10.0), jax.random.key(3))[0]
+        logits = forward(net, mine, batch[:, :-1])[0]
+        np.testing.assert_allclose(
+            loss, optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean(), rtol=1e-5)
+
+
+def test_a_users_own_modules_are_converted():
+    import flax.linen as nn
+
+    class Part(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x + nn.Dense(tiny.WIDTH)(nn.relu(x))
+
+    mine = network([("words", nn.Embed(tiny.VOCABULARY, tiny.WIDTH)), ("first", Part()), ("second", Part()),
+                    ("read", nn.Dense(tiny.VOCABULARY))])
+    mapping = convert.auto_mapping(GUIDE, mine)
+    assert mapping == (("block_1", "first"), ("norm", "second"))
+    phases = convert.plan(GUIDE, mine, mapping, tiny.settings(inherit=()), shapes=tiny.shapes(mine))
+    rows = []
+    state = State(0, tiny.fresh(mine), tiny.single(GUIDE, 5), None, tiny.keys())
+    fit(phases, state, jnp.asarray(tiny.tokens()), jnp.asarray(HELD[0]), batch=4, chunk_steps=2, hooks=Hooks(log=rows.append))
+    assert sum(row["optimizer_steps"] for row in rows if row["kind"] == "phase") == 12

@@ -1,0 +1,68 @@
+"""What a program costs: FLOPs from the compiled program, latency as a warmed median."""
+from __future__ import annotations
+
+import time
+from typing import Any, Callable
+
+import jax
+import jax.extend.core
+import numpy as np
+
+
+def program_flops(compiled: Any) -> float:
+    """XLA's count for a compiled program; it counts the body of a loop once, whatever the trip count."""
+    analysis = compiled.cost_analysis()
+    analysis = analysis[0] if isinstance(analysis, (list, tuple)) else analysis
+    return float((analysis or {}).get("flops", 0.0))
+
+
+def flops(fn: Callable[..., Any], *args: Any) -> float:
+    """FLOPs of one call of `fn(*args)`: the compiled program's count, with each scan's body counted `length` times.
+
+    args: arrays or ShapeDtypeStructs; nothing is run. XLA's own count takes a loop's body once, so what is missing,
+    (length - 1) times the body's compiled count, is added for every `lax.scan` in the program, nested ones included.
+    A `while_loop` without a known length is counted once.
+    """
+    closed = jax.make_jaxpr(fn)(*args)
+    return program_flops(jax.jit(fn).lower(*args).compile()) + scan_correction(closed.jaxpr)
+
+
+def scan_correction(jaxpr: Any) -> float:
+    """FLOPs that XLA's count leaves out of a jaxpr because it counts each scan's body once."""
+    missing = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            body = equation.params["jaxpr"]
+            inner = scan_correction(body.jaxpr)
+            once = program_flops(_compile(body)) if equation.params["length"] > 1 else 0.0
+            missing += inner + (equation.params["length"] - 1) * (once + inner)
+        else:
+            missing += sum(scan_correction(inner) for inner in _subjaxprs(equation))
+    return missing
+
+
+def _compile(closed: Any) -> Any:
+    shapes = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in closed.in_avals]
+    return jax.jit(jax.extend.core.jaxpr_as_fun(closed)).lower(*shapes).compile()
+
+
+def _subjaxprs(equation: Any):
+    for value in equation.params.values():
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            if hasattr(item, "jaxpr"):
+                yield item.jaxpr
+            elif hasattr(item, "eqns"):
+                yield item
+
+
+def latency(fn: Callable[..., Any], *args: Any, repeats: int = 30) -> tuple[float, float]:
+    """(median, interquartile range) of the wall time of `fn(*args)` in microseconds, after two warm-up calls."""
+    for _ in range(2):
+        jax.block_until_ready(fn(*args))
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(fn(*args))
+        times.append(1e6 * (time.perf_counter() - begin))
+    low, median, high = np.percentile(times, [25, 50, 75])
+    return float(median), float(high - low)

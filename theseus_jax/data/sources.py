@@ -1,0 +1,136 @@
+"""Where text comes from: the Python standard library, a directory of files, TensorFlow Datasets."""
+
+import sysconfig
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from theseus_jax.errors import UserError
+
+TFDS_INSTALL = "pip install tensorflow-datasets importlib_resources"
+
+# The `encodings` package is left out because nearly all of it is the same 256-row table with other values:
+# a file of it in the test split would be known from its neighbours in the train split.
+STDLIB_SKIPPED_DIRECTORIES = frozenset({
+    "site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "turtledemo",
+    "ensurepip", "encodings"})
+# Written when Python was built or by the system's packager, so different on every machine.
+STDLIB_SKIPPED_PREFIXES = ("_sysconfigdata", "config-", "sitecustomize")
+
+
+class Document(NamedTuple):
+    """One text. `name` is unique in its source: a relative POSIX path, or `split/index` of a TFDS example."""
+
+    name: str
+    text: str
+
+
+def stdlib_files() -> list[Document]:
+    """The source of the running Python's standard library, sorted by name; about 9 MB, PSF licence.
+
+    All `*.py` under `sysconfig.get_path("stdlib")` outside `STDLIB_SKIPPED_DIRECTORIES` and without a path
+    part that starts with one of `STDLIB_SKIPPED_PREFIXES`; bytes that are not UTF-8 are dropped. It changes
+    with the Python version, so results on it compare only within one version: `Corpus.sha256` tells.
+
+    Raises UserError where the library is not a directory with text in it (for example inside a zip archive).
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+
+    def is_kept(path: Path) -> bool:
+        parts = path.relative_to(root).parts
+        return (STDLIB_SKIPPED_DIRECTORIES.isdisjoint(parts[:-1])
+                and not any(part.startswith(STDLIB_SKIPPED_PREFIXES) for part in parts))
+
+    kept = filter(is_kept, root.rglob("*.py"))
+    return _read_files(root, kept, "*.py", 'set source="directory" and a path')
+
+
+def directory_files(path: str | Path, pattern: str = "*.txt") -> list[Document]:
+    """The files under `path`, at any depth, whose name matches the glob `pattern`, sorted by relative name.
+
+    Read as UTF-8; bytes that are not UTF-8 are dropped.
+
+    Raises UserError for an empty path or pattern, a missing directory, no matching file, or only empty files.
+    """
+    if not str(path):
+        raise UserError('path is empty; a directory of text files was expected; set path, or source="stdlib"')
+    if not pattern or Path(pattern).is_absolute():
+        raise UserError(f'pattern is {pattern!r}; a relative glob was expected; give one such as "*.txt"')
+    root = Path(path).expanduser()
+    remedy = "give a directory that holds such files, or another pattern"
+    return _read_files(root, root.rglob(pattern), pattern, remedy)
+
+
+def tfds_documents(name: str, data_dir: str | Path = "", splits: Sequence[str] = ("train",),
+                   text_key: str = "") -> list[Document]:
+    """The texts of a prepared TensorFlow Datasets data set, one document per example, without TensorFlow.
+
+    Args:
+      name: a name of the catalogue, with an optional `/config`.
+      data_dir: where it was prepared; empty for TFDS's own default.
+      splits: the data set's splits to read, in this order.
+      text_key: the feature that holds the text; empty for the one called "text", or else the only one.
+
+    Raises UserError when the package or the prepared data is missing, for an unknown name or split, and where
+    `text_key` does not settle which feature to read.
+    """
+    if not name:
+        raise UserError('dataset is empty; a TensorFlow Datasets name was expected; set one such as "lm1b"')
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(f'source="tfds" needs a package that is missing ({error}); {TFDS_INSTALL}') from error
+    directory = str(Path(data_dir).expanduser()) if str(data_dir) else None
+    try:
+        features = tfds.builder(name, data_dir=directory).info.features
+    except ValueError as error:
+        raise UserError(f"dataset {name!r} cannot be opened ({_first_line(error)}); "
+                        "give a name from https://www.tensorflow.org/datasets/catalog") from error
+    key = _text_key(features, tfds.features.Text, name, text_key)
+    documents = []
+    for split in splits:
+        try:
+            examples = tfds.data_source(name, split=split, data_dir=directory, download=False)
+        except (KeyError, ValueError, NotImplementedError, FileNotFoundError) as error:
+            raise UserError(
+                f"split {split!r} of {name!r} is not prepared for random access in "
+                f"{directory or 'the default directory'} ({_first_line(error)}); prepare it where there is a "
+                f"network: {TFDS_INSTALL} && python -c \"import tensorflow_datasets as tfds; "
+                f'tfds.data_source({name!r}, data_dir={directory!r})"') from error
+        for index in range(len(examples)):
+            text = examples[index][key]
+            text = text.decode("utf-8", errors="ignore") if isinstance(text, bytes) else str(text)
+            documents.append(Document(f"{split}/{index:08d}", text))
+    return _with_text(documents, f"dataset {name!r}", "give another dataset or text_key")
+
+
+def _text_key(features: Any, text_type: type, name: str, text_key: str) -> str:
+    keys = sorted(key for key, feature in features.items() if isinstance(feature, text_type))
+    if not keys:
+        raise UserError(f"dataset {name!r} has no text feature, only {sorted(features)}; give one of text")
+    if text_key in keys:
+        return text_key
+    if not text_key and ("text" in keys or len(keys) == 1):
+        return "text" if "text" in keys else keys[0]
+    raise UserError(f"text_key is {text_key!r} but the text features of {name!r} are {keys}; "
+                    "set it to one of them")
+
+
+def _read_files(root: Path, paths: Iterable[Path], pattern: str, remedy: str) -> list[Document]:
+    if not root.is_dir():
+        raise UserError(f"{str(root)!r} is not a directory; {remedy}")
+    names = sorted(path.relative_to(root).as_posix() for path in paths if path.is_file())
+    if not names:
+        raise UserError(f"no file under {str(root)!r} matches {pattern!r}; {remedy}")
+    documents = [Document(name, (root / name).read_text("utf-8", errors="ignore")) for name in names]
+    return _with_text(documents, f"{len(names)} files under {str(root)!r}", remedy)
+
+
+def _with_text(documents: list[Document], what: str, remedy: str) -> list[Document]:
+    if not any(document.text.strip() for document in documents):
+        raise UserError(f"{what}: every text is empty; {remedy}")
+    return documents
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

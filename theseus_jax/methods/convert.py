@@ -1,0 +1,226 @@
+"""Network of Theseus (Subramaniam et al. 2025, arXiv 2512.04198) as plans: a guide becomes a target part by part.
+
+An independent implementation of the method with our own stated definitions. A mapping is a tuple of seams
+(guide stage, target stage), in order: part s of a network is what lies after seam s - 1 up to seam s. After the last
+seam stands the linear head of each. With activations a_s (guide) and b_s (target) and d = 1 - similarity:
+
+| schedule | stage s trains | loss | the trained part reads |
+| --- | --- | --- | --- |
+| progressive | parts 1..s | mean over i <= s of d(b_i, a_i) | the target's own prefix |
+| sequential | part s | d(b_s, a_s) | the frozen target prefix |
+| independent | part s | d(b_s, a_s) | the guide's a_{s-1} |
+| parallel | all parts in one stage, each by itself | mean over i of d(b_i, a_i) | the guide's a_{i-1} |
+| joint | all parts in one stage | mean over i of d(b_i, a_i) | the target's own prefix |
+| stochastic | all parts in one stage | task loss of the mixed network | the mixed network (BERT-of-Theseus) |
+| one_shot | nothing | - | - |
+"""
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Sequence
+
+import flax.linen as nn
+import jax
+
+from theseus_jax.errors import UserError
+from theseus_jax.methods.probes import StageProbe
+from theseus_jax.methods.surgery import Fold, Inherit
+from theseus_jax.nets.stage import Network, position
+from theseus_jax.objectives import Alignment, CrossEntropy, Distillation, Term
+from theseus_jax.plan import Optimizer, Parallel, Phase, Plan, Route, Stop, Swap
+from theseus_jax.similarity import NamedSimilarity
+
+SCHEDULES = ("progressive", "sequential", "independent", "parallel", "joint", "stochastic", "one_shot")
+NORMALISATIONS = (nn.LayerNorm, nn.BatchNorm, nn.GroupNorm, nn.RMSNorm)
+Mapping = tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to convert. steps: optimizer steps in all; align: the share of them spent before fine-tuning, over all stages.
+
+    task_weight, kl_weight: weight of cross-entropy and of distillation through the frozen guide suffix, in each stage.
+    finish_kl: weight of distillation from the guide in fine-tuning; its cross-entropy has weight 1 - finish_kl.
+    inherit: stages and submodules copied from the guide first; train_inherited: "stage" lets them move during
+    alignment, "frozen" only in fine-tuning. samples: "tokens" or "sequences". stitch: "ridge" or "none".
+    """
+
+    schedule: str
+    metric: NamedSimilarity
+    steps: int
+    align: float = 0.5
+    samples: str = "tokens"
+    task_weight: float = 0.0
+    kl_weight: float = 0.0
+    finish_kl: float = 0.0
+    temperature: float = 2.0
+    inherit: tuple[str, ...] = ()
+    train_inherited: str = "stage"
+    stitch: str = "ridge"
+    stop: Stop | None = None
+    align_optimizer: Optimizer = Optimizer()
+    finish_optimizer: Optimizer = Optimizer()
+
+
+def auto_mapping(guide: Network, target: Network) -> Mapping:
+    """Seams by relative depth: the shorter network's parts, each against an even share of the longer one's.
+
+    A part is a stage between the first and the last, together with normalisations that follow it; the first stage
+    belongs to the first part and the last is the head. Raises UserError when a network has no part.
+    """
+    ends = {name: _part_ends(net) for name, net in (("guide", guide), ("target", target))}
+    for name, parts in ends.items():
+        if not parts:
+            raise UserError(f"the {name} has no stage between its first and its last ({', '.join((guide, target)[name == 'target'].names)}); "
+                            "give convert.mapping, or split it in more stages")
+    count = min(len(ends["guide"]), len(ends["target"]))
+    share = {name: [parts[round((i + 1) * len(parts) / count) - 1] for i in range(count)] for name, parts in ends.items()}
+    return tuple(zip(share["guide"], share["target"]))
+
+
+def _part_ends(net: Network) -> list[str]:
+    body = net.stages[1:-1]
+    return [stage.name for i, stage in enumerate(body)
+            if i + 1 == len(body) or not isinstance(body[i + 1].module, NORMALISATIONS)]
+
+
+def check_mapping(guide: Network, target: Network, mapping: Mapping) -> None:
+    """Raises UserError unless the seams go forward in both networks and end just before both heads."""
+    for net, side, name in ((guide, 0, "guide"), (target, 1, "target")):
+        places = [position(net, seam[side]) for seam in mapping]
+        if not places or sorted(set(places)) != places or places[-1] != len(net.stages) - 2:
+            raise UserError(f"the mapping's {name} stages {[seam[side] for seam in mapping]} must go forward and end with "
+                            f"{net.names[-2]!r}, the stage before the head; its stages are {', '.join(net.names)}")
+
+
+def parse_mapping(text: str, guide: Network, target: Network) -> Mapping:
+    """"auto", or seams "guide_stage=target_stage, ..." -> a checked mapping. Raises UserError."""
+    if text == "auto":
+        return auto_mapping(guide, target)
+    pairs = [tuple(part.strip() for part in item.split("=")) for item in text.split(",")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise UserError(f"convert.mapping is {text!r}; write 'auto' or 'guide_stage=target_stage, ...'")
+    check_mapping(guide, target, tuple(pairs))
+    return tuple(pairs)
+
+
+def part(net: Network, mapping: Mapping, s: int, side: int) -> tuple[str, ...]:
+    """The stage names of part s (0-based) of the guide (side 0) or the target (side 1)."""
+    first = position(net, mapping[s - 1][side]) + 1 if s else 0
+    return net.names[first: position(net, mapping[s][side]) + 1]
+
+
+def plan(guide: Network, target: Network, mapping: Mapping, settings: Settings, *, shapes: dict[str, Any],
+         probe: StageProbe | None = None) -> Plan:
+    """The phases of a conversion: alignment stages by the schedule, then fine-tuning of the whole target on the task.
+
+    shapes: the target's variables as ShapeDtypeStructs (`jax.eval_shape` of `init`), to tell inherited parts from new
+    ones. probe: measures the stage's similarity and its hybrid after each stage. Raises UserError for an unknown
+    schedule, a mapping that does not fit, or steps that leave a stage without any.
+    """
+    if settings.schedule not in SCHEDULES:
+        raise UserError(f"there is no schedule {settings.schedule!r}; choose one of {', '.join(SCHEDULES)}")
+    check_mapping(guide, target, mapping)
+    stages = _alignment(guide, target, mapping, settings, shapes, probe)
+    used = sum(phase.steps for phase in stages)
+    finish = settings.steps - used
+    if finish < 1 or any(phase.steps < 1 for phase in stages):
+        raise UserError(f"{settings.steps} steps with a share of {settings.align:g} for {len(stages)} alignment stages leave "
+                        "a phase without steps; raise convert.steps or change convert.align")
+    fold = (Fold(guide, mapping[-1]),) if stages and settings.stitch == "ridge" and settings.schedule != "stochastic" else ()
+    inherit = _inherit(guide, target, mapping, settings)
+    terms = [Term("cross_entropy", 1.0 - settings.finish_kl, CrossEntropy())] if settings.finish_kl < 1 else []
+    if settings.finish_kl:
+        terms.append(Term("kl", settings.finish_kl, Distillation((guide.names[-1],), settings.temperature)))
+    finetune = Phase("finetune", target, guide, tuple(shapes), tuple(terms), finish, Route(),
+                     settings.finish_optimizer, absorb=True, before=fold if stages else inherit)
+    return (*stages, finetune)
+
+
+def _inherit(guide, target, mapping, settings) -> tuple[Inherit, ...]:
+    if not settings.inherit:
+        return ()
+    return (Inherit(guide, stage_pairs(guide, target, mapping), settings.inherit),)
+
+
+def stage_pairs(guide: Network, target: Network, mapping: Mapping) -> Mapping:
+    """Which guide stage each target stage takes the place of: by order within its part, first and head included."""
+    pairs = []
+    for s in range(len(mapping)):
+        theirs, ours = part(guide, mapping, s, 0), part(target, mapping, s, 1)
+        pairs += [(theirs[i * len(theirs) // len(ours)], name) for i, name in enumerate(ours)]
+    return (*pairs, (guide.names[-1], target.names[-1]))
+
+
+def _trainable(names: Sequence[str], settings: Settings, shapes: dict[str, Any]) -> tuple[str, ...]:
+    """Parameter prefixes of these stages, less what was inherited where that is to stay frozen during alignment."""
+    if settings.train_inherited == "stage":
+        return tuple(name for name in names if name in shapes)
+    chosen: list[str] = []
+    for name in names:
+        inside = [key for key in shapes.get(name, {}).get("params", {}) if key not in settings.inherit]
+        chosen += [] if name in settings.inherit else [f"{name}/{key}" for key in inside]
+    return tuple(chosen)
+
+
+def _alignment(guide, target, mapping, settings, shapes, probe) -> Plan:
+    count, budget = len(mapping), int(settings.align * settings.steps)
+    inherit = _inherit(guide, target, mapping, settings)
+    if settings.schedule == "one_shot":
+        return ()
+    if settings.schedule == "stochastic":
+        return (_stochastic(guide, target, mapping, settings, shapes, budget, inherit),)
+    if settings.schedule in ("joint", "parallel"):
+        stage = _stage(guide, target, mapping, settings, shapes, range(count), count - 1, budget, inherit, None)
+        probes = tuple(dataclasses.replace(probe, pair=pair) for pair in mapping) if probe else ()
+        stage = dataclasses.replace(stage, name="align", after=probes)
+        return (stage if settings.schedule == "joint" else _parallel(guide, target, mapping, settings, stage),)
+    phases = []
+    for s in range(count):
+        steps = budget // count
+        trained = range(s + 1) if settings.schedule == "progressive" else range(s, s + 1)
+        phases.append(_stage(guide, target, mapping, settings, shapes, trained, s, steps, inherit if s == 0 else (), probe))
+    return tuple(phases)
+
+
+def _stage(guide, target, mapping, settings, shapes, parts, s, steps, before, probe) -> Phase:
+    """One alignment phase: trains `parts`, compares their seams, runs the target no further than seam s."""
+    independent = settings.schedule == "independent"
+    after_seam = guide.names[position(guide, mapping[s][0]) + 1]
+    through_suffix = settings.task_weight or settings.kl_weight
+    route = Route(start=part(target, mapping, s, 1)[0] if independent else None, stop=mapping[s][1],
+                  source=mapping[s - 1][0] if independent and s else None, suffix=after_seam if through_suffix else None)
+    terms = [Term("distance", 1.0, Alignment(tuple(mapping[i] for i in parts), settings.metric, settings.samples))]
+    if settings.task_weight:
+        terms.append(Term("cross_entropy", settings.task_weight, CrossEntropy(suffix=True)))
+    if settings.kl_weight:
+        terms.append(Term("kl", settings.kl_weight,
+                          Distillation((guide.names[-1],), settings.temperature, suffix=True)))
+    names = [name for i in parts for name in part(target, mapping, i, 1)]
+    return Phase(f"align_{s + 1}", target, guide,
+                 _trainable(names, settings, shapes), tuple(terms), steps, route, settings.align_optimizer,
+                 stop=settings.stop, before=before, after=(dataclasses.replace(probe, pair=mapping[s]),) if probe else ())
+
+
+def _parallel(guide, target, mapping, settings, stage: Phase) -> Phase:
+    """The joint stage with every part fed by the guide; no term can look through the suffix, for there are many."""
+    if settings.task_weight or settings.kl_weight:
+        raise UserError("schedule 'parallel' compares every part by itself, so convert.task_weight and convert.kl_weight "
+                        "must be 0; use 'joint' for a term through the guide's suffix")
+    segments = tuple((mapping[s - 1][0] if s else None, part(target, mapping, s, 1)[0], mapping[s][1])
+                     for s in range(len(mapping)))
+    return dataclasses.replace(stage, route=Parallel(segments))
+
+
+def _stochastic(guide, target, mapping, settings, shapes, steps, before) -> Phase:
+    groups = [((part(guide, mapping, s, 0)[0], mapping[s][0]), (part(target, mapping, s, 1)[0], mapping[s][1]))
+              for s in range(len(mapping))]
+    groups.append(((guide.names[-1],) * 2, (target.names[-1],) * 2))
+    return Phase("swap", target, guide, tuple(shapes), (Term("cross_entropy", 1.0, CrossEntropy()),), steps,
+                 Swap(tuple(groups)), settings.align_optimizer, before=before)
+
+
+def target_shapes(target: Network, x: Any) -> dict[str, Any]:
+    """The target's variables as shapes for an input like x; nothing is computed."""
+    from theseus_jax.nets.stage import init
+    return jax.eval_shape(lambda key: init(target, key, x), jax.random.key(0))

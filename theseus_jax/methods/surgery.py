@@ -1,0 +1,180 @@
+"""Changes to trained weights between phases: what is inherited, the stitch of a hybrid, and its folding into the head."""
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from theseus_jax.errors import UserError
+from theseus_jax.nets.gpt2 import Head
+from theseus_jax.nets.stage import Network, Stage, Variables, forward, merge, position, tied
+from theseus_jax.program import over_seeds
+from theseus_jax.train import Inputs, State
+
+
+class Affine(nn.Module):
+    """x M + c: (..., P) -> (..., Q)."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(self.features, name="map")(x)
+
+
+class Stitch(NamedTuple):
+    """The affine map x M + c from a target stage's output to a guide stage's: matrix (P, Q), offset (Q,)."""
+
+    matrix: jax.Array
+    offset: jax.Array
+
+
+def ridge(x: jax.Array, y: jax.Array, ridge_weight: float) -> Stitch:
+    """argmin over M, c of ||x M + c - y||^2 + lambda ||M||^2, lambda = ridge_weight * trace of x's scatter / P.
+
+    x: (N, P), y: (N, Q), float. Centred first, so that c is not penalised; solved in float32 by Cholesky.
+    """
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    u, v = x - mean_x, y - mean_y
+    gram = jnp.matmul(u.T, u, precision="highest")
+    weight = ridge_weight * jnp.trace(gram) / x.shape[1] + 1e-12
+    matrix = jax.scipy.linalg.solve(gram + weight * jnp.eye(x.shape[1]), jnp.matmul(u.T, v, precision="highest"),
+                                    assume_a="pos")
+    return Stitch(matrix, mean_y - mean_x @ matrix)
+
+
+@functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "ridge_weight"))
+def _fit_stitch(net, variables, guide, guide_variables, tokens, pair, ridge_weight):
+    y = forward(guide, guide_variables, tokens, stop=pair[0])[0]
+
+    def one_seed(variables):
+        x = forward(net, variables, tokens, stop=pair[1])[0]
+        return ridge(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), ridge_weight)
+
+    return over_seeds(one_seed, variables)
+
+
+def fit_stitch(state: State, inputs: Inputs, guide: Network, pair: tuple[str, str], *, windows: int = 64,
+               ridge_weight: float = 1e-4) -> Stitch:
+    """The stitch at a seam (guide stage, target stage) from the first batches of each seed's training order.
+
+    Returns matrices (S, P, Q) and offsets (S, Q). windows: how many training windows are used (fewer if there are fewer).
+    """
+    rows = jax.random.permutation(jax.random.fold_in(inputs.key[0], 2), inputs.windows.shape[0])[:windows]
+    tokens = inputs.windows[rows, :-1].astype(jnp.int32)
+    return _fit_stitch(inputs.phase.net, state.variables, guide, state.guide_variables, tokens, pair, ridge_weight)
+
+
+def hybrid(net: Network, guide: Network, pair: tuple[str, str], features: int) -> Network:
+    """Target stages up to the seam, a stitch to the guide's width, then the guide's stages after the seam: a Network.
+
+    Stage names get the prefixes `target.` and `guide.`; `features` is the guide's width at the seam.
+    """
+    ours = net.stages[: position(net, pair[1]) + 1]
+    theirs = guide.stages[position(guide, pair[0]) + 1:]
+    stages = [Stage(f"target.{s.name}", s.module) for s in ours] + [Stage("stitch", Affine(features))]
+    stages += [Stage(f"guide.{s.name}", s.module) for s in theirs]
+    return Network(tuple(stages))
+
+
+def hybrid_module_variables(net: Network, variables: Variables, guide: Network, guide_variables: Variables,
+                            pair: tuple[str, str], stitch: Stitch) -> Variables:
+    """The variables of `hybrid(...)` for every seed (leading axis S); what guide stages share by ties is written out."""
+    seeds = stitch.matrix.shape[0]
+    ours = {f"target.{s.name}": tied(net, s.name, variables) for s in net.stages[: position(net, pair[1]) + 1]}
+    repeat = functools.partial(jax.tree.map, lambda leaf: jnp.broadcast_to(leaf, (seeds, *leaf.shape)))
+    theirs = {f"guide.{s.name}": repeat(tied(guide, s.name, guide_variables))
+              for s in guide.stages[position(guide, pair[0]) + 1:]}
+    glue = {"params": {"map": {"kernel": stitch.matrix, "bias": stitch.offset}}}
+    return {name: tree for name, tree in {**ours, "stitch": glue, **theirs}.items() if tree}
+
+
+@dataclasses.dataclass(frozen=True)
+class Inherit:
+    """Copy parts of the guide into the target: whole stages or their submodules, matched by `pairs` of stages.
+
+    pairs: (guide stage, target stage). parts: names of stages or submodules; a tensor is copied where the target has
+    one of the same path, shape and dtype. Raises UserError for a part that fits nowhere.
+    """
+
+    guide: Network
+    pairs: tuple[tuple[str, str], ...]
+    parts: tuple[str, ...]
+
+    def __call__(self, state: State, inputs: Inputs) -> State:
+        variables, used = dict(state.variables), set()
+        for g, t in self.pairs:
+            source = tied(self.guide, g, state.guide_variables).get("params", {})
+            target = variables.get(t, {}).get("params", {})
+            for part in self.parts:
+                chosen = source if part == t else {part: source[part]} if part in source and part in target else {}
+                copied, count = _copy(target, chosen)
+                if count:
+                    target, used = copied, used | {part}
+            if t in variables:
+                variables[t] = {**variables[t], "params": target}
+        unused = [part for part in self.parts if part not in used]
+        if unused:
+            raise UserError(f"the target cannot inherit {', '.join(unused)}: no tensor of the guide fits there; take it "
+                            "out of convert.inherit or give the target the guide's width")
+        return state._replace(variables=variables)
+
+    def __str__(self) -> str:
+        return f"inherit {', '.join(self.parts)} from the guide"
+
+
+def _copy(target: Any, source: Any) -> tuple[Any, int]:
+    """target (leading seed axis) with source's tensors where paths and shapes agree, and how many were copied."""
+    if not isinstance(target, dict):
+        fits = target.shape[1:] == source.shape and target.dtype == source.dtype
+        return (jnp.broadcast_to(source, target.shape), 1) if fits else (target, 0)
+    copied = {key: _copy(target[key], source[key]) for key in target.keys() & source.keys()}
+    return {**target, **{key: pair[0] for key, pair in copied.items()}}, sum(pair[1] for pair in copied.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """Stitch the last seam and fold the map into the target's linear head, which then reads what the guide's head reads.
+
+    Exact up to rounding: (x M + c) K + b = x (M K) + (c K + b). Raises UserError when the head is not linear.
+    """
+
+    guide: Network
+    pair: tuple[str, str]
+    ridge_weight: float = 1e-4
+
+    def __call__(self, state: State, inputs: Inputs) -> State:
+        stitch = fit_stitch(state, inputs, self.guide, self.pair, ridge_weight=self.ridge_weight)
+        kernel, bias = read_out(self.guide, state.guide_variables)
+        folded = (jnp.einsum("spq,qo->spo", stitch.matrix, kernel, precision="highest"),
+                  jnp.matmul(stitch.offset, kernel, precision="highest") + bias)
+        head = inputs.phase.net.stages[-1]
+        return state._replace(variables=merge(state.variables, {head.name: {"params": _as_head(head, *folded)}}))
+
+    def __str__(self) -> str:
+        return f"stitch {self.pair[1]} to the guide's {self.pair[0]} and fold the map into the head"
+
+
+def read_out(net: Network, variables: Variables) -> tuple[jax.Array, jax.Array]:
+    """A linear head as (kernel (D, O), bias (O,)). Raises UserError when the last stage is not `Head` or `nn.Dense`."""
+    stage = net.stages[-1]
+    params = tied(net, stage.name, variables).get("params", {})
+    if isinstance(stage.module, Head):
+        kernel = params["kernel"].T
+    elif isinstance(stage.module, nn.Dense):
+        kernel = params["kernel"]
+    else:
+        raise UserError(f"stage {stage.name!r} is a {type(stage.module).__name__}, not a linear head; end the network with "
+                        "nn.Dense, or set convert.stitch to 'none'")
+    return kernel, params.get("bias", jnp.zeros(kernel.shape[1]))
+
+
+def _as_head(stage: Stage, kernel: jax.Array, bias: jax.Array) -> dict[str, jax.Array]:
+    if not isinstance(stage.module, (Head, nn.Dense)) or not stage.module.use_bias:
+        raise UserError(f"stage {stage.name!r} cannot take a folded stitch: it needs to be linear with a bias; end the "
+                        "target with nn.Dense, or set convert.stitch to 'none'")
+    return {"kernel": jnp.swapaxes(kernel, -1, -2) if isinstance(stage.module, Head) else kernel, "bias": bias}

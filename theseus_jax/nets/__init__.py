@@ -1,0 +1,1 @@
+"""Networks as ordered, named stages of flax.linen modules."""

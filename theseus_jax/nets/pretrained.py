@@ -1,0 +1,197 @@
+"""GPT-2 weights in Hugging Face naming, read from and written to one .safetensors or .npz file.
+
+Nothing is guessed: every tensor must be there under its name, with its shape and dtype, and no other may be.
+Hugging Face stores GPT-2's kernels as (inputs, outputs), as flax does, so no tensor is transposed on the way.
+"""
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Callable, Mapping, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theseus_jax.errors import UserError
+from theseus_jax.nets.gpt2 import gpt2
+from theseus_jax.nets.stage import Variables, init
+from theseus_jax.trees import bit_equal, difference, host_array, leaves_by_path
+
+PREFIX = "transformer."
+TIED_HEAD = "lm_head.weight"
+BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask and its fill value: constants
+TENSORS = {
+    "wte.weight": "embed/params/tokens", "wpe.weight": "embed/params/positions",
+    "ln_f.weight": "norm/params/scale", "ln_f.bias": "norm/params/bias",
+}
+BLOCK_TENSORS = {
+    "ln_1.weight": "ln_1/scale", "ln_1.bias": "ln_1/bias",
+    "attn.c_attn.weight": "attn/c_attn/kernel", "attn.c_attn.bias": "attn/c_attn/bias",
+    "attn.c_proj.weight": "attn/c_proj/kernel", "attn.c_proj.bias": "attn/c_proj/bias",
+    "ln_2.weight": "ln_2/scale", "ln_2.bias": "ln_2/bias",
+    "mlp.c_fc.weight": "mlp/c_fc/kernel", "mlp.c_fc.bias": "mlp/c_fc/bias",
+    "mlp.c_proj.weight": "mlp/c_proj/kernel", "mlp.c_proj.bias": "mlp/c_proj/bias",
+}
+SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+SHOWN = 4  # problems spelled out in an error's one line; the others are counted
+
+
+class Tensor(NamedTuple):
+    """A tensor of a file: its shape and dtype, and `read()` for its values."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+def tensor_names(depth: int) -> dict[str, str]:
+    """{Hugging Face name without "transformer.": path in the variables} of every tensor of a GPT-2."""
+    blocks = {f"h.{i}.{name}": f"block_{i + 1}/params/{path}"
+              for i in range(depth) for name, path in BLOCK_TENSORS.items()}
+    return TENSORS | blocks
+
+
+def load_gpt2(
+    path: str | os.PathLike, *, vocabulary: int, width: int, depth: int, heads: int, positions: int,
+) -> Variables:
+    """The variables of `gpt2(vocabulary=..., width=..., depth=..., heads=..., positions=...)` from a file.
+
+    path: a .safetensors or .npz file of float32 tensors, named with or without "transformer.". The buffers of
+    the mask (`attn.bias`, `attn.masked_bias`) are ignored; `lm_head.weight` may be there and must equal
+    `wte.weight`, to which it is tied. `gpt2_sizes` reads all sizes but heads, which show in no shape: no file
+    can contradict them, as no shape can tell that a square kernel is transposed.
+    Raises UserError naming the tensors that are missing, extra, renamed, transposed, of other shape or dtype.
+    """
+    expected = _expected(vocabulary, width, depth, heads, positions)
+    leaves, paths = leaves_by_path(expected), tensor_names(depth)
+    tensors = _weights(path)
+    problems = _problems({name: leaves[leaf] for name, leaf in paths.items()}, tensors)
+    if problems:
+        raise UserError(f"{path} does not hold the expected GPT-2: {_listed(problems)}; compare the sizes "
+                        "with gpt2_sizes(path), or correct the file")
+    names = {leaf: name for name, leaf in paths.items()}
+    arrays = [jnp.asarray(tensors[names[leaf]].read()) for leaf in leaves]
+    return jax.tree.unflatten(jax.tree.structure(expected), arrays)
+
+
+def save_gpt2(path: str | os.PathLike, variables: Variables) -> None:
+    """Write the variables of a `gpt2(...)` to a file that `load_gpt2` and transformers' GPT2LMHeadModel read.
+
+    path: .safetensors or .npz, overwritten if it exists. The tied head is stored once, as `wte.weight`.
+    Raises UserError for variables that are not those of a `gpt2(...)`, or a folder that is not there.
+    """
+    target, leaves = _checked(path), leaves_by_path(variables)
+    tables = [np.shape(leaves.get(TENSORS[name], 0.0)) for name in ("wte.weight", "wpe.weight")]
+    if [len(shape) for shape in tables] != [2, 2]:
+        raise UserError(f"embed/params/tokens and positions have shapes {tables[0]} and {tables[1]}, not the "
+                        "(V, D) and (T, D) of a gpt2(...); give the variables of one seed of such a network")
+    depth = sum(name.startswith("block_") for name in variables)
+    lines = difference(_expected(*tables[0], depth, 1, tables[1][0]), variables)
+    if lines:
+        raise UserError(f"the variables are not those of a gpt2(...): {_listed(lines)}; give those of one")
+    if not target.parent.is_dir():
+        raise UserError(f"there is no folder {target.parent} to write {target.name} in; create it")
+    arrays = {PREFIX + name: np.ascontiguousarray(host_array(leaves[leaf]))
+              for name, leaf in tensor_names(depth).items()}
+    if target.suffix == ".npz":
+        np.savez(target, **arrays)
+    else:
+        # transformers refuses a file without this metadata; save_file would ignore the umask (mode 0600)
+        target.write_bytes(_safetensors().numpy.save(arrays, metadata={"format": "pt"}))
+
+
+def gpt2_sizes(path: str | os.PathLike) -> dict[str, int]:
+    """{"vocabulary", "width", "depth", "positions"} of the GPT-2 in a file, from its shapes.
+
+    Raises UserError for a file that cannot be read, or that lacks blocks or the two embeddings of one width.
+    """
+    tensors = _weights(path)
+    tables = [tensors[name].shape if name in tensors else () for name in ("wte.weight", "wpe.weight")]
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
+    if not depth or [len(shape) for shape in tables] != [2, 2] or tables[0][1] != tables[1][1]:
+        raise UserError(f"{path} holds no GPT-2: {depth} blocks h.*, wte.weight {tables[0]} and wpe.weight "
+                        f"{tables[1]} instead of (V, D) and (T, D); give another file")
+    (vocabulary, width), (positions, _) = tables
+    return {"vocabulary": vocabulary, "width": width, "depth": depth, "positions": positions}
+
+
+def _expected(vocabulary: int, width: int, depth: int, heads: int, positions: int) -> Variables:
+    net = gpt2(vocabulary=vocabulary, width=width, depth=depth, heads=heads, positions=positions)
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(lambda key: init(net, key, tokens), jax.random.key(0))
+
+
+def _problems(expected: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str, Tensor]) -> list[str]:
+    known = {**expected, TIED_HEAD: expected["wte.weight"]}
+    missing = [name for name in expected if name not in tensors]
+    found = [f"missing {name}" for name in missing]
+    for name in sorted(set(tensors) - set(known)):
+        close = difflib.get_close_matches(name, missing, n=1)
+        found.append(f"extra {name}" + (f" (did you mean {close[0]}?)" if close else ""))
+    for name in (name for name in known if name in tensors):
+        wanted, (shape, dtype, _) = known[name], tensors[name]
+        if shape != wanted.shape:
+            how = "is transposed" if shape == wanted.shape[::-1] else "has another shape"
+            found.append(f"{name} {how}: given {shape}, expected {wanted.shape}")
+        if dtype != wanted.dtype.name:
+            found.append(f"{name} has another dtype: given {dtype}, expected {wanted.dtype.name}")
+    if not found and TIED_HEAD in tensors:
+        if not bit_equal(tensors[TIED_HEAD].read(), tensors["wte.weight"].read()):
+            found.append(f"{TIED_HEAD} differs from wte.weight, to which the network ties it")
+    return found
+
+
+def _listed(problems: list[str]) -> str:
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "; ".join(problems[:SHOWN]) + more
+
+
+def _weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    source = _checked(path)
+    if not source.is_file():
+        raise UserError(f"there is no file {source}; give the .safetensors or .npz file of the weights")
+    named = (_npz if source.suffix == ".npz" else _safetensors_file)(source)
+    weights = {name.removeprefix(PREFIX): tensor for name, tensor in named.items()}
+    if len(weights) < len(named):
+        raise UserError(f"{source} holds tensors both with and without {PREFIX!r}; keep one copy")
+    return {name: tensor for name, tensor in weights.items() if not BUFFER.fullmatch(name)}
+
+
+def _checked(path: str | os.PathLike) -> Path:
+    if Path(path).suffix not in (".safetensors", ".npz"):
+        raise UserError(f"{str(path)!r} does not end in .safetensors or .npz; convert or rename it")
+    return Path(path).expanduser()
+
+
+def _npz(path: Path) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a readable .npz file of arrays ({error}); save it again") from error
+    return {name: Tensor(array.shape, array.dtype.name, lambda array=array: array)
+            for name, array in arrays.items()}
+
+
+def _safetensors_file(path: Path) -> dict[str, Tensor]:
+    library = _safetensors()
+    try:
+        file = library.safe_open(path, framework="numpy")
+    except (library.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable .safetensors file ({error}); download it again") from error
+    slices = {name: file.get_slice(name) for name in file.keys()}
+    return {name: Tensor(tuple(part.get_shape()), SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()),
+                         lambda name=name: file.get_tensor(name)) for name, part in slices.items()}
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise UserError(".safetensors needs the package safetensors: pip install it, or use .npz") from error
+    return safetensors

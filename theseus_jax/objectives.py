@@ -1,0 +1,99 @@
+"""What a phase minimises: small frozen objectives over the signals of one batch.
+
+An objective says which activations it needs (`target`, `guide`, `suffix`), so that nothing else is computed.
+"""
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from theseus_jax.similarity import NamedSimilarity, samples
+
+
+class Signals(NamedTuple):
+    """What one batch gives a phase's objectives.
+
+    labels: (B, T) int32. output: what the target's last stage that was run gave. target, guide: captured activations
+    by stage name; a guide's logits stand under its last stage. suffix: logits of the frozen guide suffix fed with
+    `output`, or None.
+    """
+
+    labels: jax.Array
+    output: Any
+    target: dict[str, Any]
+    guide: dict[str, Any]
+    suffix: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """Mean cross-entropy, nats per token, of the target's logits (B, T, V) or of the guide suffix's."""
+
+    suffix: bool = False
+    target: tuple[str, ...] = ()
+    guide: tuple[str, ...] = ()
+
+    def __call__(self, signals: Signals) -> jax.Array:
+        logits = signals.suffix if self.suffix else signals.output
+        return optax.softmax_cross_entropy_with_integer_labels(logits, signals.labels).mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """T^2 KL(softmax(guide / T) || softmax(target / T)), nats per token (Hinton et al. 2015, arXiv 1503.02531, eq. 1).
+
+    guide: the name of the guide's last stage. suffix: compare the guide suffix's logits rather than the target's own.
+    """
+
+    guide: tuple[str, ...]
+    temperature: float = 2.0
+    suffix: bool = False
+    target: tuple[str, ...] = ()
+
+    def __call__(self, signals: Signals) -> jax.Array:
+        logits = signals.suffix if self.suffix else signals.output
+        wanted = jax.nn.log_softmax(jax.lax.stop_gradient(signals.guide[self.guide[0]]) / self.temperature)
+        given = jax.nn.log_softmax(logits / self.temperature)
+        return self.temperature**2 * jnp.sum(jnp.exp(wanted) * (wanted - given), axis=-1).mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """Mean over pairs of (1 - similarity(target stage, guide stage)): 0 is perfectly aligned.
+
+    pairs: (guide stage, target stage). samples: "tokens" makes N = B T samples of width D; "sequences" N = B of T D.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    metric: NamedSimilarity
+    samples: str = "tokens"
+    suffix: bool = False
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        return tuple(t for _, t in self.pairs)
+
+    @property
+    def guide(self) -> tuple[str, ...]:
+        return tuple(g for g, _ in self.pairs)
+
+    def __call__(self, signals: Signals) -> jax.Array:
+        def distance(pair):
+            x, _ = samples(signals.target[pair[1]], kind=self.samples)
+            y, _ = samples(jax.lax.stop_gradient(signals.guide[pair[0]]), kind=self.samples)
+            return 1.0 - self.metric(x, y)
+
+        return sum(distance(pair) for pair in self.pairs) / len(self.pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One weighted part of a loss, logged under `name`."""
+
+    name: str
+    weight: float
+    fn: CrossEntropy | Distillation | Alignment

@@ -1,0 +1,8 @@
+"""What a finished run shows: the terminal's tables, report.html, and runs side by side, from files alone."""
+
+from theseus_jax.report.comparison import compare, compare_html
+from theseus_jax.report.page import html, write
+from theseus_jax.report.read import Run, read_run
+from theseus_jax.report.tables import table
+
+__all__ = ["Run", "compare", "compare_html", "html", "read_run", "table", "write"]

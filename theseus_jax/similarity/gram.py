@@ -1,0 +1,185 @@
+"""What every measure of similarity shares: samples, centring, masks, full-precision products, Gram
+matrices."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from theseus_jax.errors import UserError
+
+
+class Features(NamedTuple):
+    """Centred features of one layer.
+
+    values: (N, P) float32 or float64, mean over the counted samples removed, over `scale`, masked rows 0.
+    valid: (N,) same dtype, 1 for a sample that counts and 0 for padding. count: scalar, the sum of `valid`.
+    scale: scalar, the largest magnitude of the centred features (1 if they are constant).
+    constant: boolean scalar, True if no feature varies by more than rounding over the samples (a dead layer).
+    """
+
+    values: jax.Array
+    valid: jax.Array
+    count: jax.Array
+    scale: jax.Array
+    constant: jax.Array
+
+
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Matrix product a @ b, batched over leading axes, in full precision: no TF32 on a GPU."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
+def squared_norms(x: jax.Array) -> jax.Array:
+    """(..., P) -> (...): squared Euclidean norm of each row."""
+    return jnp.sum(x * x, axis=-1)
+
+
+def checked(x: jax.Array, y: jax.Array, mask: jax.Array | None, minimum: int, name: str
+            ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(x, y, valid) with x (N, P), y (N, Q) in their common dtype, at least float32, and valid (N,) boolean.
+
+    Masked rows are set to 0, so that whatever they hold reaches neither the value nor the gradient.
+    Raises UserError for other ranks, different N, N < minimum, a mask that is not (N,), or complex features.
+    """
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[0] != y.shape[0] or 0 in x.shape + y.shape:
+        raise UserError(f"{name}: x has shape {x.shape} and y {y.shape}, expected (N, P) and (N, Q) with "
+                        "the same N; bring activations into this form with theseus_jax.similarity.samples")
+    if x.shape[0] < minimum:
+        raise UserError(f"{name}: {x.shape[0]} samples given, needs at least {minimum}; use a larger "
+                        "batch, or count tokens rather than sequences as samples")
+    dtype = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(f"{name}: features of dtype {x.dtype} and {y.dtype}, expected real "
+                        "numbers; pass real arrays")
+    valid = jnp.ones(x.shape[0], bool) if mask is None else jnp.asarray(mask).astype(bool)
+    if valid.shape != (x.shape[0],):
+        raise UserError(f"{name}: mask has shape {valid.shape}, expected ({x.shape[0]},), one entry per "
+                        "sample; flatten it together with the activations (theseus_jax.similarity.samples)")
+    x, y = x.astype(dtype), y.astype(dtype)
+    if mask is not None:
+        x, y = (jnp.where(valid[:, None], z, 0) for z in (x, y))
+    return x, y, valid
+
+
+def centre(x: jax.Array, valid: jax.Array) -> Features:
+    """Remove the mean over the counted samples and divide by the largest magnitude.
+
+    x: (N, P) with masked rows 0; valid: (N,) boolean. One counted sample is subtracted before the mean, so
+    that a large common offset costs no digits and a constant feature becomes exactly 0. The division keeps
+    fourth powers inside float32's range; it is a constant to the gradient, which is exact for every
+    scale-invariant measure.
+    """
+    weight = valid.astype(x.dtype)
+    count = jnp.sum(weight)
+    reference = lax.stop_gradient(lax.dynamic_slice_in_dim(x, jnp.argmax(valid), 1, axis=0))
+    shifted = (x - reference) * weight[:, None]
+    shifted = shifted - jnp.sum(shifted, axis=0, keepdims=True) / jnp.maximum(count, 1)
+    shifted = shifted * weight[:, None]
+    spread, size = (lax.stop_gradient(jnp.max(jnp.abs(z), axis=0)) for z in (shifted, x))
+    constant = jnp.all(spread <= 4 * jnp.finfo(x.dtype).eps * size)
+    scale = jnp.where(constant, 1, jnp.max(spread))
+    return Features(shifted / scale, weight, count, scale, constant)
+
+
+def prepare(x: jax.Array, y: jax.Array, mask: jax.Array | None, minimum: int, name: str
+            ) -> tuple[Features, Features]:
+    """Checked and centred features of both layers; shapes and errors as in `checked`."""
+    x, y, valid = checked(x, y, mask, minimum, name)
+    return centre(x, valid), centre(y, valid)
+
+
+def unit_rows(features: Features) -> jax.Array:
+    """(N, P) centred features with rows of Euclidean norm 1; a zero row stays 0 with a finite gradient."""
+    squares = squared_norms(features.values)
+    return features.values * lax.rsqrt(jnp.where(squares > 0, squares, 1))[:, None]
+
+
+def pairs(valid: jax.Array) -> jax.Array:
+    """(N,) 0/1 -> (N, N) boolean: pairs of two different counted samples."""
+    counted = valid > 0
+    return counted[:, None] & counted[None, :] & ~jnp.eye(valid.shape[0], dtype=bool)
+
+
+def ratio(numerator: jax.Array, first: jax.Array, second: jax.Array, undefined: jax.Array) -> jax.Array:
+    """numerator / sqrt(first second); 0 with a zero gradient where `undefined`. NaN stays NaN."""
+    first, second, numerator = (jnp.where(undefined, 1, v) for v in (first, second, numerator))
+    return jnp.where(undefined, 0, numerator * lax.rsqrt(first) * lax.rsqrt(second))
+
+
+def within(value: jax.Array, low: float, high: float) -> jax.Array:
+    """Remove rounding beyond [low, high] from the value and leave the gradient as it is."""
+    return value + lax.stop_gradient(jnp.clip(value, low, high) - value)
+
+
+def centred_gram(features: Features) -> jax.Array:
+    """(N, N) Gram matrix H K H of features that are centred already."""
+    return product(features.values, features.values.T)
+
+
+def u_centred_gram(features: Features) -> tuple[jax.Array, jax.Array]:
+    """((N, N) U-centred Gram matrix, squared norm of the off-diagonal Gram it came from).
+
+    Szekely and Rizzo's U-centring: K~ has a zero diagonal, r are its row sums, s is its total,
+    U_ij = K~_ij - (r_i + r_j) / (n-2) + s / ((n-1)(n-2)) off the diagonal, 0 on it and in masked rows and
+    columns.
+    """
+    n, keep = features.count, pairs(features.valid)
+    gram = jnp.where(keep, centred_gram(features), 0)
+    rows = jnp.sum(gram, axis=1)
+    less_1, less_2 = jnp.maximum(n - 1, 1), jnp.maximum(n - 2, 1)
+    centred = gram - (rows[:, None] + rows[None, :]) / less_2 + jnp.sum(rows) / (less_1 * less_2)
+    return jnp.where(keep, centred, 0), jnp.sum(gram * gram)
+
+
+def samples(activations: jax.Array, *, kind: str = "tokens", mask: jax.Array | None = None
+            ) -> tuple[jax.Array, jax.Array | None]:
+    """Activations of a layer as (samples, features) and the mask that belongs to them.
+
+    kind="tokens" counts every position: (B, T, D) -> (B*T, D), images (B, H, W, C) -> (B*H*W, C).
+    kind="sequences" counts every example: (B, T, D) -> (B, T*D), (B, H, W, C) -> (B, H*W*C). (B, D) is
+    unchanged.
+    mask: None (everything counts; None is returned), (B,) for whole examples, or one entry per position: (B,
+    T) or (B, H, W). With tokens it becomes (B*T,). With sequences masked positions are set to 0, the same in
+    any network compared, and an example counts if any of its positions does: (B,). Dtypes are kept; the mask
+    becomes boolean.
+    Raises UserError for another rank, kind or mask shape.
+    """
+    x = jnp.asarray(activations)
+    if kind not in ("tokens", "sequences"):
+        raise UserError(f"samples: kind={kind!r}, expected 'tokens' or 'sequences'; "
+                        "say which axis counts as samples")
+    if x.ndim not in (2, 3, 4):
+        raise UserError(f"samples: activations of shape {x.shape}, expected (B, D), (B, T, D) or "
+                        "(B, H, W, C); reshape them so that the batch comes first and the features last")
+    positions = x.shape[:-1]
+    if mask is not None:
+        mask = jnp.asarray(mask).astype(bool)
+        if mask.shape not in (positions, positions[:1]):
+            raise UserError(f"samples: mask of shape {mask.shape} for activations {x.shape}, expected "
+                            f"{positions[:1]} or {positions}; give one entry per example or per position")
+        mask = jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (len(positions) - mask.ndim)), positions)
+    if kind == "tokens":
+        return x.reshape(-1, x.shape[-1]), None if mask is None else mask.reshape(-1)
+    if mask is None:
+        return x.reshape(x.shape[0], -1), None
+    x = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
+    return x.reshape(x.shape[0], -1), jnp.any(mask.reshape(x.shape[0], -1), axis=1)
+
+
+def check_finite(x: jax.Array, name: str) -> None:
+    """Raise UserError if x (any shape) holds NaN or infinity, naming `name`, how many and where the first is.
+
+    Runs on the host and needs concrete values: call it outside jit. Inside jit NaN propagates into every
+    measure.
+    """
+    bad = ~np.isfinite(np.asarray(x).astype(np.float64))
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise UserError(f"{name}: {int(bad.sum())} of {bad.size} values are NaN or infinite, the first at "
+                        f"{first}; look for a diverged layer before it, or mask these samples")

@@ -1,0 +1,181 @@
+"""The one training loop: `fit` runs a plan's phases for several seeds at once and goes on where a checkpoint stopped."""
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theseus_jax.errors import UserError
+from theseus_jax.nets.stage import Variables, merge, partition
+from theseus_jax.plan import Phase, Plan
+from theseus_jax.program import compiled_chunk, program_of, transformation
+
+
+class State(NamedTuple):
+    """What training changes. step: steps done in the phase. Leading axis S = seeds on variables, opt_state and key.
+
+    key: (S,) keys of the run; a phase folds its number in, a step its own.
+    """
+
+    step: int
+    variables: Variables
+    guide_variables: Variables
+    opt_state: Any
+    key: jax.Array
+
+
+class Position(NamedTuple):
+    """Where a run stands: the phase's index, steps saved by earlier stopping, and held-out scores of this phase."""
+
+    phase: int = 0
+    saved: int = 0
+    scores: tuple[float, ...] = ()
+
+
+class Inputs(NamedTuple):
+    """What Surgery and probes may look at. windows: (N, T + 1) train; held_out: validation windows; key: (S,) keys."""
+
+    phase: Phase
+    windows: jax.Array
+    held_out: jax.Array
+    key: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """How `fit` talks to its surroundings; every default does nothing.
+
+    log(row): a metrics row. save(position, state): keep the state. score(phase, state): mean held-out similarity, for
+    stopping. bar(phase, steps, done): an object with update(n), note(text)
+    and close().
+    """
+
+    log: Callable[[dict[str, Any]], None] = lambda row: None
+    save: Callable[[Position, State], None] = lambda position, state: None
+    score: Callable[[Phase, State], float] | None = None
+    bar: Callable[[Phase, int, int], Any] | None = None
+    save_seconds: float = 120.0
+
+
+@functools.partial(jax.jit, static_argnames=("count",))
+def _permutation(key: jax.Array, epoch: jax.Array, count: int) -> jax.Array:
+    return jax.random.permutation(jax.random.fold_in(key, epoch), count)
+
+
+def batch_rows(key: jax.Array, count: int, batch: int, begin: int, steps: int) -> np.ndarray:
+    """Rows of the batches of steps begin .. begin + steps: (steps, B) int32; each epoch is a fresh permutation.
+
+    The last count % batch rows of an epoch's permutation are left out of it. Raises UserError when count < batch.
+    """
+    if count < batch:
+        raise UserError(f"{count} training windows are fewer than a batch of {batch}; lower train.batch or data.context, "
+                        "or give more text")
+    per_epoch = count // batch
+    wanted = np.arange(begin, begin + steps)
+    orders = {epoch: np.asarray(_permutation(key, epoch, count)) for epoch in np.unique(wanted // per_epoch).tolist()}
+    return np.stack([orders[step // per_epoch][(step % per_epoch) * batch:][:batch] for step in wanted.tolist()])
+
+
+def _seed_rows(keys: jax.Array, count: int, batch: int, begin: int, steps: int) -> np.ndarray:
+    """(S, K, B): every seed has its own order of the data."""
+    return np.stack([batch_rows(jax.random.fold_in(key, 1), count, batch, begin, steps) for key in keys])
+
+
+def fit(plan: Plan, state: State, windows: jax.Array, held_out: jax.Array, *, batch: int, chunk_steps: int = 25,
+        name: str = "run", position: Position = Position(), hooks: Hooks = Hooks()) -> State:
+    """Run the phases of `plan` from `position` on; returns the state after the last.
+
+    windows: (N, T + 1) integer tokens; held_out: the validation windows, for Surgery and probes. A fresh run gives
+    State(0, variables, guide_variables, None, keys) with a leading seed axis on variables and keys.
+    Raises UserError when a loss is no longer finite; checkpoints saved before stay.
+    """
+    for index in range(position.phase, len(plan)):
+        phase = plan[index]
+        keys = jax.vmap(functools.partial(jax.random.fold_in, data=index))(state.key)
+        inputs = Inputs(phase, windows, held_out, keys)
+        if state.opt_state is None:
+            for surgery in phase.before:
+                state = surgery(state, inputs)
+        state, position = _run_phase(name, phase, state, position, inputs, batch, chunk_steps, hooks)
+        for probe in phase.after:
+            for row in probe(state, inputs):
+                hooks.log({"model": name, "phase": phase.name, **row})
+        position = Position(index + 1, position.saved, ())
+        state = state._replace(step=0, opt_state=None)
+        hooks.save(position, state)
+    return state
+
+
+def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs: Inputs, batch: int, chunk_steps: int,
+               hooks: Hooks) -> tuple[State, Position]:
+    steps = phase.steps + (position.saved if phase.absorb else 0)
+    length = max(n for n in range(1, min(chunk_steps, steps) + 1) if steps % n == 0)
+    state = _own(phase, state)
+    bar = hooks.bar(phase, steps, state.step) if hooks.bar else None
+    saved_at = time.monotonic()
+    while state.step < steps:
+        state, row = _advance(name, phase, state, inputs, batch, length, steps, hooks)
+        if bar:
+            bar.update(length)
+            bar.note(f"loss {row['loss']:.3f}")
+        if phase.stop and hooks.score and state.step % phase.stop.every < length and state.step < steps:
+            position = position._replace(scores=(*position.scores, hooks.score(phase, state)))
+            hooks.log({"kind": "score", "model": name, "phase": phase.name, "step": state.step,
+                       "similarity_cka_debiased": position.scores[-1]})
+            if _plateau(position.scores, phase.stop.gain, phase.stop.patience):
+                break
+        if time.monotonic() - saved_at > hooks.save_seconds and state.step < steps:
+            hooks.save(position, state)
+            saved_at = time.monotonic()
+    if bar:
+        bar.close()
+    hooks.log({"kind": "phase", "model": name, "phase": phase.name, "optimizer_steps": state.step,
+               "examples_seen": state.step * batch})
+    saved = position.saved if not phase.absorb else 0
+    return state, position._replace(saved=saved + steps - state.step)
+
+
+def _own(phase: Phase, state: State) -> State:
+    """The state with an optimizer state, and with trained parameters that nobody else holds: they will be donated."""
+    params, rest = partition(state.variables, phase.trainable)
+    opt_state = state.opt_state
+    if opt_state is None:
+        opt_state = jax.vmap(transformation(program_of(phase)).init)(params)
+    return state._replace(variables=merge(rest, jax.tree.map(jnp.copy, params)), opt_state=opt_state)
+
+
+def _advance(name: str, phase: Phase, state: State, inputs: Inputs, batch: int, length: int, steps: int,
+             hooks: Hooks) -> tuple[State, dict[str, Any]]:
+    """`length` optimizer steps; logs one row a seed and returns the state and the row of the seeds' means."""
+    program = program_of(phase)
+    params, rest = partition(state.variables, phase.trainable)
+    rows = _seed_rows(inputs.key, inputs.windows.shape[0], batch, state.step, length)
+    args = (params, rest, state.guide_variables, state.opt_state, inputs.key, inputs.windows, jnp.asarray(rows),
+            jnp.asarray(state.step, jnp.int32), jnp.asarray(steps, jnp.int32),
+            jnp.asarray(phase.optimizer.learning_rate, jnp.float32))
+    compiled = compiled_chunk(program, *args)
+    began = time.monotonic()
+    params, statistics, opt_state, metrics = jax.block_until_ready(compiled.run(*args))
+    seconds = time.monotonic() - began
+    values = {key: np.asarray(value, np.float64).mean(axis=1) for key, value in metrics.items()}
+    if not np.isfinite(np.asarray(metrics["loss"])).all():
+        bad = int(np.argmin(np.isfinite(np.asarray(metrics["loss"])).all(axis=0)))
+        raise UserError(f"the loss of {name}, phase {phase.name}, is not finite at step {state.step + bad} of {steps}; "
+                        f"lower its learning rate of {phase.optimizer.learning_rate:g}; earlier checkpoints are kept")
+    step = state.step + length
+    for seed in range(len(rows)):
+        hooks.log({"kind": "train", "model": name, "phase": phase.name, "seed": seed, "step": step,
+                   **{key: float(value[seed]) for key, value in values.items()},
+                   "training_flops": compiled.step_flops * length, "seconds": seconds / len(rows)})
+    state = State(step, merge(merge(rest, statistics), params), state.guide_variables, opt_state, state.key)
+    return state, {key: float(value.mean()) for key, value in values.items()}
+
+
+def _plateau(scores: tuple[float, ...], gain: float, patience: int) -> bool:
+    """True when the best of the last `patience` scores is less than `gain` above the best before them."""
+    return len(scores) > patience and max(scores[-patience:]) < max(scores[:-patience]) + gain
