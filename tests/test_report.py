@@ -583,6 +583,13 @@ def test_missing_and_unmeasured_values(tmp_path):
         )
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("key", ["training_flops", "seed", "guide_stage", "hybrid_raw_loss", "gradient_norm"])
+def test_rows_without_a_key(run, key):
+    rows = [{name: value for name, value in row.items() if name != key} for row in run.rows]
+    assert Page(report.html(run._replace(rows=rows))).tags >= {"svg", "table"}
+
+
 @pytest.mark.parametrize(
     "guide, ours, scratch, gap",
     [

@@ -1,4 +1,6 @@
-"""Small networks and data that several tests share."""
+"""Small networks and data that several tests share; everything is jitted and kept, since compiling is what takes time."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import numpy as np
 from theseus_jax.methods import convert
 from theseus_jax.nets.gpt2 import gpt2
 from theseus_jax.nets.recurrent import recurrent
-from theseus_jax.nets.stage import init
+from theseus_jax.nets.stage import forward, init
 from theseus_jax.plan import Optimizer
 from theseus_jax.similarity import metric
 
@@ -21,11 +23,11 @@ def tokens(count=24, seed=0):
     return ((rng.integers(0, VOCABULARY, (count, 1)) + np.cumsum(steps, axis=1)) % VOCABULARY).astype(np.int32)
 
 
-def guide(depth=3):
+def guide(depth=2):
     return gpt2(vocabulary=VOCABULARY, width=WIDTH, depth=depth, heads=2, positions=CONTEXT)
 
 
-def target(depth=3, **changes):
+def target(depth=2, **changes):
     settings = dict(vocabulary=VOCABULARY, width=WIDTH, depth=depth, hidden=8, kind="elman") | changes
     return recurrent(**settings)
 
@@ -34,12 +36,26 @@ def keys(count=SEEDS, seed=0):
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(count))
 
 
+@functools.lru_cache(maxsize=None)
 def fresh(net, count=SEEDS, seed=0):
-    return jax.vmap(lambda key: init(net, key, jnp.zeros((1, CONTEXT), jnp.int32)))(keys(count, seed))
+    start = jax.jit(jax.vmap(lambda key: init(net, key, jnp.zeros((1, CONTEXT), jnp.int32))))
+    return start(keys(count, seed))
 
 
+@functools.lru_cache(maxsize=None)
 def single(net, seed=0):
-    return init(net, jax.random.key(seed), jnp.zeros((1, CONTEXT), jnp.int32))
+    return jax.jit(lambda key: init(net, key, jnp.zeros((1, CONTEXT), jnp.int32)))(jax.random.key(seed))
+
+
+@functools.partial(jax.jit, static_argnames=("net", "start", "stop"))
+def apply(net, variables, x, start=None, stop=None):
+    """The output of `forward`, jitted."""
+    return forward(net, variables, x, start=start, stop=stop)[0]
+
+
+def pick(tree, seed):
+    """One seed of a stacked tree, without a compilation per shape."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[seed]), tree)
 
 
 def shapes(net):

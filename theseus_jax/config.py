@@ -64,6 +64,7 @@ def base() -> Any:
     c.convert.task_weight = 0.0             # cross-entropy through the frozen guide suffix, in each stage
     c.convert.kl_weight = 0.0               # distillation through the frozen guide suffix, in each stage
     c.convert.finish_kl = 0.0               # share of distillation in fine-tuning
+    c.convert.finish_align = 0.0            # weight of the distance over all seams in fine-tuning
     c.convert.inherit = ("embed", "ln_1", "ln_2", "mlp", "norm", "head")  # stages and submodules taken from the guide
     c.convert.train_inherited = "stage"     # stage: also during alignment | frozen: only in fine-tuning
     c.convert.stitch = "ridge"              # ridge | none

@@ -141,7 +141,8 @@ def _settings(config: Any) -> convert.Settings:
     stop = Stop(c.stop_every, c.stop_gain, c.stop_patience) if c.stop_every else None
     return convert.Settings(
         schedule=c.schedule, metric=_metric(config), steps=c.steps, align=c.align, samples=c.samples,
-        task_weight=c.task_weight, kl_weight=c.kl_weight, finish_kl=c.finish_kl, temperature=config.controls.temperature,
+        task_weight=c.task_weight, kl_weight=c.kl_weight, finish_kl=c.finish_kl, finish_align=c.finish_align,
+        temperature=config.controls.temperature,
         inherit=tuple(c.inherit), train_inherited=c.train_inherited, stitch=c.stitch, stop=stop,
         align_optimizer=_optimizer(config, c.align_rate), finish_optimizer=_optimizer(config, c.finish_rate))
 

@@ -30,4 +30,4 @@ def plan(name: str, guide: Network, target: Network, mapping: convert.Mapping, *
         terms.append(Term("kl", weight, Distillation((guide.names[-1],), temperature)))
     copies = name.startswith("one_shot") and inherit
     before = (Inherit(guide, convert.stage_pairs(guide, target, mapping), inherit),) if copies else ()
-    return (Phase("finetune", target, guide, tuple(shapes), tuple(terms), steps, optimizer=optimizer, before=before),)
+    return (Phase("finetune", target, guide, convert.whole(target, shapes), tuple(terms), steps, optimizer=optimizer, before=before),)

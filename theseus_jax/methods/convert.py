@@ -20,7 +20,6 @@ import dataclasses
 from typing import Any, Sequence
 
 import flax.linen as nn
-import jax
 
 from theseus_jax.errors import UserError
 from theseus_jax.methods.probes import StageProbe
@@ -41,6 +40,7 @@ class Settings:
 
     task_weight, kl_weight: weight of cross-entropy and of distillation through the frozen guide suffix, in each stage.
     finish_kl: weight of distillation from the guide in fine-tuning; its cross-entropy has weight 1 - finish_kl.
+    finish_align: weight of the mean distance over all seams in fine-tuning.
     inherit: stages and submodules copied from the guide first; train_inherited: "stage" lets them move during
     alignment, "frozen" only in fine-tuning. samples: "tokens" or "sequences". stitch: "ridge" or "none".
     """
@@ -53,6 +53,7 @@ class Settings:
     task_weight: float = 0.0
     kl_weight: float = 0.0
     finish_kl: float = 0.0
+    finish_align: float = 0.0
     temperature: float = 2.0
     inherit: tuple[str, ...] = ()
     train_inherited: str = "stage"
@@ -132,7 +133,9 @@ def plan(guide: Network, target: Network, mapping: Mapping, settings: Settings, 
     terms = [Term("cross_entropy", 1.0 - settings.finish_kl, CrossEntropy())] if settings.finish_kl < 1 else []
     if settings.finish_kl:
         terms.append(Term("kl", settings.finish_kl, Distillation((guide.names[-1],), settings.temperature)))
-    finetune = Phase("finetune", target, guide, tuple(shapes), tuple(terms), finish, Route(),
+    if settings.finish_align:
+        terms.append(Term("distance", settings.finish_align, Alignment(mapping, settings.metric, settings.samples)))
+    finetune = Phase("finetune", target, guide, whole(target, shapes), tuple(terms), finish, Route(),
                      settings.finish_optimizer, absorb=True, before=fold if stages else inherit)
     return (*stages, finetune)
 
@@ -141,6 +144,11 @@ def _inherit(guide, target, mapping, settings) -> tuple[Inherit, ...]:
     if not settings.inherit:
         return ()
     return (Inherit(guide, stage_pairs(guide, target, mapping), settings.inherit),)
+
+
+def whole(net: Network, shapes: dict[str, Any]) -> tuple[str, ...]:
+    """Every stage that has parameters, in order."""
+    return tuple(name for name in net.names if shapes.get(name))
 
 
 def stage_pairs(guide: Network, target: Network, mapping: Mapping) -> Mapping:
@@ -216,11 +224,5 @@ def _stochastic(guide, target, mapping, settings, shapes, steps, before) -> Phas
     groups = [((part(guide, mapping, s, 0)[0], mapping[s][0]), (part(target, mapping, s, 1)[0], mapping[s][1]))
               for s in range(len(mapping))]
     groups.append(((guide.names[-1],) * 2, (target.names[-1],) * 2))
-    return Phase("swap", target, guide, tuple(shapes), (Term("cross_entropy", 1.0, CrossEntropy()),), steps,
+    return Phase("swap", target, guide, whole(target, shapes), (Term("cross_entropy", 1.0, CrossEntropy()),), steps,
                  Swap(tuple(groups)), settings.align_optimizer, before=before)
-
-
-def target_shapes(target: Network, x: Any) -> dict[str, Any]:
-    """The target's variables as shapes for an input like x; nothing is computed."""
-    from theseus_jax.nets.stage import init
-    return jax.eval_shape(lambda key: init(target, key, x), jax.random.key(0))

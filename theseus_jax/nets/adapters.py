@@ -35,6 +35,7 @@ class Adapted(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.exit(self.part(self.entry(x)))
 
+    @nn.nowrap
     def initial_carry(self, batch: int, context: int):
         return self.inner.initial_carry(batch, context)
 

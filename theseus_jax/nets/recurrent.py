@@ -136,6 +136,7 @@ class PlainBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.rnn(x)
 
+    @nn.nowrap
     def initial_carry(self, batch: int, context: int):
         return cell(self.kind, self.hidden).initial_carry(batch)
 
@@ -169,6 +170,7 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         return self._mix(x + self.out(self.rnn(self.ln_1(x))))
 
+    @nn.nowrap
     def initial_carry(self, batch: int, context: int):
         return cell(self.kind, self.hidden).initial_carry(batch)
 

@@ -33,10 +33,10 @@ def curve(rows: Rows, model: str, term: str) -> list[Point]:
     for phase, steps in phases.items():
         for step in sorted(steps):
             seeds = steps[step].values()
-            flops += statistics.fmean(row.get("training_flops") or 0.0 for row in seeds)
+            flops += sum(row.get("training_flops") or 0.0 for row in seeds) / len(seeds)
             values = [row[term] for row in seeds if measured(row.get(term))]
             if values:
-                points.append(Point(phase, offset + step, flops, statistics.fmean(values)))
+                points.append(Point(phase, offset + step, flops, sum(values) / len(values)))
         offset += max(steps)
     return points
 

@@ -4,108 +4,98 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from typing import Any
+from typing import Any, NamedTuple
 
 from theseus_jax.report import canvas, curves, units
 from theseus_jax.report.read import Run
 from theseus_jax.report.tables import loss_unit, named, ordered
 
 
+class Arm(NamedTuple):
+    """A model in training. points: its curve; steps, flops: where it ended; loss: on test data, or None."""
+
+    name: str
+    points: list[curves.Point]
+    steps: int
+    flops: float
+    loss: float | None
+
+
+def _arms(run: Run) -> list[Arm]:
+    """Every model with a curve to draw, in the order of the tables."""
+    arms = []
+    for model in ordered(run.results["models"]):
+        loss = model.get("loss")
+        points = curves.task_curve(run.rows, model["name"])
+        if points:
+            steps, flops = curves.extent(run.rows, model["name"])
+            arms.append(Arm(model["name"], points, steps, flops, loss if units.measured(loss) else None))
+    return arms
+
+
 def training(run: Run) -> str | None:
     """Cross-entropy of every arm against optimizer steps and training FLOPs, test losses at the end."""
-    models = [model for model in ordered(run.results["models"]) if curves.task_curve(run.rows, model["name"])]
-    if not models:
+    arms = _arms(run)
+    if not arms:
         return None
     with canvas.figure(9.2, 4.1) as figure:
         by_steps, by_flops = figure.subplots(1, 2, sharey=True)
-        for model in reversed(models):
-            _draw_arm(by_steps, by_flops, run, model)
+        for arm in reversed(arms):
+            _draw_arm(by_steps, by_flops, arm)
         by_steps.set(xlabel="optimizer steps", ylabel=f"cross-entropy ({loss_unit(run.results)})")
-        by_flops.set(xlabel="training FLOPs of one seed", xscale="log")
-        canvas.axis_units(by_flops.xaxis, units.human, log=True)
-        _limits(by_steps, run, models)
-        _shade_alignment(by_steps, run)
+        by_flops.set_xlabel("training FLOPs of one seed")
+        if any(arm.flops > 0 for arm in arms):
+            by_flops.set_xscale("log")
+            canvas.axis_units(by_flops.xaxis, units.human, log=True)
+        _limits(by_steps, arms)
+        _shade_alignment(by_steps, curves.curve(run.rows, "converted", "distance"))
         handles, labels = by_steps.get_legend_handles_labels()
         figure.legend(handles[::-1], labels[::-1], loc="outside upper left", ncols=4)
         return canvas.svg(figure, "Training curves of all models")
 
 
-def _draw_arm(by_steps: Any, by_flops: Any, run: Run, model: dict[str, Any]) -> None:
-    name, points = model["name"], curves.thinned(curves.task_curve(run.rows, model["name"]))
-    look = {
-        "color": canvas.color(name),
-        "linestyle": (0, (4, 1.5)) if name.endswith("_equal_flops") else "-",
-        "linewidth": 2.2 if name == "converted" else 1.5,
-    }
-    ends = curves.extent(run.rows, name)
+def _draw_arm(by_steps: Any, by_flops: Any, arm: Arm) -> None:
+    points, shade = curves.thinned(arm.points), canvas.color(arm.name)
+    values = [point.value for point in points]
+    dashes = (0, (4, 1.5)) if arm.name.endswith("_equal_flops") else "-"
+    width = 2.2 if arm.name == "converted" else 1.5
     for axes, xs, end in (
-        (by_steps, [p.step for p in points], ends[0]),
-        (by_flops, [p.flops for p in points], ends[1]),
+        (by_steps, [point.step for point in points], arm.steps),
+        (by_flops, [point.flops for point in points], arm.flops),
     ):
-        axes.plot(xs, [p.value for p in points], label=name, **look)
-        if units.measured(model.get("loss")):
-            axes.plot(
-                [end],
-                [model["loss"]],
-                marker="D",
-                markersize=5,
-                markeredgecolor=canvas.INK,
-                markeredgewidth=0.6,
-                color=look["color"],
-                zorder=5,
-            )
+        axes.plot(xs, values, label=arm.name, color=shade, linestyle=dashes, linewidth=width)
+        if arm.loss is not None:
+            edge = {"markeredgecolor": canvas.INK, "markeredgewidth": 0.6}
+            axes.plot([end], [arm.loss], marker="D", markersize=5, color=shade, zorder=5, **edge)
 
 
-def _limits(axes: Any, run: Run, models: list[dict[str, Any]]) -> None:
-    """Show where arms differ: losses after the first fifth of the training, and steps up to the longest arm's.
+def _limits(axes: Any, arms: list[Arm]) -> None:
+    """Show where arms differ: losses after the first fifth of the training, steps up to the longest arm's.
 
     The guide's steps count only where they are not many more; else its test loss is a line.
     """
-    steps = {model["name"]: curves.extent(run.rows, model["name"])[0] for model in models}
-    others = [count for name, count in steps.items() if name != "guide"] or list(steps.values())
-    longest = max(others)
-    if steps.get("guide", 0) > 1.5 * longest:
-        guide = named(run.results, "guide").get("loss")
-        if units.measured(guide):
-            axes.axhline(guide, color=canvas.color("guide"), linewidth=1, linestyle=":")
-            axes.annotate(
-                f"guide's test loss, after {steps['guide']} steps",
-                (0.99, guide),
-                (0, -3),
-                ha="right",
-                va="top",
-                xycoords=axes.get_yaxis_transform(),
-                textcoords="offset points",
-                fontsize=8,
-            )
-        axes.set_xlim(0, 1.04 * longest)
-    else:
-        axes.set_xlim(0, 1.04 * max(steps.values()))
-    late = [
-        p.value
-        for model in models
-        for p in curves.task_curve(run.rows, model["name"])
-        if p.step > 0.2 * steps[model["name"]]
-    ]
-    shown = late + [model["loss"] for model in models if units.measured(model.get("loss"))]
-    if shown:
-        margin = 0.06 * (max(shown) - min(shown)) or 0.1
-        axes.set_ylim(min(shown) - margin, max(shown) + margin)
+    longest = max((arm.steps for arm in arms if arm.name != "guide"), default=arms[0].steps)
+    guide = next((arm for arm in arms if arm.name == "guide"), None)
+    if guide and guide.steps > 1.5 * longest:
+        if guide.loss is not None:
+            label, place = f"guide's test loss, after {guide.steps} steps", axes.get_yaxis_transform()
+            axes.axhline(guide.loss, color=canvas.color("guide"), linewidth=1, linestyle=":")
+            axes.text(0.99, guide.loss, label, transform=place, ha="right", va="bottom", fontsize=8)
+    elif guide:
+        longest = max(longest, guide.steps)
+    axes.set_xlim(0, 1.04 * longest)
+    shown = [point.value for arm in arms for point in arm.points if point.step >= 0.2 * arm.points[-1].step]
+    shown += [arm.loss for arm in arms if arm.loss is not None]
+    margin = 0.06 * (max(shown) - min(shown)) or 0.1
+    axes.set_ylim(min(shown) - margin, max(shown) + margin)
 
 
-def _shade_alignment(axes: Any, run: Run) -> None:
-    aligned = curves.curve(run.rows, "converted", "distance")
+def _shade_alignment(axes: Any, aligned: list[curves.Point]) -> None:
     if aligned:
-        end = aligned[-1].step
+        end, place = aligned[-1].step, axes.get_xaxis_transform()
         axes.axvspan(0, end, color=canvas.color("converted"), alpha=0.08, linewidth=0)
         axes.text(
-            0.5 * end,
-            0.015,
-            "alignment of converted",
-            transform=axes.get_xaxis_transform(),
-            ha="center",
-            va="bottom",
-            fontsize=8,
+            0.5 * end, 0.01, "alignment of converted", transform=place, ha="center", va="bottom", fontsize=8
         )
 
 

@@ -13,7 +13,7 @@ CONTEXTS = (("128", "128"), ("1024", "1k"), ("8192", "8k"))
 
 
 class Grid(NamedTuple):
-    """A table: header (columns,), rows of as many cells; the first `names` columns are names, others figures."""
+    """A table: rows of as many cells as the header; the first `names` columns are names, others figures."""
 
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
