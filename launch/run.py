@@ -26,12 +26,24 @@ def _default_workdir(argv: list[str]) -> str:
     return str(pathlib.Path("runs") / (pathlib.Path(path).stem + (f"-{preset}" if preset else "")))
 
 
+def _set_up_process() -> None:
+    """One plain line a message, and compiled programs kept beside the checkout unless JAX is told another place."""
+    import jax
+    log, handler = logging.getLogger("theseus_jax"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).resolve().parents[1] / ".cache" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 def main(argv: list[str]) -> None:
     began = time.monotonic()
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}; options start with --")
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    logging.getLogger("theseus_jax").setLevel(logging.INFO)
+    _set_up_process()
     from theseus_jax import experiment, report
     if _DRY_RUN.value:
         print(experiment.dry_run(_CONFIG.value))
@@ -47,7 +59,10 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        print(f"run.py: {' '.join(str(error).split())[:400]}", file=sys.stderr)
+        # a mistake inside a config file comes as a whole traceback in the message: its last line says what it is
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        line = lines[-1].partition("UserError: ")[2] or lines[-1] if "Traceback" in str(error) else " ".join(lines)
+        print(f"run.py: {line[:400]}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

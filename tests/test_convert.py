@@ -182,16 +182,13 @@ def test_inherited_parts_can_stay_frozen_during_alignment():
 
 
 @pytest.mark.parametrize("name", ["cka_debiased", "cka_biased", "dmnn", "dmnn_softmax", "mse", "rsa"])
-def test_alignment_raises_held_out_similarity(name):
-    first = plan(metric=metric(name, k=3), steps=120, align=0.5, inherit=())[0]
-    phases = (dataclasses.replace(first, after=()),)
-    start = tiny.fresh(TARGET)
-    got = run(phases, variables=start).variables
-
-    def similarity(variables):
-        return stage_similarity(TARGET, variables, GUIDE, tiny.single(GUIDE, 5), HELD[0], pair=MAPPING[0],
-                                metrics=(metric("cka_debiased"),))[0]
-    assert (similarity(got) > similarity(start) + 0.1).all()
+def test_every_measure_trains(name):
+    first = plan(metric=metric(name, k=3, temperature=0.1), steps=160, align=0.5, inherit=())[0]
+    rows = []
+    run((dataclasses.replace(first, after=()),), Hooks(log=rows.append))
+    for seed in range(tiny.SEEDS):
+        distance = [row["distance"] for row in rows if row["kind"] == "train" and row["seed"] == seed]
+        assert np.mean(distance[-3:]) < 0.9 * np.mean(distance[:3]), distance
 
 
 def test_terms_through_the_guide_suffix_are_the_guides_own_losses():

@@ -301,6 +301,9 @@ def test_partition_and_merge_are_inverse():
         wanted = {path for path in names if any(names[path].startswith(f"{part}/") for part in parts)}
         assert set(inside) == wanted
         assert bit_equal(merge(rest, chosen), variables) and bit_equal(merge(chosen, rest), variables)
+    tenth = {name: {"params": {"w": np.ones(1), "w2": np.ones(1)}} for name in ("block_1", "block_10")}
+    assert list(partition(tenth, ["block_1"])[0]) == ["block_1"]
+    assert list(leaves_by_path(partition(tenth, ["block_1/w"])[0])) == ["block_1/params/w"]
     gpt = variables_of(GPT2)
     assert bit_equal(merge(*partition(gpt, ["block_1/attn", "block_2/mlp/c_fc/bias", "head"])), gpt)
 

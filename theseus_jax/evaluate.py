@@ -13,6 +13,8 @@ from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.program import over_seeds
 from theseus_jax.similarity import NamedSimilarity, samples
 
+CALL_BATCHES = 16  # batches a call: enough to hide the dispatch, few enough that padding a small split costs little
+
 
 @functools.partial(jax.jit, static_argnames=("net",))
 def _sums(net: Network, variables: Variables, windows: jax.Array, mask: jax.Array) -> jax.Array:
@@ -32,14 +34,17 @@ def token_loss(net: Network, variables: Variables, windows: np.ndarray, mask: np
     """Mean cross-entropy of each seed, nats per token: (S,) float64.
 
     variables: with a leading seed axis S. windows: (N, T + 1) integer tokens; mask: (N, T) bool, which targets count
-    (`data.text.evaluation_windows`). The last batch is padded with targets that do not count.
+    (`data.text.evaluation_windows`). Padded with targets that do not count, so that every split of any length runs
+    through one compiled program of CALL_BATCHES batches.
     """
-    missing = -len(windows) % batch
+    size = CALL_BATCHES * batch
+    missing = -len(windows) % size
     padded = np.concatenate([windows, np.zeros((missing, windows.shape[1]), windows.dtype)])
     counted = np.concatenate([mask, np.zeros((missing, mask.shape[1]), bool)])
-    shape = (len(padded) // batch, batch, -1)
-    sums = _sums(net, variables, jnp.asarray(padded.reshape(shape)), jnp.asarray(counted.reshape(shape)))
-    return np.asarray(sums, np.float64) / mask.sum()
+    shape = (len(padded) // size, CALL_BATCHES, batch, -1)
+    sums = [np.asarray(_sums(net, variables, jnp.asarray(tokens), jnp.asarray(which)), np.float64)
+            for tokens, which in zip(padded.reshape(shape), counted.reshape(shape))]
+    return np.sum(sums, axis=0) / mask.sum()
 
 
 @functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "metrics", "source", "start"))

@@ -145,7 +145,7 @@ def _own(phase: Phase, state: State) -> State:
     params, rest = partition(state.variables, phase.trainable)
     opt_state = state.opt_state
     if opt_state is None:
-        opt_state = jax.vmap(transformation(program_of(phase)).init)(params)
+        opt_state = jax.jit(jax.vmap(transformation(program_of(phase)).init))(params)
     return state._replace(variables=merge(rest, jax.tree.map(jnp.copy, params)), opt_state=opt_state)
 
 

@@ -1,6 +1,7 @@
 """The only reader of a ConfigDict: wires data, networks, plans, the loop, checkpoints and the report."""
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import logging
@@ -141,6 +142,8 @@ def _keys(config: Any, purpose: int, count: int) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
 
 
+# run once a network: compiling it well costs more than running it
+@functools.partial(jax.jit, static_argnames=("net", "context"), compiler_options={"xla_backend_optimization_level": 0})
 def _fresh(net: Network, keys: jax.Array, context: int) -> Variables:
     return jax.vmap(lambda key: init(net, key, jnp.zeros((1, context), jnp.int32)))(keys)
 
@@ -167,7 +170,7 @@ def _guide(config: Any, made: Setup, home: Workdir, corpus: text.Corpus, small: 
     if config.guide.origin == "file":
         c = config.guide
         variables = load_gpt2(c.weights, vocabulary=vocabulary(config), width=c.width, depth=c.depth, heads=c.heads,
-                              positions=config.data.context)
+                              positions=c.positions or config.data.context)
         fresh = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
     stacked = (finished(home, "guide"))
     if stacked is None and config.guide.origin == "trained":
@@ -225,7 +228,7 @@ def _results(config: Any, made: Setup, home: Workdir, corpus: text.Corpus, share
 
 
 def _sample(config: Any, corpus: text.Corpus, name: str, net: Network, variables: Variables) -> dict[str, str]:
-    prompt = jnp.asarray(corpus.tokenizer.encode(config.report.prompt))[None].astype(jnp.int32)
+    prompt = jnp.asarray(corpus.tokenizer.encode(config.report.prompt))[None, : config.data.context // 2].astype(jnp.int32)
     length = min(config.report.sample_tokens, config.data.context - prompt.shape[1])
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
     tokens = decode.generate(net, variables, prompt, key, length=length)

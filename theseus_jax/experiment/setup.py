@@ -88,7 +88,7 @@ def build_guide(config: Any) -> Network:
     """The guide network of a config."""
     c = config.guide
     return gpt2(vocabulary=vocabulary(config), width=c.width, depth=c.depth, heads=c.heads,
-                positions=config.data.context, dropout=c.dropout)
+                positions=c.positions or config.data.context, dropout=c.dropout)
 
 
 def build_target(config: Any) -> Network:

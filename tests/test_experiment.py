@@ -1,0 +1,230 @@
+"""A whole run from a config: the files of the contract, resuming after SIGKILL, and mistakes in one line."""
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import theseus_jax as tj
+from theseus_jax import config as schema
+from theseus_jax.data import text
+from theseus_jax.errors import UserError
+from theseus_jax.evaluate import token_loss
+from theseus_jax.experiment.results import claims
+from theseus_jax.trees import bit_equal
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TINY = {"data.source": "directory", "data.tokenizer": "bytes", "data.context": 8, "data.share": 0.5,
+        "data.validation": 0.2, "data.test": 0.2, "guide.width": 16, "guide.depth": 2, "guide.heads": 2, "guide.steps": 12,
+        "target.width": 16, "target.depth": 2, "target.hidden": 8, "target.cell": "elman", "convert.steps": 12,
+        "convert.stop_every": 0, "train.chunk": 3, "seeds": 2, "report.latency_repeats": 2, "report.sample_tokens": 4,
+        "convert.align": 0.5, "convert.schedule": "sequential"}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    for i in range(12):
+        (folder / f"{i}.txt").write_text(f"chapter {i}: " + " ".join(f"the {i + j} cats sat on mat {j}." for j in range(20)))
+    return folder
+
+
+def tiny(texts, **changes):
+    c = schema.base()
+    for key, value in {**TINY, "data.path": str(texts), **{k.replace("__", "."): v for k, v in changes.items()}}.items():
+        head, _, last = key.rpartition(".")
+        (c[head] if head else c)[last] = value
+    return c
+
+
+@pytest.fixture(scope="module")
+def finished(texts, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "a"
+    return path, tj.run(tiny(texts), path)
+
+
+def rows(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_writes_every_file_of_the_contract(finished):
+    path, results = finished
+    for name in ("config.json", "plan.txt", "versions.json", "metrics.jsonl", "results.json", "report.html"):
+        assert (path / name).stat().st_size > 0, name
+    assert json.loads((path / "results.json").read_text()) == results
+    names = [model["name"] for model in results["models"]]
+    assert names[:6] == ["guide", "converted", "from_scratch", "distilled", "one_shot", "one_shot_distilled"]
+    for model in results["models"]:
+        assert len(model["seeds"]) == (1 if model["name"] == "guide" else 2)
+        assert model["value"] == pytest.approx(np.mean(np.exp(model["losses"])))
+        assert model["training_flops"] > 0 and model["flops_per_example"] > 0 and model["latency_us"] > 0
+        assert model["optimizer_steps"] >= 12 and model["examples_seen"] == 8 * model["optimizer_steps"]
+    assert [stage["stage"] for stage in results["stages"]] == ["block_1", "norm"]
+    assert {claim["holds"] for claim in results["claims"]} <= {True, False} and len(results["claims"]) == 9
+
+
+def test_the_table_is_what_the_restored_networks_score(finished, texts):
+    path, results = finished
+    c = tiny(texts).data
+    corpus = text.load_corpus(source=c.source, path=c.path, tokenizer=c.tokenizer, validation_fraction=0.2, test_fraction=0.2)
+    windows, mask = text.evaluation_windows(corpus.test, c.context)
+    for model in results["models"][:3]:
+        for seed, loss in enumerate(model["losses"]):
+            net, variables = tj.restore(path, model["name"], seed)
+            stacked = jax.tree.map(lambda leaf: leaf[None], variables)
+            assert token_loss(net, stacked, windows, mask)[0] == pytest.approx(loss, rel=1e-6)
+
+
+def test_controls_get_at_least_the_flops_of_the_conversion(finished):
+    models = {model["name"]: model for model in finished[1]["models"]}
+    for name in ("from_scratch", "distilled", "one_shot", "one_shot_distilled"):
+        rival = models.get(f"{name}_equal_flops", models[name])
+        assert rival["training_flops"] >= models["converted"]["training_flops"]
+        assert models[name]["optimizer_steps"] == models["converted"]["optimizer_steps"]
+
+
+def test_a_finished_run_is_read_and_another_config_refused(finished, texts):
+    path, results = finished
+    before = (path / "metrics.jsonl").read_bytes()
+    assert tj.run(tiny(texts), path) == results
+    with pytest.raises(UserError, match="convert.steps is 12 there and 14 here"):
+        tj.run(tiny(texts, convert__steps=14), path)
+    assert (path / "metrics.jsonl").read_bytes() == before
+
+
+def test_restoring_what_is_not_there_names_what_is(finished):
+    with pytest.raises(UserError, match="converted, distilled"):
+        tj.restore(finished[0], "student")
+    with pytest.raises(UserError, match="holds no finished model"):
+        tj.restore(finished[0] / "nowhere")
+
+
+def test_the_outline_needs_no_data_and_has_exact_parameters(finished, texts):
+    outline = tj.dry_run(tiny(pathlib.Path("/nowhere")))
+    net, variables = tj.restore(finished[0])
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    assert f"target: {count:,} parameters" in outline
+    assert "Bx8x257 float32" in outline and "block_1 = block_1, norm = norm" in outline
+
+
+LAUNCH = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from ml_collections import ConfigDict
+import theseus_jax as tj
+tj.run(ConfigDict(json.load(open(sys.argv[2]))), sys.argv[3])
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(texts, tmp_path, finished):
+    """Killed three times at different places, the run ends with the rows and weights of one that was never killed."""
+    settings = tmp_path / "config.json"
+    c = tiny(texts, train__save_seconds=0.0)
+    settings.write_text(c.to_json())
+    command = [sys.executable, "-c", LAUNCH, str(ROOT), str(settings), str(tmp_path / "b")]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    for wanted in ('"phase": "align_1"', '"model": "converted", "phase": "finetune"', '"model": "distilled"'):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        log = tmp_path / "b" / "metrics.jsonl"
+        while process.poll() is None and not (log.exists() and wanted in log.read_text()):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "b" / "results.json").exists()
+    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
+
+    def timeless(found):
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+    assert timeless(rows(tmp_path / "b")) == timeless(rows(finished[0]))
+    for name in ("guide", "converted", "one_shot_distilled"):
+        assert bit_equal(tj.restore(tmp_path / "b", name)[1], tj.restore(finished[0], name)[1])
+
+
+def test_an_untrained_guide_and_adapters_run_to_the_end(texts, tmp_path):
+    c = tiny(texts, guide__origin="untrained", convert__inherit=(), convert__schedule="joint", seeds=1, controls__names=(),
+             target__width=12, target__adapter_rank=4, convert__stop_every=3, convert__stop_gain=9.0, convert__stop_patience=1)
+    results = tj.run(c, tmp_path / "c")
+    assert [model["name"] for model in results["models"]] == ["guide", "converted"]
+    assert results["models"][0]["optimizer_steps"] == 0
+    phases = [row for row in rows(tmp_path / "c") if row["kind"] == "phase"]
+    assert [row["optimizer_steps"] for row in phases] == [6, 6]
+
+
+MISTAKES = [
+    ({"guide__heads": 3}, "not a multiple of 3 heads"), ({"convert__metric": "svcca"}, "choose one of"),
+    ({"convert__schedule": "sideways"}, "progressive"), ({"convert__mapping": "block_1=block_7, norm=norm"}, "block_7"),
+    ({"target__cell": "transformer"}, "elman, gru, lstm, linear"), ({"target__block": "cubic"}, "plain, residual"),
+    ({"convert__align": 1.0}, "share of the steps"), ({"convert__steps": 2}, "without steps"), ({"seeds": 0}, "at least 1"),
+    ({"convert__samples": "sequences", "train__batch": 2}, "needs at least 4 samples and a batch gives 2"),
+    ({"convert__metric": "dmnn", "convert__neighbours": 90}, "samples and a batch gives 64"),
+    ({"target__width": 12, "target__adapter_rank": 0}, "guide width 16 and target width 12 differ"),
+    ({"controls__names": ("luck",)}, "from_scratch"), ({"guide__origin": "file", "guide__weights": "no.npz"}, "no.npz"),
+    ({"data__path": "nowhere"}, "nowhere"), ({"data__context": 4000}, "needs 4001"), ({"data__share": 0.0}, "fraction"),
+    ({"convert__inherit": ("attn",)}, "cannot inherit attn"), ({"guide__learning_rate": 1e30, "train__clip": 1e30}, "not finite"),
+]
+
+
+@pytest.mark.parametrize("changes, word", MISTAKES, ids=[next(iter(m[0])) + str(i) for i, m in enumerate(MISTAKES)])
+def test_mistakes_are_one_line_that_names_them(changes, word, texts, tmp_path):
+    with pytest.raises(UserError) as caught:
+        tj.run(tiny(texts, **changes), tmp_path / "d")
+    assert re.search(re.escape(word), str(caught.value)) and "\n" not in str(caught.value)
+
+
+def launch(*arguments):
+    return subprocess.run([sys.executable, "launch/run.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments, word", [
+    (["--config=configs/gpt2_to_rnn.py", "--config.convert.stepz=3"], "stepz"),
+    (["--config=configs/gpt2_to_rnn.py:tiny"], "there is no preset 'tiny'"),
+    (["--config=configs/gpt2_to_rnn.py", "--config.convert.steps=abc"], "abc"),
+    (["--config=configs/nothing.py"], "nothing.py"), (["--config=configs/gpt2_to_rnn.py", "config.seeds=3"], "config.seeds=3"),
+    (["--config=configs/gpt2_to_rnn.py", "--dry_run", "--config.guide.heads=5"], "5 heads")])
+def test_the_launcher_exits_with_2_and_one_line(arguments, word):
+    done = launch(*arguments)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 2 and word in lines[-1] and "Traceback" not in done.stderr
+
+
+def test_a_dry_run_prints_the_plan():
+    done = launch("--config=configs/gpt2_to_rnn.py:smoke", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "[converted]" in done.stdout and "parameters" in done.stdout
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(texts, tmp_path, monkeypatch):
+    import builtins
+    real, path = builtins.open, tmp_path / "e"
+
+    def full(file, mode="r", *rest, **named):
+        if str(file).endswith("metrics.jsonl") and "a" in mode and len(rows(path) if (path / "metrics.jsonl").exists() else []) > 3:
+            raise OSError(28, "No space left on device")
+        return real(file, mode, *rest, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            tj.run(tiny(texts, controls__names=()), path)
+    assert [model["name"] for model in tj.run(tiny(texts, controls__names=()), path)["models"]] == ["guide", "converted"]
+
+
+def test_claims_count_a_difference_beyond_two_standard_errors():
+    def model(name, loss, error, flops):
+        return {"name": name, "loss": loss, "loss_stderr": error, "losses": [loss] * 3, "training_flops": flops,
+                "state_bytes": {"8192": 10 if name == "guide" else 1}}
+
+    got = claims([model("guide", 1.0, 0.0, 1), model("converted", 2.0, 0.03, 2), model("one_shot", 2.09, 0.04, 1),
+                  model("one_shot_equal_flops", 2.2, 0.04, 2), model("distilled", 2.11, 0.04, 4)])
+    held = {claim["text"]: claim["holds"] for claim in got}
+    assert held["converted beats one_shot at equal optimizer steps"] is False   # 0.09 < 2 * 0.05
+    assert held["converted beats one_shot at equal training FLOPs"] is True     # 0.20 > 2 * 0.05, against the longer run
+    assert held["converted beats distilled at equal optimizer steps"] is True   # 0.11 > 2 * 0.05
+    assert "had 2.00 x" in next(c["measured"] for c in got if c["text"].endswith("distilled at equal training FLOPs"))
