@@ -1,0 +1,60 @@
+"""Every config file and preset: builds, is valid, equals its golden text, and every key of the schema is read."""
+import importlib.util
+import json
+import pathlib
+import re
+
+import pytest
+
+from theseus_jax import config as schema
+from theseus_jax.experiment.setup import outline, setup
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+NAMES = [(path.stem, preset) for path in sorted((ROOT / "configs").glob("*.py")) for preset in ("smoke", "default", "paper")]
+
+
+def build(name, preset):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(preset)
+
+
+@pytest.mark.parametrize("name, preset", NAMES)
+def test_config_equals_its_golden_text_and_plans(name, preset):
+    """Renew after a change that is meant: python tests/golden/make_configs.py"""
+    made = build(name, preset)
+    golden = (GOLDEN / f"{name}-{preset}.json").read_text()
+    assert json.loads(made.to_json()) == json.loads(golden)
+    text = outline(made, setup(made))
+    assert "[converted]" in text and "parameters" in text
+
+
+def test_presets_only_change_keys_of_the_schema_and_their_types():
+    base = schema.base()
+    for name, preset in NAMES:
+        made = build(name, preset)
+        assert set(made) == set(base)
+        for section in ("data", "train", "guide", "target", "convert", "controls", "report"):
+            assert set(made[section]) == set(base[section])
+
+
+def test_every_key_of_the_schema_is_read():
+    source = "".join(path.read_text() for path in (ROOT / "theseus_jax" / "experiment").glob("*.py"))
+    words = set(re.findall(r"\w+", source))
+    keys = [key for section in schema.SECTIONS.values() for key in section()]
+    assert not [key for key in keys if key not in words]
+
+
+def test_gpt2_paper_preset_is_gpt2_small():
+    text = outline(*(lambda c: (c, setup(c)))(build("gpt2_to_rnn", "paper")))
+    assert "guide: 124,439,808 parameters" in text and "B x1024" not in text
+    assert text.count("align_") == 12 and "norm = norm" in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_a_config_states_its_claim_and_command(path):
+    text = path.read_text()
+    assert "python launch/run.py --config=configs/" in text.split('"""')[1] and "from configs" not in text
+    assert len(text.splitlines()) <= 80
