@@ -17,16 +17,18 @@ def default():
     c = base()
     c.data.share = 0.05
     c.guide.steps = 3000
-    c.convert.schedule, c.convert.metric = "progressive", "mse"
+    c.convert.schedule, c.convert.metric = "joint", "mse"
     c.convert.steps, c.convert.align = 250, 0.2
-    c.convert.align_rate, c.convert.finish_rate = 1e-2, 7e-3
+    c.convert.align_rate, c.convert.finish_rate = 6e-3, 7e-3
     c.convert.finish_kl, c.convert.finish_align = 1.0, 30.0
-    c.controls.kl = 1.0
+    c.controls.kl, c.controls.scratch_rate, c.controls.distilled_rate = 1.0, 3e-3, 6e-3
+    c.controls.one_shot_rate, c.controls.one_shot_distilled_rate = 1e-3, 7e-3
     return c
 
 
 def smoke():
     c = default()
+    c.convert.schedule = "progressive"
     c.data.tokenizer, c.data.context, c.data.share = "bytes", 32, 0.02
     c.guide.width, c.guide.depth, c.guide.heads, c.guide.steps = 32, 2, 2, 60
     c.target.width, c.target.depth, c.target.hidden = 32, 2, 32
@@ -37,6 +39,7 @@ def smoke():
 
 def paper():
     c = default()
+    c.convert.schedule = "progressive"
     c.data.source, c.data.path = "directory", "wikitext-103"
     c.data.context, c.data.vocabulary, c.data.share = 1024, 50257, 0.05
     c.guide.width, c.guide.depth, c.guide.heads, c.guide.dropout = 768, 12, 12, 0.1
@@ -44,7 +47,7 @@ def paper():
     c.target.width, c.target.depth, c.target.hidden = 768, 12, 768
     c.convert.steps, c.convert.align_rate, c.convert.finish_rate = 20000, 6e-4, 3e-4
     c.controls.scratch_rate = c.controls.distilled_rate = 6e-4
-    c.controls.one_shot_rate = 3e-4
+    c.controls.one_shot_rate = c.controls.one_shot_distilled_rate = 3e-4
     return c
 
 

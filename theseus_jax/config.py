@@ -89,7 +89,8 @@ def _controls() -> dict[str, Any]:
         "temperature": 2.0,                 # of distillation, here and in the conversion
         "scratch_rate": 3e-3,
         "distilled_rate": 3e-3,
-        "one_shot_rate": 3e-3,
+        "one_shot_rate": 1e-3,
+        "one_shot_distilled_rate": 3e-3,
     }
 
 

@@ -122,7 +122,8 @@ def control_plan(config: Any, name: str, guide: Network, target: Network, mappin
                  shapes: dict[str, Any], steps: int) -> Plan:
     """The plan of one control for a number of steps."""
     c = config.controls
-    rate = {"from_scratch": c.scratch_rate, "distilled": c.distilled_rate}.get(name, c.one_shot_rate)
+    rate = {"from_scratch": c.scratch_rate, "distilled": c.distilled_rate, "one_shot": c.one_shot_rate,
+            "one_shot_distilled": c.one_shot_distilled_rate}[name]
     return baselines.plan(name, guide, target, mapping, shapes=shapes, steps=steps, optimizer=_optimizer(config, rate),
                           inherit=tuple(config.convert.inherit), kl=c.kl, temperature=c.temperature)
 
