@@ -21,8 +21,8 @@ def default():
     c.convert.steps, c.convert.align = 250, 0.2
     c.convert.align_rate, c.convert.finish_rate = 6e-3, 7e-3
     c.convert.finish_kl, c.convert.finish_align = 1.0, 30.0
-    c.controls.kl, c.controls.scratch_rate, c.controls.distilled_rate = 1.0, 3e-3, 6e-3
-    c.controls.one_shot_rate, c.controls.one_shot_distilled_rate = 1e-3, 7e-3
+    c.controls.kl, c.controls.scratch_rate, c.controls.distilled_rate = 1.0, 3e-3, 1e-2
+    c.controls.one_shot_rate, c.controls.one_shot_distilled_rate = 2e-3, 8e-3
     return c
 
 
