@@ -17,7 +17,7 @@ def default():
     c.convert.schedule = "progressive"
     c.convert.metric = "cka_debiased"
     c.convert.steps, c.convert.align = 500, 0.2
-    c.convert.inherit = ()
+    c.convert.inherit, c.convert.stitch = (), "none"
     c.convert.finish_kl = c.convert.finish_align = 0.0
     c.controls.names = ("from_scratch",)
     return c

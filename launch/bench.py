@@ -2,8 +2,8 @@
 
     python launch/bench.py [--quick] [--json=FILE]
 
-Same shapes, same weights, same batch, float32, plain SGD, all cores, one process; the first losses and the gradients are
-compared before anything is timed. Needs the extra [bench]. Prints medians, interquartile ranges and the median ratio.
+Same shapes, same weights, same batch, float32, plain SGD, all cores, one process; the losses of ten
+SGD steps, and with them the gradients, are compared before anything is timed. Needs the extra [bench]. Prints medians, interquartile ranges and the median ratio.
 """
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from launch import torch_peer  # noqa: E402
 from theseus_jax.nets.gpt2 import gpt2  # noqa: E402
 from theseus_jax.nets.recurrent import recurrent  # noqa: E402
 from theseus_jax.nets.stage import init  # noqa: E402
@@ -31,7 +30,7 @@ from theseus_jax.similarity import metric  # noqa: E402
 
 SHAPES = {"quick": dict(vocabulary=257, width=32, depth=2, heads=2, context=32, batch=4),
           "default": dict(vocabulary=1024, width=128, depth=4, heads=4, context=128, batch=8)}
-CELLS, STEPS = ("elman", "linear"), 10
+CELLS, STEPS, RATE = ("elman", "linear"), 10, 1e-2
 
 
 def jax_epoch(shape, cell):
@@ -50,7 +49,7 @@ def jax_epoch(shape, cell):
         def advance(variables, batch):
             loss, gradient = jax.value_and_grad(lambda v: loss_fn(program, v, {}, guide_variables, batch, (0.0, 1.0),
                                                                   jax.random.key(0))[0])(variables)
-            return jax.tree.map(lambda p, g: p - torch_peer.RATE * g, variables, gradient), loss
+            return jax.tree.map(lambda p, g: p - RATE * g, variables, gradient), loss
 
         return jax.lax.scan(advance, variables, batches)
 
@@ -70,7 +69,7 @@ def seconds_per_step(run, repeats):
     return np.asarray(times)
 
 
-def compare(shape, cell, repeats):
+def compare(torch_peer, shape, cell, repeats):
     """One row: both sides interleaved in time would share caches badly, so each runs its repeats in a block, twice."""
     run, variables, guide = jax_epoch(shape, cell)
     rng = np.random.default_rng(0)
@@ -99,12 +98,14 @@ def main() -> None:
     shape = SHAPES["quick" if given.quick else "default"]
     try:
         import torch
+
+        from launch import torch_peer
     except ImportError:
         print("bench.py: PyTorch is not installed; pip install '.[bench]'", file=sys.stderr)
         raise SystemExit(2) from None
     rows = []
     for cell in CELLS:
-        rows.append(compare(shape, cell, repeats=3 if given.quick else 10))
+        rows.append(compare(torch_peer, shape, cell, repeats=3 if given.quick else 10))
         r = rows[-1]
         print(f"{cell:<7} jax {r['jax_examples_per_s']:7.1f} examples/s ({r['jax_ms']:.1f} +- {r['jax_iqr_ms']:.1f} ms)   "
               f"torch eager {r['torch_examples_per_s']:7.1f} ({r['torch_ms']:.1f} +- {r['torch_iqr_ms']:.1f} ms)   "

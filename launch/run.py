@@ -20,9 +20,8 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print shapes, parameters and pha
 flags.mark_flag_as_required("config")
 
 
-def _default_workdir(argv: list[str]) -> str:
-    given = next(arg.split("=", 1)[1] for arg in argv if arg.lstrip("-").startswith("config="))
-    path, _, preset = given.partition(":")
+def _default_workdir() -> str:
+    path, _, preset = flags.FLAGS["config"].config_filename.partition(":")
     return str(pathlib.Path("runs") / (pathlib.Path(path).stem + (f"-{preset}" if preset else "")))
 
 
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> None:
     if _DRY_RUN.value:
         print(experiment.dry_run(_CONFIG.value))
         return
-    workdir = _WORKDIR.value or _default_workdir(sys.argv)
+    workdir = _WORKDIR.value or _default_workdir()
     print(f"writing to {workdir}", flush=True)
     results = experiment.run(_CONFIG.value, workdir)
     print(f"\n{report.table(results)}\n\n{workdir}/report.html  ({time.monotonic() - began:.0f} s)")

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from theseus_jax import config as schema
-from theseus_jax.experiment.setup import outline, setup
+from theseus_jax.experiment.setup import outline, prepare
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -27,7 +27,7 @@ def test_config_equals_its_golden_text_and_plans(name, preset):
     made = build(name, preset)
     golden = (GOLDEN / f"{name}-{preset}.json").read_text()
     assert json.loads(made.to_json()) == json.loads(golden)
-    text = outline(made, setup(made))
+    text = outline(made, prepare(made))
     assert "[converted]" in text and "parameters" in text
 
 
@@ -48,7 +48,7 @@ def test_every_key_of_the_schema_is_read():
 
 
 def test_gpt2_paper_preset_is_gpt2_small():
-    text = outline(*(lambda c: (c, setup(c)))(build("gpt2_to_rnn", "paper")))
+    text = outline(*(lambda c: (c, prepare(c)))(build("gpt2_to_rnn", "paper")))
     assert "guide: 124,439,808 parameters" in text and "B x1024" not in text
     assert text.count("align_") == 12 and "norm = norm" in text
 

@@ -16,7 +16,7 @@ from theseus_jax.methods.surgery import (Fold, Inherit, Stitch, fit_stitch, hybr
 from theseus_jax.nets.stage import network
 from theseus_jax.plan import Parallel, Route, Stop, Swap, describe
 from theseus_jax.similarity import metric
-from theseus_jax.train import Hooks, Inputs, State, fit
+from theseus_jax.train import Hooks, State, _inputs, fit
 from theseus_jax.trees import bit_equal
 
 GUIDE, TARGET = tiny.guide(), tiny.target()
@@ -31,11 +31,11 @@ def plan(**changes):
 
 def run(phases, hooks=Hooks(), variables=None, seed=0):
     state = State(0, variables or tiny.fresh(TARGET), tiny.single(GUIDE, 5), None, tiny.keys(seed=seed))
-    return fit(phases, state, jnp.asarray(tiny.tokens()), jnp.asarray(HELD[0]), batch=4, chunk_steps=2, hooks=hooks)
+    return fit(phases, state, jnp.asarray(tiny.tokens()), batch=4, chunk_steps=2, hooks=hooks)
 
 
 def inputs(phase):
-    return Inputs(phase, jnp.asarray(tiny.tokens()), jnp.asarray(HELD[0]), tiny.keys())
+    return _inputs(phase, 0, jnp.asarray(tiny.tokens()), tiny.keys())
 
 
 def trained_names(phase):
@@ -68,6 +68,16 @@ def test_auto_mapping_by_depth_and_shape():
     assert convert.auto_mapping(tiny.guide(4), tiny.target(2)) == (("block_2", "block_1"), ("norm", "norm"))
     assert convert.auto_mapping(tiny.guide(), tiny.target(6)) == (("block_1", "block_3"), ("norm", "norm"))
     assert convert.parse_mapping("block_1=block_2, norm=norm", GUIDE, TARGET) == (("block_1", "block_2"), ("norm", "norm"))
+
+
+def test_what_takes_the_place_of_what_when_depths_differ():
+    four, two = tiny.guide(4), tiny.target(2)
+    assert convert.stage_pairs(four, two, convert.auto_mapping(four, two)) == (
+        ("embed", "embed"), ("block_1", "block_1"), ("block_3", "block_2"), ("norm", "norm"), ("head", "head"))
+    two, four = tiny.guide(2), tiny.target(4)
+    assert convert.stage_pairs(two, four, convert.auto_mapping(two, four)) == (
+        ("embed", "embed"), ("block_1", "block_1"), ("block_1", "block_2"), ("block_2", "block_3"), ("block_2", "block_4"),
+        ("norm", "norm"), ("head", "head"))
 
 
 @pytest.mark.parametrize("text, word", [
@@ -249,5 +259,5 @@ def test_a_users_own_modules_are_converted():
     phases = convert.plan(GUIDE, mine, mapping, tiny.settings(inherit=()), shapes=tiny.shapes(mine))
     rows = []
     state = State(0, tiny.fresh(mine), tiny.single(GUIDE, 5), None, tiny.keys())
-    fit(phases, state, jnp.asarray(tiny.tokens()), jnp.asarray(HELD[0]), batch=4, chunk_steps=2, hooks=Hooks(log=rows.append))
+    fit(phases, state, jnp.asarray(tiny.tokens()), batch=4, chunk_steps=2, hooks=Hooks(log=rows.append))
     assert sum(row["optimizer_steps"] for row in rows if row["kind"] == "phase") == 12

@@ -34,7 +34,7 @@ def phase(net=TARGET, trainable=None, steps=6, **changes):
 def run(plan, hooks=Hooks(), state=None, position=Position(), windows=None):
     state = state or State(0, tiny.fresh(plan[0].net), {}, None, tiny.keys())
     windows = jnp.asarray(tiny.tokens() if windows is None else windows)
-    return fit(plan, state, windows, windows, batch=4, chunk_steps=2, hooks=hooks, position=position)
+    return fit(plan, state, windows, batch=4, chunk_steps=2, hooks=hooks, position=position)
 
 
 def test_fit_equals_a_plain_loop_with_the_same_batches():
@@ -45,7 +45,7 @@ def test_fit_equals_a_plain_loop_with_the_same_batches():
     for seed in range(tiny.SEEDS):
         params = tiny.pick(tiny.fresh(TARGET), seed)
         moments = jax.jit(tx.init)(params)
-        rows = batch_rows(jax.random.fold_in(jax.random.fold_in(keys[seed], 0), 1), len(windows), 4, 0, 6)
+        rows = batch_rows(jax.random.split(jax.random.fold_in(keys[seed], 0), 3)[0], len(windows), 4, 0, 6)
 
         def loss(p, batch):
             return optax.softmax_cross_entropy_with_integer_labels(forward(TARGET, p, batch[:, :-1])[0], batch[:, 1:]).mean()

@@ -27,6 +27,11 @@ def flops(fn: Callable[..., Any], *args: Any) -> float:
     return program_flops(jax.jit(fn).lower(*args).compile()) + scan_correction(closed.jaxpr)
 
 
+def lowered_flops(fn: Callable[..., Any], *args: Any) -> float:
+    """As `flops`, from the program before XLA optimises it: nothing is compiled, and the count is a little higher."""
+    return program_flops(jax.jit(fn).lower(*args)) + scan_correction(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
 def scan_correction(jaxpr: Any) -> float:
     """FLOPs that XLA's count leaves out of a jaxpr because it counts each scan's body once."""
     missing = 0.0

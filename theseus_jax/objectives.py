@@ -71,7 +71,6 @@ class Alignment:
     pairs: tuple[tuple[str, str], ...]
     metric: NamedSimilarity
     samples: str = "tokens"
-    suffix: bool = False
 
     @property
     def target(self) -> tuple[str, ...]:

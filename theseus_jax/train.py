@@ -19,7 +19,7 @@ from theseus_jax.program import compiled_chunk, program_of, transformation
 class State(NamedTuple):
     """What training changes. step: steps done in the phase. Leading axis S = seeds on variables, opt_state and key.
 
-    key: (S,) keys of the run; a phase folds its number in, a step its own.
+    key: (S,) keys of the run; a phase folds its number in and splits the result by purpose.
     """
 
     step: int
@@ -38,12 +38,21 @@ class Position(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What Surgery and probes may look at. windows: (N, T + 1) train; held_out: validation windows; key: (S,) keys."""
+    """What Surgery and probes may look at. windows: (N, T + 1) train.
+
+    order, surgery, noise: (S,) keys for the order of the data, for Surgery, and for dropout and swapping.
+    """
 
     phase: Phase
     windows: jax.Array
-    held_out: jax.Array
-    key: jax.Array
+    order: jax.Array
+    surgery: jax.Array
+    noise: jax.Array
+
+
+def _inputs(phase: Phase, index: int, windows: jax.Array, keys: jax.Array) -> Inputs:
+    purposes = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, index), 3))(keys)
+    return Inputs(phase, windows, purposes[:, 0], purposes[:, 1], purposes[:, 2])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,21 +92,20 @@ def batch_rows(key: jax.Array, count: int, batch: int, begin: int, steps: int) -
 
 def _seed_rows(keys: jax.Array, count: int, batch: int, begin: int, steps: int) -> np.ndarray:
     """(S, K, B): every seed has its own order of the data."""
-    return np.stack([batch_rows(jax.random.fold_in(key, 1), count, batch, begin, steps) for key in keys])
+    return np.stack([batch_rows(key, count, batch, begin, steps) for key in keys])
 
 
-def fit(plan: Plan, state: State, windows: jax.Array, held_out: jax.Array, *, batch: int, chunk_steps: int = 25,
+def fit(plan: Plan, state: State, windows: jax.Array, *, batch: int, chunk_steps: int = 25,
         name: str = "run", position: Position = Position(), hooks: Hooks = Hooks()) -> State:
     """Run the phases of `plan` from `position` on; returns the state after the last.
 
-    windows: (N, T + 1) integer tokens; held_out: the validation windows, for Surgery and probes. A fresh run gives
+    windows: (N, T + 1) integer tokens. A fresh run gives
     State(0, variables, guide_variables, None, keys) with a leading seed axis on variables and keys.
     Raises UserError when a loss is no longer finite; checkpoints saved before stay.
     """
     for index in range(position.phase, len(plan)):
         phase = plan[index]
-        keys = jax.vmap(functools.partial(jax.random.fold_in, data=index))(state.key)
-        inputs = Inputs(phase, windows, held_out, keys)
+        inputs = _inputs(phase, index, windows, state.key)
         if state.opt_state is None:
             for surgery in phase.before:
                 state = surgery(state, inputs)
@@ -114,11 +122,12 @@ def fit(plan: Plan, state: State, windows: jax.Array, held_out: jax.Array, *, ba
 def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs: Inputs, batch: int, chunk_steps: int,
                hooks: Hooks) -> tuple[State, Position]:
     steps = phase.steps + (position.saved if phase.absorb else 0)
-    length = max(n for n in range(1, min(chunk_steps, steps) + 1) if steps % n == 0)
+    even = -(-steps // -(-steps // chunk_steps))  # chunks of one length, the last perhaps shorter: two programs at most
     state = _own(phase, state)
     bar = hooks.bar(phase, steps, state.step) if hooks.bar else None
     saved_at = time.monotonic()
     while state.step < steps:
+        length = min(even, steps - state.step)
         state, row = _advance(name, phase, state, inputs, batch, length, steps, hooks)
         if bar:
             bar.update(length)
@@ -154,8 +163,8 @@ def _advance(name: str, phase: Phase, state: State, inputs: Inputs, batch: int, 
     """`length` optimizer steps; logs one row a seed and returns the state and the row of the seeds' means."""
     program = program_of(phase)
     params, rest = partition(state.variables, phase.trainable)
-    rows = _seed_rows(inputs.key, inputs.windows.shape[0], batch, state.step, length)
-    args = (params, rest, state.guide_variables, state.opt_state, inputs.key, inputs.windows, jnp.asarray(rows),
+    rows = _seed_rows(inputs.order, inputs.windows.shape[0], batch, state.step, length)
+    args = (params, rest, state.guide_variables, state.opt_state, inputs.noise, inputs.windows, jnp.asarray(rows),
             jnp.asarray(state.step, jnp.int32), jnp.asarray(steps, jnp.int32),
             jnp.asarray(phase.optimizer.learning_rate, jnp.float32))
     compiled = compiled_chunk(program, *args)

@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import json
 import logging
+import math
 import pathlib
 import platform
 import time
@@ -14,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theseus_jax import checkpoints, report
+from theseus_jax import checkpoints, report, trees
 from theseus_jax.data import text
 from theseus_jax.errors import UserError
 from theseus_jax.evaluate import token_loss
 from theseus_jax.experiment import results as measured
 from theseus_jax.experiment.jobs import Streams, Workdir, finished, rewind, run_plan
-from theseus_jax.experiment.setup import (Setup, build_guide, build_target, control_plan, outline, setup, vocabulary)
+from theseus_jax.experiment.setup import (Setup, build_guide, build_target, control_plan, outline, prepare, rehearse,
+                                          vocabulary)
 from theseus_jax.methods.probes import Held, StageProbe
 from theseus_jax.nets import decode
 from theseus_jax.nets.pretrained import load_gpt2
@@ -34,7 +36,9 @@ SCHEMA = 1
 
 def dry_run(config: Any) -> str:
     """The run's outline: shapes at each seam, exact parameters, every phase. No data is read. Raises UserError."""
-    return outline(config, setup(config))
+    made = prepare(config)
+    rehearse(config, made)
+    return outline(config, made)
 
 
 def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -43,10 +47,12 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     config: a ConfigDict from a file in configs/. Raises UserError, one line, for the user's mistakes; what earlier
     work left in the workdir stays.
     """
-    made = setup(config)
+    rehearse(config, prepare(config))
     home = _open(config, pathlib.Path(workdir))
     if (home.path / "results.json").exists():
         LOG.info("%s holds a finished run; nothing to do", home.path)
+        if not (home.path / "report.html").exists():
+            report.write(home.path)
         return json.loads((home.path / "results.json").read_text())
     began = time.monotonic()
     corpus = _corpus(config, home)
@@ -54,9 +60,9 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     context = config.data.context
     held = {split: Held(text.evaluation_windows(getattr(corpus, split), context, split)) for split in ("validation", "test")}
     small = Streams(jnp.asarray(text.windows(share, context, "share")), held["validation"], held["test"])
-    made = setup(config, probe=StageProbe(held["validation"], neighbours=config.convert.neighbours))
+    made = prepare(config, probe=StageProbe(held["validation"], neighbours=config.convert.neighbours))
     (home.path / "plan.txt").write_text(outline(config, made))
-    rewind(home, [*made.plans, *(f"{name}_equal_flops" for name in config.controls.names)])
+    rewind(home, ["guide", *made.plans, *(f"{name}_equal_flops" for name in config.controls.names)])
     guide = _guide(config, made, home, corpus, small)
     arms = _arms(config, made, home, guide, small)
     found = _results(config, made, home, corpus, share, guide, arms, time.monotonic() - began)
@@ -75,8 +81,7 @@ def restore(workdir: str | pathlib.Path, model: str = "converted", seed: int = 0
     from ml_collections import ConfigDict
     config = ConfigDict(json.loads(note["config"]))
     net = build_guide(config) if model == "guide" else build_target(config)
-    variables = jax.tree.map(lambda leaf: leaf[seed], tree["variables"])
-    return net, {**{name: {} for name in net.names}, **variables}
+    return net, {**{name: {} for name in net.names}, **trees.unstack(tree["variables"], seed)}
 
 
 def _open(config: Any, path: pathlib.Path) -> Workdir:
@@ -167,22 +172,28 @@ def _guide(config: Any, made: Setup, home: Workdir, corpus: text.Corpus, small: 
     keys = _keys(config, 1, 1)
     windows = text.windows(corpus.train, config.data.context)
     streams = small._replace(windows=jnp.asarray(windows.astype(np.uint16 if corpus.vocabulary <= 65536 else np.int32)))
-    if config.guide.origin == "file":
-        c = config.guide
-        variables = load_gpt2(c.weights, vocabulary=vocabulary(config), width=c.width, depth=c.depth, heads=c.heads,
-                              positions=c.positions or config.data.context)
-        fresh = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
-    stacked = (finished(home, "guide"))
+    stacked = finished(home, "guide")
     if stacked is None and config.guide.origin == "trained":
         stacked = _train(config, home, "guide", made.plans["guide"], made.guide, {}, keys, streams)
     elif stacked is None:
-        stacked = fresh if config.guide.origin == "file" else _fresh(made.guide, keys, config.data.context)
+        stacked = _from_file(config) if config.guide.origin == "file" else _fresh(made.guide, keys, config.data.context)
         losses = {split: token_loss(made.guide, stacked, *getattr(small, split)) for split in ("validation", "test")}
+        if config.guide.origin == "file" and losses["validation"][0] > math.log(corpus.vocabulary):
+            raise UserError(f"the guide in {config.guide.weights} scores {losses['validation'][0]:.2f} nats a token, worse than "
+                            f"guessing ({math.log(corpus.vocabulary):.2f}): its weights belong to another tokenizer; give "
+                            "weights that were trained on this text and tokenizer")
         home.records.write({"kind": "model", "model": "guide", "seed": 0,
                             **{f"{split}_loss": float(loss[0]) for split, loss in losses.items()}})
         checkpoints.save(home.model("guide"), tree={"variables": stacked},
                          metadata={"config": config.to_json(sort_keys=True), "model": "guide", "offset": home.records.offset()})
     return jax.tree.map(lambda leaf: leaf[0], stacked)
+
+
+def _from_file(config: Any) -> Variables:
+    c = config.guide
+    variables = load_gpt2(c.weights, vocabulary=vocabulary(config), width=c.width, depth=c.depth, heads=c.heads,
+                          positions=c.positions or config.data.context)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
 
 
 def _arms(config: Any, made: Setup, home: Workdir, guide: Variables, small: Streams) -> dict[str, Variables]:
@@ -198,7 +209,8 @@ def _arms(config: Any, made: Setup, home: Workdir, guide: Variables, small: Stre
     for name in config.controls.names:
         ratio = spent["converted"] / spent[name]
         if ratio > 1.0:
-            steps = -(-round(config.convert.steps * ratio) // config.train.chunk) * config.train.chunk
+            chunks = math.ceil(config.convert.steps * ratio / config.train.chunk)
+            steps = chunks * config.train.chunk
             plan = control_plan(config, name, made.guide, made.target, made.mapping, made.shapes, steps)
             longer = f"{name}_equal_flops"
             arms[longer] = _train(config, home, longer, plan, made.target, guide, keys, small)

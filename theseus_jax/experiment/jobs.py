@@ -4,14 +4,14 @@ from __future__ import annotations
 import logging
 import pathlib
 import shutil
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Iterable, NamedTuple
 
 import jax
 
 from theseus_jax import checkpoints
 from theseus_jax.evaluate import stage_similarity
 from theseus_jax.methods.probes import Held, similarity_windows
-from theseus_jax.plan import Phase, Plan
+from theseus_jax.plan import Parallel, Phase, Plan
 from theseus_jax.program import program_of, transformation
 from theseus_jax.nets.stage import partition
 from theseus_jax.records import Records
@@ -42,17 +42,19 @@ class Workdir(NamedTuple):
         return self.path / "checkpoints" / "unfinished" / name
 
 
-def rewind(workdir: Workdir, names: list[str]) -> None:
-    """Cut metrics.jsonl back to the newest state on disk, so that no row is doubled when work is done again."""
-    offset = 0
+def rewind(workdir: Workdir, names: Iterable[str]) -> None:
+    """Cut metrics.jsonl back to the newest state on disk, so that no row is doubled when work is done again.
+
+    Models are made one after the other and rows only appended, so the newest state is the one of the largest offset.
+    """
+    offsets = [0]
     for name in names:
         if workdir.model(name).exists():
-            offset = checkpoints.load(workdir.model(name), items=())[1]["offset"]
-            continue
-        found = checkpoints.latest_progress(workdir.progress(name))
-        offset = found[2]["offset"] if found else offset
-        break
-    workdir.records.cut(offset)
+            offsets.append(checkpoints.load(workdir.model(name), items=())[1]["offset"])
+        else:
+            found = checkpoints.latest_progress(workdir.progress(name))
+            offsets += [found[2]["offset"]] if found else []
+    workdir.records.cut(max(offsets))
 
 
 def finished(workdir: Workdir, name: str) -> dict[str, Any] | None:
@@ -84,7 +86,7 @@ def run_plan(workdir: Workdir, name: str, plan: Plan, fresh: Callable[[], dict[s
 
     hooks = Hooks(log=workdir.records.write, save=save, bar=_bar(name), save_seconds=save_seconds,
                   score=lambda phase, state: _held_out_similarity(phase, state, streams.validation))
-    state = fit(plan, state, streams.windows, streams.validation[0], batch=batch, chunk_steps=chunk, name=name,
+    state = fit(plan, state, streams.windows, batch=batch, chunk_steps=chunk, name=name,
                 position=position, hooks=hooks)
     score(state.variables)
     checkpoints.save(workdir.model(name), tree={"variables": state.variables},
@@ -116,9 +118,13 @@ def _opt_shapes(phase: Phase, variables: Any) -> Any:
 
 def _held_out_similarity(phase: Phase, state: State, held_out: Held) -> float:
     pair = next(term.fn.pairs[-1] for term in phase.terms if hasattr(term.fn, "pairs"))
+    if isinstance(phase.route, Parallel):
+        source, start, _ = phase.route.segments[-1]
+    else:
+        source, start = phase.route.source, phase.route.start
     values = stage_similarity(phase.net, state.variables, phase.guide, state.guide_variables,
                               similarity_windows(held_out[0]), pair=pair, metrics=(metric("cka_debiased"),),
-                              source=phase.route.source, start=phase.route.start)
+                              source=source, start=start)
     return float(values[0].mean())
 
 

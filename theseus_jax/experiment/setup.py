@@ -1,19 +1,26 @@
 """Config -> networks, mapping and plans. Nothing here reads data or computes; what cannot work is refused by name."""
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from flax.errors import FlaxError
+
+from theseus_jax import cost
 from theseus_jax.errors import UserError
 from theseus_jax.methods import baselines, convert
+from theseus_jax.methods.surgery import Inherit
 from theseus_jax.nets.gpt2 import gpt2
 from theseus_jax.nets.recurrent import recurrent
-from theseus_jax.nets.stage import Network, init, seams
+from theseus_jax.nets.stage import Network, forward, init, partition, seams
 from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Optimizer, Phase, Plan, Stop, describe
+from theseus_jax.program import loss_fn, program_of
 from theseus_jax.similarity import METRICS, metric
+from theseus_jax.train import State
 from theseus_jax.trees import parameter_count
 
 CHOICES = {
@@ -25,7 +32,7 @@ CHOICES = {
 }
 POSITIVE = ("seeds", "data.context", "train.batch", "train.chunk", "guide.width", "guide.depth", "guide.heads",
             "target.width", "target.depth", "target.hidden", "convert.steps", "convert.neighbours",
-            "report.sample_tokens", "report.latency_repeats")
+            "convert.stop_patience", "report.sample_tokens", "report.latency_repeats")
 
 
 class Setup(NamedTuple):
@@ -58,6 +65,12 @@ def check(config: Any) -> None:
     for path in ("convert.finish_kl", "controls.kl"):
         if not 0 <= lookup(config, path) <= 1:
             raise UserError(f"config.{path} is {lookup(config, path):g}, a share of the loss; give a number in [0, 1]")
+    if config.data.context < 2 or not config.report.prompt:
+        raise UserError(f"config.data.context is {config.data.context} and config.report.prompt is {config.report.prompt!r}; a "
+                        "sample needs a context of 2 tokens or more and a prompt that is not empty")
+    if config.convert.stop_every < 0 or config.controls.temperature <= 0:
+        raise UserError(f"config.convert.stop_every is {config.convert.stop_every} and config.controls.temperature "
+                        f"{config.controls.temperature:g}; give 0 or more steps, and a temperature above 0")
     if config.guide.origin == "trained" and config.guide.steps < 1:
         raise UserError("config.guide.steps is 0 with a trained guide; raise it, or set guide.origin to 'untrained'")
     unknown = [name for name in config.controls.names if name not in baselines.CONTROLS]
@@ -104,7 +117,7 @@ def example(config: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, config.data.context), jnp.int32)
 
 
-def setup(config: Any, *, probe: Any = None) -> Setup:
+def prepare(config: Any, *, probe: Any = None) -> Setup:
     """Networks, mapping and plans of a checked config; probe: see `convert.plan`. Raises UserError."""
     check(config)
     guide, target = build_guide(config), build_target(config)
@@ -116,6 +129,36 @@ def setup(config: Any, *, probe: Any = None) -> Setup:
     for name in config.controls.names:
         plans[name] = control_plan(config, name, guide, target, mapping, shapes, config.convert.steps)
     return Setup(guide, target, mapping, shapes, plans)
+
+
+def rehearse(config: Any, made: Setup) -> None:
+    """Trace every phase on shapes alone, so that a pair that cannot work is refused before data is read.
+
+    Raises UserError naming the model, the phase and what does not fit.
+    """
+    x = jnp.zeros((1, config.data.context), jnp.int32)
+    guide = jax.eval_shape(lambda key: init(made.guide, key, x), jax.random.key(0))
+    stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), made.shapes)
+    batch = jax.ShapeDtypeStruct((config.train.batch, config.data.context + 1), jnp.int32)
+    for name, plan in made.plans.items():
+        for phase in plan:
+            try:
+                for surgery in phase.before:
+                    if isinstance(surgery, Inherit):
+                        jax.eval_shape(lambda v, g, run=surgery: run(State(0, v, g, None, None), None).variables, stacked, guide)
+                params, rest = partition(guide if name == "guide" else made.shapes, phase.trainable)
+                jax.eval_shape(functools.partial(loss_fn, program_of(phase)), params, rest, guide, batch,
+                               (jnp.zeros(()), jnp.ones(())), jax.random.key(0))
+            except UserError:
+                raise
+            except (ValueError, TypeError, FlaxError) as error:
+                raise UserError(f"{name}, phase {phase.name}, cannot run on these networks: {_first_sentence(error)}; the guide's "
+                                f"width is {config.guide.width}, the target's {config.target.width}, its units "
+                                f"{config.target.hidden}: make the seams fit or choose another schedule or metric") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).split(". ")[0][:200]
 
 
 def control_plan(config: Any, name: str, guide: Network, target: Network, mapping: convert.Mapping,
@@ -154,7 +197,8 @@ def outline(config: Any, made: Setup) -> str:
     for name, net in (("guide", made.guide), ("target", made.target)):
         shapes = jax.eval_shape(lambda key, net=net: init(net, key, jnp.zeros((1, config.data.context), jnp.int32)),
                                 jax.random.key(0))
-        lines.append(f"{name}: {parameter_count(shapes):,} parameters")
+        work = cost.lowered_flops(lambda v, z, net=net: forward(net, v, z)[0], shapes, example(config))
+        lines.append(f"{name}: {parameter_count(shapes):,} parameters, about {work:,.0f} FLOPs per example (before optimisation)")
         for stage, out in seams(net, example(config)).items():
             count = parameter_count(shapes.get(stage, {}))
             lines.append(f"  {stage:<10} {type(dict(zip(net.names, net.stages))[stage].module).__name__:<14} "

@@ -152,12 +152,22 @@ def whole(net: Network, shapes: dict[str, Any]) -> tuple[str, ...]:
 
 
 def stage_pairs(guide: Network, target: Network, mapping: Mapping) -> Mapping:
-    """Which guide stage each target stage takes the place of: by order within its part, first and head included."""
+    """Which guide stage each target stage takes the place of, within its part: the first stage of the first part, the
+    normalisations that end a part, and the rest by relative order; then the heads. Used to decide what is inherited.
+    """
     pairs = []
     for s in range(len(mapping)):
-        theirs, ours = part(guide, mapping, s, 0), part(target, mapping, s, 1)
-        pairs += [(theirs[i * len(theirs) // len(ours)], name) for i, name in enumerate(ours)]
+        sides = zip(_kinds(guide, part(guide, mapping, s, 0)), _kinds(target, part(target, mapping, s, 1)))
+        for theirs, ours in sides:
+            pairs += [(theirs[i * len(theirs) // len(ours)], name) for i, name in enumerate(ours) if theirs]
     return (*pairs, (guide.names[-1], target.names[-1]))
+
+
+def _kinds(net: Network, names: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The stages of a part as (the network's first stage, what computes, normalisations)."""
+    norms = [name for name in names if isinstance(net.stages[position(net, name)].module, NORMALISATIONS)]
+    first = [name for name in names if name == net.names[0]]
+    return first, [name for name in names if name not in norms + first], norms
 
 
 def _trainable(names: Sequence[str], settings: Settings, shapes: dict[str, Any]) -> tuple[str, ...]:

@@ -25,8 +25,9 @@ class Held(tuple):
 
 
 def similarity_windows(windows: np.ndarray) -> np.ndarray:
-    """The first held-out windows, at most HELD_OUT_TOKENS tokens: enough for a debiased estimate within about 0.01."""
-    return windows[: max(1, HELD_OUT_TOKENS // (windows.shape[1] - 1))]
+    """Held-out windows spread evenly over the split, about HELD_OUT_TOKENS tokens; the last, padded one is left out."""
+    count = min(max(1, HELD_OUT_TOKENS // (windows.shape[1] - 1)), max(1, len(windows) - 1))
+    return windows[np.linspace(0, max(0, len(windows) - 2), count).astype(int)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,9 @@ from theseus_jax.program import over_seeds
 from theseus_jax.train import Inputs, State
 
 
+STITCH_WINDOWS = 16  # enough tokens for a width of a few hundred; a forward pass over them costs as much as 1 to 2 steps
+
+
 class Affine(nn.Module):
     """x M + c: (..., P) -> (..., Q)."""
 
@@ -58,13 +61,13 @@ def _fit_stitch(net, variables, guide, guide_variables, tokens, pair, ridge_weig
     return over_seeds(one_seed, variables)
 
 
-def fit_stitch(state: State, inputs: Inputs, guide: Network, pair: tuple[str, str], *, windows: int = 64,
+def fit_stitch(state: State, inputs: Inputs, guide: Network, pair: tuple[str, str], *, windows: int = STITCH_WINDOWS,
                ridge_weight: float = 1e-4) -> Stitch:
-    """The stitch at a seam (guide stage, target stage) from the first batches of each seed's training order.
+    """The stitch at a seam (guide stage, target stage) from training windows drawn once, the same for every seed.
 
     Returns matrices (S, P, Q) and offsets (S, Q). windows: how many training windows are used (fewer if there are fewer).
     """
-    rows = jax.random.permutation(jax.random.fold_in(inputs.key[0], 2), inputs.windows.shape[0])[:windows]
+    rows = jax.random.permutation(inputs.surgery[0], inputs.windows.shape[0])[:windows]
     tokens = inputs.windows[rows, :-1].astype(jnp.int32)
     return _fit_stitch(inputs.phase.net, state.variables, guide, state.guide_variables, tokens, pair, ridge_weight)
 
