@@ -17,18 +17,17 @@ def default():
     c = base()
     c.data.share = 0.05
     c.guide.steps = 3000
-    c.convert.schedule, c.convert.metric = "joint", "mse"
-    c.convert.steps, c.convert.align = 250, 0.2
-    c.convert.align_rate, c.convert.finish_rate = 6e-3, 7e-3
-    c.convert.finish_kl, c.convert.finish_align = 1.0, 30.0
-    c.controls.kl, c.controls.scratch_rate, c.controls.distilled_rate = 1.0, 3e-3, 1e-2
+    c.convert.schedule, c.convert.metric = "progressive", "mse"
+    c.convert.steps, c.convert.align = 150, 0.2
+    c.convert.align_rate, c.convert.finish_rate = 6e-3, 8e-3
+    c.convert.finish_kl, c.convert.finish_align = 1.0, 10.0
+    c.controls.kl, c.controls.scratch_rate, c.controls.distilled_rate = 1.0, 1.2e-2, 1.6e-2
     c.controls.one_shot_rate, c.controls.one_shot_distilled_rate = 2e-3, 8e-3
     return c
 
 
 def smoke():
     c = default()
-    c.convert.schedule = "progressive"
     c.data.tokenizer, c.data.context, c.data.share = "bytes", 32, 0.02
     c.guide.width, c.guide.depth, c.guide.heads, c.guide.steps = 32, 2, 2, 60
     c.target.width, c.target.depth, c.target.hidden = 32, 2, 32
@@ -39,7 +38,6 @@ def smoke():
 
 def paper():
     c = default()
-    c.convert.schedule = "progressive"
     c.data.source, c.data.path = "directory", "wikitext-103"
     c.data.context, c.data.vocabulary, c.data.share = 1024, 50257, 0.05
     c.guide.width, c.guide.depth, c.guide.heads, c.guide.dropout = 768, 12, 12, 0.1

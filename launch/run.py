@@ -14,6 +14,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import app, flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
+from theseus_jax.errors import UserError  # noqa: E402
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:PRESET]", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", "", "where the run leaves its files; default runs/NAME[-PRESET]")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print shapes, parameters and phases, and stop")
@@ -41,7 +43,10 @@ def _set_up_process() -> None:
 def main(argv: list[str]) -> None:
     began = time.monotonic()
     if len(argv) > 1:
-        raise app.UsageError(f"not understood: {' '.join(argv[1:])}; options start with --")
+        raise UserError(f"not understood: {' '.join(argv[1:])}; options start with --")
+    path = flags.FLAGS["config"].config_filename.partition(":")[0]
+    if not pathlib.Path(path).exists():
+        raise UserError(f"there is no config file {path}; the project's are in configs/")
     _set_up_process()
     from theseus_jax import experiment, report
     if _DRY_RUN.value:
@@ -66,7 +71,6 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from theseus_jax.errors import UserError
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:

@@ -147,10 +147,12 @@ def _keys(config: Any, purpose: int, count: int) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
 
 
-# run once a network: compiling it well costs more than running it
-@functools.partial(jax.jit, static_argnames=("net", "context"), compiler_options={"xla_backend_optimization_level": 0})
-def _fresh(net: Network, keys: jax.Array, context: int) -> Variables:
+def _initial(net: Network, keys: jax.Array, context: int) -> Variables:
     return jax.vmap(lambda key: init(net, key, jnp.zeros((1, context), jnp.int32)))(keys)
+
+
+# run once a network: compiling it well costs more than running it
+_fresh = jax.jit(_initial, static_argnames=("net", "context"), compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _train(config: Any, home: Workdir, name: str, plan: Plan, net: Network, guide_variables: Any, keys: jax.Array,
@@ -162,7 +164,8 @@ def _train(config: Any, home: Workdir, name: str, plan: Plan, net: Network, guid
                                 **{f"{split}_loss": float(loss[seed]) for split, loss in losses.items()}})
         LOG.info("%s: validation %.3f nats per token", name, losses["validation"].mean())
 
-    return run_plan(home, name, plan, lambda: _fresh(net, keys, config.data.context), guide_variables, keys, streams,
+    shapes = jax.eval_shape(lambda: _initial(net, keys, config.data.context))
+    return run_plan(home, name, plan, lambda: _fresh(net, keys, config.data.context), shapes, guide_variables, keys, streams,
                     batch=config.train.batch, chunk=config.train.chunk, save_seconds=config.train.save_seconds,
                     score=score, metadata={"config": config.to_json(sort_keys=True)})
 

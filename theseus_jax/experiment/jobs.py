@@ -64,17 +64,17 @@ def finished(workdir: Workdir, name: str) -> dict[str, Any] | None:
     return checkpoints.load(workdir.model(name))[0]["variables"]
 
 
-def run_plan(workdir: Workdir, name: str, plan: Plan, fresh: Callable[[], dict[str, Any]], guide_variables: Any,
+def run_plan(workdir: Workdir, name: str, plan: Plan, fresh: Callable[[], dict[str, Any]], shapes: Any, guide_variables: Any,
              keys: jax.Array, streams: Streams, *, batch: int, chunk: int, save_seconds: float,
              score: Callable[[dict[str, Any]], None], metadata: dict[str, Any]) -> dict[str, Any]:
     """The trained variables (leading seed axis) of one model; goes on where an earlier process stopped.
 
-    fresh(): its initial variables. score(variables): writes the model's rows, before it counts as finished.
+    fresh(): its initial variables, of these shapes. score(variables): writes the model's rows, before it counts as finished.
     """
     done = finished(workdir, name)
     if done is not None:
         return done
-    state, position = _unfinished(workdir, name, plan, fresh, guide_variables, keys)
+    state, position = _unfinished(workdir, name, plan, fresh, shapes, guide_variables, keys)
     if position.phase or state.step:
         LOG.info("%s goes on at phase %d of %d, step %d", name, min(position.phase + 1, len(plan)), len(plan), state.step)
 
@@ -95,13 +95,12 @@ def run_plan(workdir: Workdir, name: str, plan: Plan, fresh: Callable[[], dict[s
     return state.variables
 
 
-def _unfinished(workdir: Workdir, name: str, plan: Plan, fresh, guide_variables, keys) -> tuple[State, Position]:
+def _unfinished(workdir: Workdir, name: str, plan: Plan, fresh, variables, guide_variables, keys) -> tuple[State, Position]:
     found = checkpoints.latest_progress(workdir.progress(name))
     if found is None:
         return State(0, fresh(), guide_variables, None, keys), Position()
     index, _, note = found
     position = Position(note["phase"], note["saved"], tuple(note["scores"]))
-    variables = jax.eval_shape(fresh)
     opt_state = None
     if note["step"]:
         opt_state = _opt_shapes(plan[note["phase"]], variables)
