@@ -30,6 +30,8 @@ def _default_workdir() -> str:
 def _set_up_process() -> None:
     """One plain line a message, and compiled programs kept beside the checkout unless JAX is told another place."""
     import jax
+    from absl import logging as absl_logging
+    absl_logging.set_verbosity(absl_logging.WARNING)
     log, handler = logging.getLogger("theseus_jax"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers, log.propagate = [handler], False
