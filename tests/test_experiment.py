@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 import theseus_jax as tj
+from theseus_jax import checkpoints
 from theseus_jax import config as schema
 from theseus_jax.data import text
 from theseus_jax.errors import UserError
 from theseus_jax.evaluate import token_loss
+from theseus_jax.experiment.jobs import Workdir, rewind
 from theseus_jax.experiment.results import claims
+from theseus_jax.records import Records
 from theseus_jax.trees import bit_equal
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -147,6 +150,28 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(texts, tmp
         assert bit_equal(tj.restore(tmp_path / "b", name)[1], tj.restore(finished[0], name)[1])
 
 
+def test_rewinding_keeps_the_rows_of_every_finished_model(tmp_path):
+    """Models that a run does not make (a guide from a file, controls that need no prolonging) do not end the search."""
+    home = Workdir(tmp_path, Records(tmp_path / "metrics.jsonl"))
+    for name in ("guide", "converted", "one_shot_equal_flops"):
+        home.records.write({"model": name})
+        checkpoints.save(home.model(name), tree={"variables": {"x": np.zeros(1)}}, metadata={"offset": home.records.offset()})
+    home.records.write({"model": "lost"})
+    rewind(home, ["guide", "converted", "from_scratch_equal_flops", "one_shot_equal_flops"])
+    assert [row["model"] for row in home.records.read()] == ["guide", "converted", "one_shot_equal_flops"]
+    home.records.write({"model": "unfinished"})
+    checkpoints.save_progress(home.progress("distilled"), 3, {"variables": {"x": np.zeros(1)}}, {"offset": home.records.offset()})
+    home.records.write({"model": "lost"})
+    rewind(home, ["guide", "distilled"])
+    assert [row["model"] for row in home.records.read()][-1] == "unfinished"
+
+
+def test_targets_of_another_depth_inherit_and_convert(texts, tmp_path):
+    results = tj.run(tiny(texts, guide__depth=1, target__depth=2, seeds=1, controls__names=(), guide__steps=3), tmp_path / "f")
+    assert [stage["guide_stage"] for stage in results["stages"]] == ["norm"]
+    assert all(not claim["holds"] for claim in results["claims"] if claim["text"].startswith("converted beats"))
+
+
 def test_an_untrained_guide_and_adapters_run_to_the_end(texts, tmp_path):
     c = tiny(texts, guide__origin="untrained", convert__inherit=(), convert__schedule="joint", seeds=1, controls__names=(),
              target__width=12, target__adapter_rank=4, convert__stop_every=3, convert__stop_gain=9.0, convert__stop_patience=1)
@@ -167,6 +192,10 @@ MISTAKES = [
     ({"target__width": 12, "target__adapter_rank": 0}, "guide width 16 and target width 12 differ"),
     ({"controls__names": ("luck",)}, "from_scratch"), ({"guide__origin": "file", "guide__weights": "no.npz"}, "no.npz"),
     ({"data__path": "nowhere"}, "nowhere"), ({"data__context": 4000}, "needs 4001"), ({"data__share": 0.0}, "fraction"),
+    ({"target__block": "plain", "target__hidden": 12, "convert__schedule": "stochastic", "convert__inherit": ()},
+     "converted, phase swap, cannot run on these networks"),
+    ({"target__block": "plain", "target__hidden": 12, "convert__metric": "mse", "convert__inherit": ()}, "12"),
+    ({"report__prompt": ""}, "prompt that is not empty"), ({"convert__stop_patience": 0}, "at least 1"),
     ({"convert__inherit": ("attn",)}, "cannot inherit attn"), ({"guide__learning_rate": 1e30, "train__clip": 1e30}, "not finite"),
 ]
 

@@ -11,6 +11,7 @@ def _data() -> dict[str, Any]:
         "source": "stdlib",                 # stdlib | directory | tfds
         "path": "",                         # directory: of *.txt files; tfds: its data_dir
         "dataset": "",                      # tfds: the data set's name
+        "text_key": "",                     # tfds: the feature that holds the text, where it is not the only one
         "tokenizer": "bpe",                 # bytes | bpe
         "vocabulary": 1024,                 # tokens, for bpe
         "context": 128,                     # tokens a window

@@ -134,7 +134,7 @@ def _corpus(config: Any, home: Workdir) -> text.Corpus:
     c = config.data
     LOG.info("reading %s", {"stdlib": "the standard library's source text"}.get(c.source, c.path or c.dataset))
     corpus = text.load_corpus(
-        source=c.source, path=c.path, dataset=c.dataset, tokenizer=c.tokenizer, vocabulary=c.vocabulary,
+        source=c.source, path=c.path, dataset=c.dataset, text_key=c.text_key, tokenizer=c.tokenizer, vocabulary=c.vocabulary,
         validation_fraction=c.validation, test_fraction=c.test, cache_dir=home.path / "cache")
     if corpus.vocabulary > vocabulary(config):
         raise UserError(f"the text has {corpus.vocabulary} tokens and the networks know {vocabulary(config)}; raise data.vocabulary")
