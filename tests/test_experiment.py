@@ -114,6 +114,8 @@ def test_the_outline_needs_no_data_and_has_exact_parameters(finished, texts):
     net, variables = tj.restore(finished[0])
     count = sum(leaf.size for leaf in jax.tree.leaves(variables))
     assert f"target: {count:,} parameters" in outline
+    places = [outline.index(f"\n  {name} ") for name in ("embed", "block_1", "block_2", "norm", "head")]
+    assert places == sorted(places)
     assert "Bx8x257 float32" in outline and "block_1 = block_1, norm = norm" in outline
 
 

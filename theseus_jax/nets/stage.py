@@ -168,7 +168,8 @@ def seams(net: Network, x: Any) -> dict[str, jax.ShapeDtypeStruct]:
             out[stage.name] = z
         return out
 
-    return jax.eval_shape(run, jax.random.key(0), x)
+    shapes = jax.eval_shape(run, jax.random.key(0), x)  # its dicts come back sorted by key
+    return {name: shapes[name] for name in net.names}
 
 
 def _number(name: str) -> int:
