@@ -126,6 +126,19 @@ def test_a_frozen_prefix_with_batch_norm_runs_on_its_running_statistics():
     np.testing.assert_allclose(loss, optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean(), rtol=1e-6)
 
 
+def test_a_phase_that_its_chunks_do_not_divide_is_one_program_and_does_its_steps_alone():
+    _compile.cache_clear()
+    rows = []
+    ragged = run((phase(steps=5),), Hooks(log=rows.append)).variables           # chunks of 2, 2 and 1
+    assert _compile.cache_info().misses == 1
+    assert [row["step"] for row in rows if row["kind"] == "train" and row["seed"] == 0] == [2, 4, 5]
+    start = State(0, tiny.fresh(TARGET), {}, None, tiny.keys())
+    windows = jnp.asarray(tiny.tokens())
+    whole = fit((phase(steps=5),), start, windows, batch=4, chunk_steps=5).variables
+    for x, y in zip(jax.tree.leaves(ragged), jax.tree.leaves(whole)):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
 def test_equal_programs_compile_once_and_say_so(caplog):
     _compile.cache_clear()
     with caplog.at_level(logging.INFO, logger="theseus_jax"):

@@ -148,15 +148,16 @@ def loss_fn(program: Program, params, rest, guide_variables, batch, progress, ke
 def chunk(program: Program, params, rest, guide_variables, opt_state, keys, windows, indices, begin, steps, rate):
     """K steps of S seeds. indices: (S, K, B) int32 rows of windows (N, T + 1); begin, steps, rate: scalars.
 
-    Returns (params, rest, opt_state, metrics): rest differs only in the batch statistics of trained stages;
-    metrics: {name: (S, K) float32}.
+    Steps numbered `steps` and up change nothing, so that a phase's last chunk runs through the same program.
+    Returns (params, statistics, opt_state, metrics): statistics are the batch statistics of trained stages;
+    metrics: {name: (S, K) float32}, zero where nothing was done.
     """
     tx = transformation(program)
 
     def one_seed(args):
         params, rest, opt_state, key, indices = args
 
-        def advance(carry, inputs):
+        def update(carry, inputs):
             params, statistics, opt_state = carry
             step, rows = inputs
             (loss, (terms, changed)), gradient = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)(
@@ -167,6 +168,10 @@ def chunk(program: Program, params, rest, guide_variables, opt_state, keys, wind
             params = optax.apply_updates(params, jax.tree.map(lambda u: -factor * u, updates))
             statistics = {name: {"batch_stats": changed[name]} for name in statistics}
             return (params, statistics, opt_state), {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
+
+        def advance(carry, inputs):
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(update, carry, inputs)[1])
+            return jax.lax.cond(inputs[0] < steps, update, lambda carry, _: (carry, nothing), carry, inputs)
 
         trained = {part.split("/")[0] for part in program.trainable}
         statistics = {name: {"batch_stats": tree["batch_stats"]} for name, tree in rest.items()

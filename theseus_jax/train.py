@@ -122,13 +122,13 @@ def fit(plan: Plan, state: State, windows: jax.Array, *, batch: int, chunk_steps
 def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs: Inputs, batch: int, chunk_steps: int,
                hooks: Hooks) -> tuple[State, Position]:
     steps = phase.steps + (position.saved if phase.absorb else 0)
-    even = -(-steps // -(-steps // chunk_steps))  # chunks of one length, the last perhaps shorter: two programs at most
+    even = -(-steps // -(-steps // chunk_steps))  # chunks of one length, so that a phase is one program
     state = _own(phase, state)
     bar = hooks.bar(phase, steps, state.step) if hooks.bar else None
     saved_at = time.monotonic()
     while state.step < steps:
         length = min(even, steps - state.step)
-        state, row = _advance(name, phase, state, inputs, batch, length, steps, hooks)
+        state, row = _advance(name, phase, state, inputs, batch, length, even, steps, hooks)
         if bar:
             bar.update(length)
             bar.note(f"loss {row['loss']:.3f}")
@@ -158,12 +158,13 @@ def _own(phase: Phase, state: State) -> State:
     return state._replace(variables=merge(rest, jax.tree.map(jnp.copy, params)), opt_state=opt_state)
 
 
-def _advance(name: str, phase: Phase, state: State, inputs: Inputs, batch: int, length: int, steps: int,
+def _advance(name: str, phase: Phase, state: State, inputs: Inputs, batch: int, length: int, padded: int, steps: int,
              hooks: Hooks) -> tuple[State, dict[str, Any]]:
-    """`length` optimizer steps; logs one row a seed and returns the state and the row of the seeds' means."""
+    """`length` optimizer steps in a program of `padded`; logs one row a seed and returns the state and the row of the seeds' means."""
     program = program_of(phase)
     params, rest = partition(state.variables, phase.trainable)
     rows = _seed_rows(inputs.order, inputs.windows.shape[0], batch, state.step, length)
+    rows = np.pad(rows, ((0, 0), (0, padded - length), (0, 0)), mode="edge")
     args = (params, rest, state.guide_variables, state.opt_state, inputs.noise, inputs.windows, jnp.asarray(rows),
             jnp.asarray(state.step, jnp.int32), jnp.asarray(steps, jnp.int32),
             jnp.asarray(phase.optimizer.learning_rate, jnp.float32))
@@ -171,6 +172,7 @@ def _advance(name: str, phase: Phase, state: State, inputs: Inputs, batch: int, 
     began = time.monotonic()
     params, statistics, opt_state, metrics = jax.block_until_ready(compiled.run(*args))
     seconds = time.monotonic() - began
+    metrics = {key: np.asarray(value)[:, :length] for key, value in metrics.items()}
     values = {key: np.asarray(value, np.float64).mean(axis=1) for key, value in metrics.items()}
     if not np.isfinite(np.asarray(metrics["loss"])).all():
         bad = int(np.argmin(np.isfinite(np.asarray(metrics["loss"])).all(axis=0)))

@@ -91,7 +91,7 @@ def tfds_documents(name: str, data_dir: str | Path = "", splits: Sequence[str] =
     for split in splits:
         try:
             examples = tfds.data_source(name, split=split, data_dir=directory, download=False)
-        except (KeyError, ValueError, NotImplementedError, FileNotFoundError) as error:
+        except (KeyError, ValueError, NotImplementedError, FileNotFoundError) as error:  # tfds raises all four for it
             raise UserError(
                 f"split {split!r} of {name!r} is not prepared for random access in "
                 f"{directory or 'the default directory'} ({_first_line(error)}); prepare it where there is a "
