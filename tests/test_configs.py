@@ -7,7 +7,7 @@ import re
 import pytest
 
 from theseus_jax import config as schema
-from theseus_jax.experiment.setup import outline, prepare
+from theseus_jax.experiment import dry_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -27,28 +27,28 @@ def test_config_equals_its_golden_text_and_plans(name, preset):
     made = build(name, preset)
     golden = (GOLDEN / f"{name}-{preset}.json").read_text()
     assert json.loads(made.to_json()) == json.loads(golden)
-    text = outline(made, prepare(made))
-    assert "[converted]" in text and "parameters" in text
+    text = dry_run(made)
+    assert ("[converted]" if made.task == "language_model" else "[glai_joint]") in text and "parameters" in text
 
 
 def test_presets_only_change_keys_of_the_schema_and_their_types():
-    base = schema.base()
     for name, preset in NAMES:
         made = build(name, preset)
+        base = schema.base(made.task)
         assert set(made) == set(base)
-        for section in ("data", "train", "guide", "target", "convert", "controls", "report"):
+        for section in schema.TASKS[made.task]:
             assert set(made[section]) == set(base[section])
 
 
 def test_every_key_of_the_schema_is_read():
     source = "".join(path.read_text() for path in (ROOT / "theseus_jax" / "experiment").glob("*.py"))
     words = set(re.findall(r"\w+", source))
-    keys = [key for section in schema.SECTIONS.values() for key in section()]
+    keys = [key for sections in schema.TASKS.values() for section in sections.values() for key in section()]
     assert not [key for key in keys if key not in words]
 
 
 def test_gpt2_paper_preset_is_gpt2_small():
-    text = outline(*(lambda c: (c, prepare(c)))(build("gpt2_to_rnn", "paper")))
+    text = dry_run(build("gpt2_to_rnn", "paper"))
     assert "guide: 124,439,808 parameters" in text and "B x1024" not in text
     assert text.count("align_") == 12 and "norm = norm" in text
 

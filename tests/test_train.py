@@ -17,9 +17,9 @@ from theseus_jax.evaluate import token_loss
 from theseus_jax.methods import convert
 from theseus_jax.nets.stage import forward, merge, network, partition
 from theseus_jax.objectives import CrossEntropy, Term
-from theseus_jax.plan import Optimizer, Phase
+from theseus_jax.plan import Optimizer, Phase, Stop
 from theseus_jax.program import _compile, compiled_chunk, loss_fn, program_of, transformation
-from theseus_jax.train import Hooks, Position, State, _plateau, batch_rows, fit
+from theseus_jax.train import Hooks, Position, State, batch_rows, fit
 from theseus_jax.trees import bit_equal
 
 GUIDE, TARGET = tiny.guide(), tiny.target()
@@ -154,7 +154,7 @@ def test_equal_programs_compile_once_and_say_so(caplog):
 def _chunk_args(one, seeds=1, steps=2):
     params, rest = partition(tiny.fresh(one.net, seeds), one.trainable)
     moments = jax.vmap(transformation(program_of(one)).init)(params)
-    return (params, rest, tiny.single(GUIDE, 5), moments, tiny.keys(seeds), jnp.asarray(tiny.tokens()),
+    return (params, rest, tiny.single(GUIDE, 5), moments, tiny.keys(seeds), jnp.asarray(tiny.tokens()), {},
             jnp.zeros((seeds, steps, 4), jnp.int32), jnp.asarray(0), jnp.asarray(steps), jnp.asarray(1e-3))
 
 
@@ -229,10 +229,10 @@ def test_going_on_from_any_saved_state_ends_bit_equal():
 
 
 def test_a_plateau_is_too_little_gain_over_the_last_checks():
-    assert not _plateau((0.1, 0.2), 0.01, 2)
-    assert not _plateau((0.1, 0.2, 0.21), 0.01, 2)
-    assert _plateau((0.1, 0.2, 0.204, 0.201), 0.01, 2)
-    assert not _plateau((0.1, 0.2, 0.2, 0.22), 0.01, 2)
+    assert not Stop(gain=0.01, patience=2).done((0.1, 0.2))
+    assert not Stop(gain=0.01, patience=2).done((0.1, 0.2, 0.21))
+    assert Stop(gain=0.01, patience=2).done((0.1, 0.2, 0.204, 0.201))
+    assert not Stop(gain=0.01, patience=2).done((0.1, 0.2, 0.2, 0.22))
 
 
 def test_evaluation_counts_every_masked_target_once():

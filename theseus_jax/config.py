@@ -103,18 +103,99 @@ def _report() -> dict[str, Any]:
     }
 
 
-SECTIONS = {"data": _data, "train": _train, "guide": _guide, "target": _target, "convert": _convert, "controls": _controls, "report": _report}
+def _feature_data() -> dict[str, Any]:
+    return {
+        "source": "digits",                 # digits | cifar10 | bbc | omniglot | lm_states | tfds
+        "path": "",                         # cifar10: the npz; omniglot: the folder of its zips; tfds: its data_dir
+        "dataset": "",                      # tfds: the data set's name
+        "backbone": "none",                 # none | efficientnet_lite0 | minilm: frozen, run once, features cached on disk
+        "size": 128,                        # pixels a side that an image backbone reads
+        "cache": "",                        # folder of cached features; empty: inside the workdir
+        "train": 0,                         # examples; 0: all
+        "validation": 0,
+        "test": 0,
+        "classes": 0,                       # tfds: how many; 0: as the source says
+        "ways": 5,                          # omniglot: classes an episode
+        "shots": 8,                         # omniglot: training examples a class
+        "standardise": True,                # features, by the training split's mean and deviation
+    }
 
 
-def base() -> Any:
-    """A ConfigDict with every key that an experiment reads. Types are fixed by these defaults."""
+def _head() -> dict[str, Any]:
+    return {
+        "hidden": (256,),                   # units of the MLP that is replaced
+        "loss": "cross_entropy",            # cross_entropy | infonce
+        "outputs": 0,                       # infonce: width of the projection
+        "dropout": 0.2,                     # infonce: rate of the two views, on what the last linear map reads
+        "temperature": 0.07,                # infonce
+    }
+
+
+def _glai() -> dict[str, Any]:
+    return {
+        "rho": 0.5,                         # hidden widths of the selector over the MLP's
+        "reference": 1024,                  # training rows behind path norms and the maturity criterion
+        "selector": "maturity",             # maturity | epochs
+        "selector_epochs": 20,              # at most (maturity) or exactly (epochs)
+        "settled_share": 0.1,               # maturity: a share of the largest m_t so far
+        "settled_window": 2,                # maturity: epochs m_t is averaged over
+    }
+
+
+def _head_train() -> dict[str, Any]:
+    return {
+        "batch": 16,
+        "epochs": 100,                      # at most
+        "patience": 10,                     # epochs without a better validation score
+        "save_seconds": 120.0,              # between checkpoints inside a phase
+    }
+
+
+def _search() -> dict[str, Any]:
+    return {
+        "adam_rates": (1e-3, 3e-3, 1e-2, 3e-2),
+        "sgd_rates": (3e-3, 1e-2, 3e-2, 1e-1),
+        "decays": (1e-3, 1e-1),             # decoupled weight decay
+        "penalties": (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # of the direct solvers
+        "epochs": 40,                       # at most, in a trial
+        "seeds": 3,                         # of every trial; their mean validation score chooses
+    }
+
+
+def _head_report() -> dict[str, Any]:
+    return {
+        "latency_repeats": 30,
+        "slack": 0.0,                       # a declared score counts as reached from this far below (accuracy or nats)
+    }
+
+
+TASKS = {
+    "language_model": {"data": _data, "train": _train, "guide": _guide, "target": _target, "convert": _convert,
+                       "controls": _controls, "report": _report},
+    "head": {"data": _feature_data, "train": _head_train, "head": _head, "glai": _glai, "search": _search,
+             "report": _head_report},
+}
+ARMS = ("mlp_sgd", "mlp_adam", "mlp_reduced", "low_rank", "linear_sgd", "linear_adam", "logistic", "ridge", "glai_path",
+        "glai_per_output", "glai_joint", "glai_untrained", "glai_joint_logistic", "glai_joint_ridge")
+
+
+def base(task: str = "language_model") -> Any:
+    """A ConfigDict with every key that an experiment of this task reads. Types are fixed by these defaults.
+
+    task: "language_model" (conversion of a language model) or "head" (GLAI and its rivals on features).
+    Raises UserError for another task.
+    """
     from ml_collections import ConfigDict
 
+    if task not in TASKS:
+        raise UserError(f"there is no task {task!r}; choose from {', '.join(TASKS)}")
     c = ConfigDict()
-    c.task = "language_model"
+    c.task = task
     c.seed = 0                              # the run's one key
-    c.seeds = 3                             # targets of every arm, run together
-    for name, section in SECTIONS.items():
+    c.seeds = 3 if task == "language_model" else 5
+    if task == "head":
+        c.arms = ARMS
+    for name, section in TASKS[task].items():
         c[name] = ConfigDict(section())
     return c
 

@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 import functools
-from typing import Sequence
+from typing import Any, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Network, Variables, forward
+from theseus_jax.objectives import InfoNCE, Signals
 from theseus_jax.program import over_seeds
 from theseus_jax.similarity import NamedSimilarity, samples
 
@@ -70,3 +72,64 @@ def stage_similarity(net: Network, variables: Variables, guide: Network, guide_v
     tokens = jnp.asarray(windows[:, :-1]).astype(jnp.int32)
     values = _similarities(net, variables, guide, guide_variables, tokens, pair, tuple(metrics), source, start)
     return [np.asarray(value, np.float64) for value in values]
+
+
+ROWS = 512  # rows a call: fills a device, and bounds the memory of a wide head
+
+
+class ClassScores(NamedTuple):
+    """Of each seed, (S,) float64: accuracy in [0, 1] and mean cross-entropy in nats."""
+
+    accuracy: np.ndarray
+    loss: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames=("net",))
+def _class_sums(net: Network, variables: Variables, x: jax.Array, y: jax.Array, counted: jax.Array) -> jax.Array:
+    def one_seed(variables):
+        def add(total, block):
+            x, y, counted = block
+            logits = forward(net, variables, x)[0].astype(jnp.float32)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+            right = jnp.argmax(logits, axis=-1) == y
+            return total + jnp.stack([jnp.where(counted, right, 0.0).sum(), jnp.where(counted, losses, 0.0).sum()]), None
+
+        return jax.lax.scan(add, jnp.zeros(2), (x, y, counted))[0]
+
+    return over_seeds(one_seed, variables)
+
+
+def class_scores(net: Network, variables: Variables, x: Any, y: Any) -> ClassScores:
+    """Scores of a classifier on every example once. variables: leading seed axis S; x: (N, ...), y: (N,) integer."""
+    count, missing = len(y), -len(y) % ROWS
+    padded = [jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)).reshape(-1, ROWS, *leaf.shape[1:])
+              for leaf in (jnp.asarray(x), jnp.asarray(y), jnp.ones(count, bool))]
+    sums = np.asarray(_class_sums(net, variables, *padded), np.float64) / count
+    return ClassScores(sums[:, 0], sums[:, 1])
+
+
+@functools.partial(jax.jit, static_argnames=("net", "temperature"))
+def _contrasts(net: Network, variables: Variables, batches: jax.Array, key: jax.Array, temperature: float) -> jax.Array:
+    objective = InfoNCE(temperature)
+
+    def one_seed(variables):
+        def loss(batch):
+            number, x = batch
+            output = forward(net, variables, x, train=True, key=jax.random.fold_in(key, number))[0]
+            return objective(Signals(None, output, {}, {}, None))
+
+        return jax.lax.map(loss, (jnp.arange(len(batches)), batches)).mean()
+
+    return over_seeds(one_seed, variables)
+
+
+def contrast_loss(net: Network, variables: Variables, x: Any, *, batch: int, temperature: float, key: jax.Array) -> np.ndarray:
+    """InfoNCE of two dropout views, nats, mean over batches in fixed order: (S,) float64.
+
+    x: (N, ...). The last N % batch examples are left out, since the loss depends on the batch. key: of the dropout masks,
+    the same for every network that is compared. Raises UserError for fewer examples than a batch.
+    """
+    if len(x) < batch:
+        raise UserError(f"{len(x)} held-out examples are fewer than a batch of {batch}; lower train.batch or give more data")
+    batches = jnp.asarray(x)[: len(x) // batch * batch].reshape(-1, batch, *x.shape[1:])
+    return np.asarray(_contrasts(net, variables, batches, key, temperature), np.float64)

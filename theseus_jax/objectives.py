@@ -43,6 +43,29 @@ class CrossEntropy:
 
 
 @dataclasses.dataclass(frozen=True)
+class InfoNCE:
+    """Normalised-temperature cross-entropy of two views of each example, nats (Chen et al. 2020, arXiv 2002.05709, eq. 1).
+
+    The output (2 B, O) holds the first views, then the second; each row has to find its other view among 2 B - 1 rows by
+    cosine similarity over `temperature`. Raises ValueError for an odd number of rows. The labels are not used.
+    """
+
+    temperature: float = 0.07
+    target: tuple[str, ...] = ()
+    guide: tuple[str, ...] = ()
+
+    def __call__(self, signals: Signals) -> jax.Array:
+        rows = len(signals.output)
+        if rows % 2:
+            raise ValueError(f"InfoNCE was given {rows} rows; two views of each example make an even number")
+        norms = jnp.linalg.norm(signals.output, axis=-1, keepdims=True)
+        unit = signals.output / jnp.maximum(norms, 1e-12)
+        logits = jnp.matmul(unit, unit.T, precision="highest") / self.temperature
+        logits = jnp.where(jnp.eye(rows, dtype=bool), -jnp.inf, logits)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, (jnp.arange(rows) + rows // 2) % rows).mean()
+
+
+@dataclasses.dataclass(frozen=True)
 class Distillation:
     """T^2 KL(softmax(guide / T) || softmax(target / T)), nats per token (Hinton et al. 2015, arXiv 1503.02531, eq. 1).
 
@@ -95,4 +118,4 @@ class Term:
 
     name: str
     weight: float
-    fn: CrossEntropy | Distillation | Alignment
+    fn: CrossEntropy | InfoNCE | Distillation | Alignment

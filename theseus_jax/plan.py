@@ -10,7 +10,7 @@ from theseus_jax.objectives import Term
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """The way of a batch: the target runs from stage `start` to `stop`, fed by the tokens or by a guide's activation.
+    """The way of a batch: the target runs from stage `start` to `stop`, fed by the inputs or by a guide's activation.
 
     source: guide stage whose output feeds `start` (None: the batch's tokens). suffix: the guide stage that reads the
     target's output, for terms that look through the frozen guide suffix (None: no such term).
@@ -46,12 +46,19 @@ class Parallel:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW with global-norm clipping; the rate rises, then follows a cosine to a tenth (schedules.warmup_cosine)."""
+    """How the trained part moves: AdamW, or SGD with momentum; decay is decoupled from the gradient in both.
+
+    clip: global gradient norm, 0 for none. schedule: "cosine" rises, then falls to a tenth (schedules.warmup_cosine);
+    "constant" keeps the rate. momentum: of SGD.
+    """
 
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     clip: float = 1.0
     b2: float = 0.98
+    rule: str = "adamw"
+    momentum: float = 0.9
+    schedule: str = "cosine"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +66,49 @@ class Stop:
     """End a phase once the held-out debiased CKA has gained less than `gain` over `patience` checks, `every` steps apart.
 
     Decided on the mean over seeds, so that all seeds spend the same steps. The phase's own steps are the cap.
+
+    Any object with these members is a stopping rule: `done(scores)`, asked after each check; `keeps(scores)`, whether
+    the parameters just checked are to be remembered (`State.kept`); `restore`, whether the phase ends with those.
     """
 
     every: int = 50
     gain: float = 0.002
     patience: int = 2
+    restore: bool = False
+
+    def done(self, scores: tuple[float, ...]) -> bool:
+        """True when the best of the last `patience` scores is less than `gain` above the best before them."""
+        return len(scores) > self.patience and max(scores[-self.patience:]) < max(scores[:-self.patience]) + self.gain
+
+    def keeps(self, scores: tuple[float, ...]) -> bool:
+        """Never: the phase ends with the parameters that it has."""
+        return False
+
+    def __str__(self) -> str:
+        return (f"when held-out debiased CKA gains under {self.gain:g} in {self.patience} checks, {self.every} steps apart")
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """End a phase after `patience` checks in a row without a score above the best; it ends with the best parameters.
+
+    Scores are of validation data, higher is better; checks are `every` steps apart and one is made at the end.
+    """
+
+    every: int
+    patience: int = 5
+    restore: bool = True
+
+    def done(self, scores: tuple[float, ...]) -> bool:
+        """True when the best score is `patience` checks old."""
+        return len(scores) - 1 - scores.index(max(scores)) >= self.patience
+
+    def keeps(self, scores: tuple[float, ...]) -> bool:
+        """True when the last score is the first that high."""
+        return scores.index(max(scores)) == len(scores) - 1
+
+    def __str__(self) -> str:
+        return f"after {self.patience} checks without a better validation score, {self.every} steps apart; the best is kept"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +117,8 @@ class Phase:
 
     before: Surgery functions `fn(state, inputs) -> state`, run on the state first. after: probes
     `fn(state, inputs) -> rows`, run on the result. absorb: take over the steps that earlier phases' stopping saved.
+    stored: the last stage of a frozen prefix whose outputs for all examples are computed once and kept, instead of at
+    every step; the route starts behind it, and nothing before that start may be random in training.
     """
 
     name: str
@@ -82,10 +129,11 @@ class Phase:
     steps: int
     route: Route | Swap | Parallel = Route()
     optimizer: Optimizer = Optimizer()
-    stop: Stop | None = None
+    stop: Any = None
     absorb: bool = False
     before: tuple[Callable[..., Any], ...] = ()
     after: tuple[Callable[..., Any], ...] = ()
+    stored: str | None = None
 
 
 Plan = tuple[Phase, ...]
@@ -101,19 +149,20 @@ def _describe_phase(number: int, phase: Phase) -> str:
     if isinstance(phase.route, Swap):
         way = f"every part swapped in with p from {phase.route.begin:g} to 1 at {phase.route.full:.0%} of the steps"
     elif isinstance(phase.route, Parallel):
-        way = "; ".join(f"guide's {source} -> {start} .. {stop}" if source else f"tokens -> {start} .. {stop}"
+        way = "; ".join(f"guide's {source} -> {start} .. {stop}" if source else f"inputs -> {start} .. {stop}"
                         for source, start, stop in phase.route.segments)
     else:
         start = phase.route.start or phase.net.names[0]
-        way = f"{phase.route.source or 'tokens'} -> {start} .. {phase.route.stop or phase.net.names[-1]}"
+        way = f"{phase.route.source or 'inputs'} -> {start} .. {phase.route.stop or phase.net.names[-1]}"
         way += f" -> guide's {phase.route.suffix} .. (frozen)" if phase.route.suffix else ""
     lines = [f"{number}. {phase.name}: {phase.steps} steps" + (" at most" if phase.stop else "")
              + (" and those saved before" if phase.absorb else ""),
              f"   trains   {', '.join(phase.trainable)}", f"   loss     {terms}", f"   route    {way}",
-             f"   adamw    rate {phase.optimizer.learning_rate:g}, decay {phase.optimizer.weight_decay:g}, "
+             f"   {phase.optimizer.rule:<8} rate {phase.optimizer.learning_rate:g}, decay {phase.optimizer.weight_decay:g}, "
              f"clip {phase.optimizer.clip:g}"]
+    if phase.stored:
+        lines.append(f"   stored   outputs of {phase.stored} for all examples, computed once")
     if phase.stop:
-        lines.append(f"   stops    when held-out debiased CKA gains under {phase.stop.gain:g} in {phase.stop.patience} "
-                     f"checks, {phase.stop.every} steps apart")
+        lines.append(f"   stops    {phase.stop}")
     lines += [f"   before   {surgery}" for surgery in phase.before] + [f"   after    {probe}" for probe in phase.after]
     return "\n".join(lines)

@@ -38,16 +38,20 @@ class Program:
     weight_decay: float
     clip: float
     b2: float
+    rule: str = "adamw"
+    momentum: float = 0.9
+    schedule: str = "cosine"
 
 
 @functools.lru_cache(maxsize=None)
 def transformation(program: Program) -> optax.GradientTransformation:
-    """AdamW without its rate, which the step multiplies in, so that rates and lengths need no new program."""
+    """AdamW or SGD without its rate, which the step multiplies in, so that rates and lengths need no new program."""
     def matrices(params):
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-    return optax.chain(optax.clip_by_global_norm(program.clip), optax.scale_by_adam(b2=program.b2),
-                       optax.add_decayed_weights(program.weight_decay, mask=matrices))
+    clip = optax.clip_by_global_norm(program.clip) if program.clip else optax.identity()
+    rules = {"adamw": lambda: optax.scale_by_adam(b2=program.b2), "sgd": lambda: optax.trace(program.momentum)}
+    return optax.chain(clip, rules[program.rule](), optax.add_decayed_weights(program.weight_decay, mask=matrices))
 
 
 def program_of(phase: Phase) -> Program:
@@ -56,7 +60,8 @@ def program_of(phase: Phase) -> Program:
         raise UserError(f"phase {phase.name!r} has {len(phase.trainable)} trainable parts and {len(phase.terms)} loss "
                         "terms; it needs one of each")
     o = phase.optimizer
-    return Program(phase.net, phase.guide, phase.trainable, phase.terms, phase.route, o.weight_decay, o.clip, o.b2)
+    return Program(phase.net, phase.guide, phase.trainable, phase.terms, phase.route, o.weight_decay, o.clip, o.b2, o.rule,
+                   o.momentum, o.schedule)
 
 
 def _last(net: Network, names: Any) -> str:
@@ -122,10 +127,20 @@ def _run_swap(program: Program, variables: Variables, guide_variables: Variables
     return x, {}, statistics
 
 
+def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
+    """What the first stage reads and what the loss compares with.
+
+    batch: windows of tokens (B, T + 1), which predict themselves one position on, or a dict of "inputs" and "labels".
+    """
+    if isinstance(batch, dict):
+        return batch["inputs"], batch["labels"]
+    return batch[:, :-1].astype(jnp.int32), batch[:, 1:].astype(jnp.int32)
+
+
 def loss_fn(program: Program, params, rest, guide_variables, batch, progress, key):
-    """(loss, (terms, batch_stats)) of one batch (B, T + 1) int32; progress: (step, steps)."""
+    """(loss, (terms, batch_stats)) of one batch (see `inputs_and_labels`); progress: (step, steps)."""
     variables = merge(rest, params)
-    tokens, labels = batch[:, :-1].astype(jnp.int32), batch[:, 1:].astype(jnp.int32)
+    tokens, labels = inputs_and_labels(batch)
     guide = _guide_signals(program, guide_variables, tokens)
     route = program.route
     if isinstance(route, Swap):
@@ -145,8 +160,10 @@ def loss_fn(program: Program, params, rest, guide_variables, batch, progress, ke
     return loss, (terms, statistics)
 
 
-def chunk(program: Program, params, rest, guide_variables, opt_state, keys, windows, indices, begin, steps, rate):
-    """K steps of S seeds. indices: (S, K, B) int32 rows of windows (N, T + 1); begin, steps, rate: scalars.
+def chunk(program: Program, params, rest, guide_variables, opt_state, keys, examples, stored, indices, begin, steps, rate):
+    """K steps of S seeds. indices: (S, K, B) int32 rows of the examples' leaves (N, ...); begin, steps, rate: scalars.
+
+    stored: leaves (S, N, ...), each seed's own "inputs" in place of the examples'; {} when there are none.
 
     Steps numbered `steps` and up change nothing, so that a phase's last chunk runs through the same program.
     Returns (params, statistics, opt_state, metrics): statistics are the batch statistics of trained stages;
@@ -155,15 +172,16 @@ def chunk(program: Program, params, rest, guide_variables, opt_state, keys, wind
     tx = transformation(program)
 
     def one_seed(args):
-        params, rest, opt_state, key, indices = args
+        params, rest, opt_state, key, stored, indices = args
+        given = {**examples, "inputs": stored} if jax.tree.leaves(stored) else examples
 
         def update(carry, inputs):
             params, statistics, opt_state = carry
             step, rows = inputs
             (loss, (terms, changed)), gradient = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)(
-                program, params, merge(rest, statistics), guide_variables, windows[rows], (step, steps),
-                jax.random.fold_in(key, step))
-            factor = rate * schedules.warmup_cosine(step, steps)
+                program, params, merge(rest, statistics), guide_variables, jax.tree.map(lambda leaf: leaf[rows], given),
+                (step, steps), jax.random.fold_in(key, step))
+            factor = rate * schedules.SCHEDULES[program.schedule](step, steps)
             updates, opt_state = tx.update(gradient, opt_state, params)
             params = optax.apply_updates(params, jax.tree.map(lambda u: -factor * u, updates))
             statistics = {name: {"batch_stats": changed[name]} for name in statistics}
@@ -181,7 +199,7 @@ def chunk(program: Program, params, rest, guide_variables, opt_state, keys, wind
             advance, (params, statistics, opt_state), (numbers, indices))
         return params, statistics, opt_state, metrics
 
-    return over_seeds(one_seed, (params, rest, opt_state, keys, indices))
+    return over_seeds(one_seed, (params, rest, opt_state, keys, stored, indices))
 
 
 def over_seeds(fn: Callable[[Any], Any], stacked: Any) -> Any:
@@ -221,9 +239,11 @@ def _compile(program: Program, structure: Any, shapes: tuple[tuple[tuple[int, ..
 
 
 def _step_scans(program: Program, args: tuple[Any, ...]) -> float:
-    params, rest, guide_variables, _, _, windows, indices, _, _, _ = args
+    params, rest, guide_variables, _, _, examples, stored, indices, _, _, _ = args
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (params, rest))
-    batch = jax.ShapeDtypeStruct((indices.shape[2], windows.shape[1]), windows.dtype)
+    if jax.tree.leaves(stored):
+        examples = {**examples, "inputs": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stored)}
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((indices.shape[2], *leaf.shape[1:]), leaf.dtype), examples)
 
     def step(params, rest, guide_variables, batch):
         return jax.grad(loss_fn, argnums=1, has_aux=True)(

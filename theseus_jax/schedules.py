@@ -16,6 +16,14 @@ def warmup_cosine(step: jax.Array, steps: jax.Array, *, warmup: float = 0.05, fl
     return jnp.where(step < rise, (step + 1.0) / rise, decay)
 
 
+def constant(step: jax.Array, steps: jax.Array) -> jax.Array:
+    """1 at every step."""
+    return jnp.ones(())
+
+
+SCHEDULES = {"cosine": warmup_cosine, "constant": constant}
+
+
 def swap_probability(step: jax.Array, steps: jax.Array, *, begin: float, full: float) -> jax.Array:
     """The chance that a part is replaced: min(1, k t + b), from `begin` to 1 at share `full` of the phase.
 

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import Variables, merge, partition
+from theseus_jax.nets.stage import Network, Variables, forward, merge, partition
 from theseus_jax.plan import Phase, Plan
-from theseus_jax.program import compiled_chunk, program_of, transformation
+from theseus_jax.program import compiled_chunk, over_seeds, program_of, transformation
 
 
 class State(NamedTuple):
     """What training changes. step: steps done in the phase. Leading axis S = seeds on variables, opt_state and key.
 
-    key: (S,) keys of the run; a phase folds its number in and splits the result by purpose.
+    key: (S,) keys of the run; a phase folds its number in and splits the result by purpose. kept: the parameters that
+    the phase's stopping rule remembers from an earlier check, {} if none.
     """
 
     step: int
@@ -27,6 +28,7 @@ class State(NamedTuple):
     guide_variables: Variables
     opt_state: Any
     key: jax.Array
+    kept: Any = {}
 
 
 class Position(NamedTuple):
@@ -38,29 +40,29 @@ class Position(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What Surgery and probes may look at. windows: (N, T + 1) train.
+    """What Surgery and probes may look at. examples: windows (N, T + 1), or {"inputs": ..., "labels": ...}, for training.
 
     order, surgery, noise: (S,) keys for the order of the data, for Surgery, and for dropout and swapping.
     """
 
     phase: Phase
-    windows: jax.Array
+    examples: Any
     order: jax.Array
     surgery: jax.Array
     noise: jax.Array
 
 
-def _inputs(phase: Phase, index: int, windows: jax.Array, keys: jax.Array) -> Inputs:
+def _inputs(phase: Phase, index: int, examples: Any, keys: jax.Array) -> Inputs:
     purposes = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, index), 3))(keys)
-    return Inputs(phase, windows, purposes[:, 0], purposes[:, 1], purposes[:, 2])
+    return Inputs(phase, examples, purposes[:, 0], purposes[:, 1], purposes[:, 2])
 
 
 @dataclasses.dataclass(frozen=True)
 class Hooks:
     """How `fit` talks to its surroundings; every default does nothing.
 
-    log(row): a metrics row. save(position, state): keep the state. score(phase, state): mean held-out similarity, for
-    stopping. bar(phase, steps, done): an object with update(n), note(text)
+    log(row): a metrics row. save(position, state): keep the state. score(phase, state): what the phase's stopping rule
+    looks at, logged under score_name. bar(phase, steps, done): an object with update(n), note(text)
     and close().
     """
 
@@ -69,6 +71,7 @@ class Hooks:
     score: Callable[[Phase, State], float] | None = None
     bar: Callable[[Phase, int, int], Any] | None = None
     save_seconds: float = 120.0
+    score_name: str = "similarity_cka_debiased"
 
 
 @functools.partial(jax.jit, static_argnames=("count",))
@@ -82,8 +85,8 @@ def batch_rows(key: jax.Array, count: int, batch: int, begin: int, steps: int) -
     The last count % batch rows of an epoch's permutation are left out of it. Raises UserError when count < batch.
     """
     if count < batch:
-        raise UserError(f"{count} training windows are fewer than a batch of {batch}; lower train.batch or data.context, "
-                        "or give more text")
+        raise UserError(f"{count} training examples are fewer than a batch of {batch}; lower train.batch or data.context, "
+                        "or give more data")
     per_epoch = count // batch
     wanted = np.arange(begin, begin + steps)
     orders = {epoch: np.asarray(_permutation(key, epoch, count)) for epoch in np.unique(wanted // per_epoch).tolist()}
@@ -95,17 +98,17 @@ def _seed_rows(keys: jax.Array, count: int, batch: int, begin: int, steps: int) 
     return np.stack([batch_rows(key, count, batch, begin, steps) for key in keys])
 
 
-def fit(plan: Plan, state: State, windows: jax.Array, *, batch: int, chunk_steps: int = 25,
+def fit(plan: Plan, state: State, examples: Any, *, batch: int, chunk_steps: int = 25,
         name: str = "run", position: Position = Position(), hooks: Hooks = Hooks()) -> State:
     """Run the phases of `plan` from `position` on; returns the state after the last.
 
-    windows: (N, T + 1) integer tokens. A fresh run gives
+    examples: windows (N, T + 1) of tokens, or a dict of "inputs" and "labels", arrays with N rows. A fresh run gives
     State(0, variables, guide_variables, None, keys) with a leading seed axis on variables and keys.
     Raises UserError when a loss is no longer finite; checkpoints saved before stay.
     """
     for index in range(position.phase, len(plan)):
         phase = plan[index]
-        inputs = _inputs(phase, index, windows, state.key)
+        inputs = _inputs(phase, index, examples, state.key)
         if state.opt_state is None:
             for surgery in phase.before:
                 state = surgery(state, inputs)
@@ -114,7 +117,7 @@ def fit(plan: Plan, state: State, windows: jax.Array, *, batch: int, chunk_steps
             for row in probe(state, inputs):
                 hooks.log({"model": name, "phase": phase.name, **row})
         position = Position(index + 1, position.saved, ())
-        state = state._replace(step=0, opt_state=None)
+        state = state._replace(step=0, opt_state=None, kept={})
         hooks.save(position, state)
     return state
 
@@ -122,21 +125,25 @@ def fit(plan: Plan, state: State, windows: jax.Array, *, batch: int, chunk_steps
 def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs: Inputs, batch: int, chunk_steps: int,
                hooks: Hooks) -> tuple[State, Position]:
     steps = phase.steps + (position.saved if phase.absorb else 0)
-    even = -(-steps // -(-steps // chunk_steps))  # chunks of one length, so that a phase is one program
+    even = -(-steps // max(1, -(-steps // chunk_steps)))  # chunks of one length, so that a phase is one program
     state = _own(phase, state)
+    stored = _stored(phase, state, inputs.examples)
     bar = hooks.bar(phase, steps, state.step) if hooks.bar else None
     saved_at = time.monotonic()
     while state.step < steps:
         length = min(even, steps - state.step)
-        state, row = _advance(name, phase, state, inputs, batch, length, even, steps, hooks)
+        state, row = _advance(name, phase, state, inputs, stored, batch, length, even, steps, hooks)
         if bar:
             bar.update(length)
             bar.note(f"loss {row['loss']:.3f}")
-        if phase.stop and hooks.score and state.step % phase.stop.every < length and state.step < steps:
+        last = state.step == steps
+        if phase.stop and hooks.score and (phase.stop.restore if last else state.step % phase.stop.every < length):
             position = position._replace(scores=(*position.scores, hooks.score(phase, state)))
             hooks.log({"kind": "score", "model": name, "phase": phase.name, "step": state.step,
-                       "similarity_cka_debiased": position.scores[-1]})
-            if _plateau(position.scores, phase.stop.gain, phase.stop.patience):
+                       hooks.score_name: position.scores[-1]})
+            if phase.stop.keeps(position.scores):
+                state = state._replace(kept=jax.tree.map(jnp.copy, partition(state.variables, phase.trainable)[0]))
+            if phase.stop.done(position.scores):
                 break
         if time.monotonic() - saved_at > hooks.save_seconds and state.step < steps:
             hooks.save(position, state)
@@ -146,6 +153,8 @@ def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs
     hooks.log({"kind": "phase", "model": name, "phase": phase.name, "optimizer_steps": state.step,
                "examples_seen": state.step * batch})
     saved = position.saved if not phase.absorb else 0
+    if phase.stop and phase.stop.restore and state.kept:
+        state = state._replace(variables=merge(state.variables, state.kept))
     return state, position._replace(saved=saved + steps - state.step)
 
 
@@ -158,14 +167,36 @@ def _own(phase: Phase, state: State) -> State:
     return state._replace(variables=merge(rest, jax.tree.map(jnp.copy, params)), opt_state=opt_state)
 
 
-def _advance(name: str, phase: Phase, state: State, inputs: Inputs, batch: int, length: int, padded: int, steps: int,
-             hooks: Hooks) -> tuple[State, dict[str, Any]]:
+BLOCK = 512  # rows a call of a stored prefix: enough to fill a device, few enough for the memory of any head
+
+
+def _stored(phase: Phase, state: State, examples: Any) -> Any:
+    """Each seed's outputs of the phase's frozen prefix for all examples, leaves (S, N, ...); {} when none is asked for."""
+    if phase.stored is None:
+        return {}
+    return _prefix(phase.net, phase.stored, partition(state.variables, phase.trainable)[1], examples["inputs"])
+
+
+@functools.partial(jax.jit, static_argnames=("net", "stop"))
+def _prefix(net: Network, stop: str, variables: Variables, inputs: Any) -> Any:
+    count = len(jax.tree.leaves(inputs)[0])
+    blocks = jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, -count % BLOCK)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
+        -1, BLOCK, *leaf.shape[1:]), inputs)
+
+    def one_seed(variables):
+        return jax.lax.map(lambda block: forward(net, variables, block, stop=stop)[0], blocks)
+
+    return jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1, *leaf.shape[3:])[:, :count], over_seeds(one_seed, variables))
+
+
+def _advance(name: str, phase: Phase, state: State, inputs: Inputs, stored: Any, batch: int, length: int, padded: int,
+             steps: int, hooks: Hooks) -> tuple[State, dict[str, Any]]:
     """`length` optimizer steps in a program of `padded`; logs one row a seed and returns the state and the row of the seeds' means."""
     program = program_of(phase)
     params, rest = partition(state.variables, phase.trainable)
-    rows = _seed_rows(inputs.order, inputs.windows.shape[0], batch, state.step, length)
+    rows = _seed_rows(inputs.order, len(jax.tree.leaves(inputs.examples)[0]), batch, state.step, length)
     rows = np.pad(rows, ((0, 0), (0, padded - length), (0, 0)), mode="edge")
-    args = (params, rest, state.guide_variables, state.opt_state, inputs.noise, inputs.windows, jnp.asarray(rows),
+    args = (params, rest, state.guide_variables, state.opt_state, inputs.noise, inputs.examples, stored, jnp.asarray(rows),
             jnp.asarray(state.step, jnp.int32), jnp.asarray(steps, jnp.int32),
             jnp.asarray(phase.optimizer.learning_rate, jnp.float32))
     compiled = compiled_chunk(program, *args)
@@ -183,10 +214,5 @@ def _advance(name: str, phase: Phase, state: State, inputs: Inputs, batch: int, 
         hooks.log({"kind": "train", "model": name, "phase": phase.name, "seed": seed, "step": step,
                    **{key: float(value[seed]) for key, value in values.items()},
                    "training_flops": compiled.step_flops * length, "seconds": seconds / len(rows)})
-    state = State(step, merge(merge(rest, statistics), params), state.guide_variables, opt_state, state.key)
+    state = state._replace(step=step, variables=merge(merge(rest, statistics), params), opt_state=opt_state)
     return state, {key: float(value.mean()) for key, value in values.items()}
-
-
-def _plateau(scores: tuple[float, ...], gain: float, patience: int) -> bool:
-    """True when the best of the last `patience` scores is less than `gain` above the best before them."""
-    return len(scores) > patience and max(scores[-patience:]) < max(scores[:-patience]) + gain

@@ -7,14 +7,15 @@ import shutil
 from typing import Any, Callable, Iterable, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from theseus_jax import checkpoints
 from theseus_jax.evaluate import stage_similarity
+from theseus_jax.experiment.workdir import Workdir
 from theseus_jax.methods.probes import Held, similarity_windows
 from theseus_jax.plan import Parallel, Phase, Plan
 from theseus_jax.program import program_of, transformation
-from theseus_jax.nets.stage import partition
-from theseus_jax.records import Records
+from theseus_jax.nets.stage import Network, Variables, init, partition
 from theseus_jax.similarity import metric
 from theseus_jax.train import Hooks, Position, State, fit
 
@@ -29,17 +30,19 @@ class Streams(NamedTuple):
     test: Held
 
 
-class Workdir(NamedTuple):
-    """Where a run leaves what it made."""
+def initial(net: Network, keys: jax.Array, example: jax.ShapeDtypeStruct) -> Variables:
+    """Fresh variables for each key of `keys` (S,), with a leading seed axis; example: the shape of one input, (1, ...)."""
+    return jax.vmap(lambda key: init(net, key, jnp.zeros(example.shape, example.dtype)))(keys)
 
-    path: pathlib.Path
-    records: Records
 
-    def model(self, name: str) -> pathlib.Path:
-        return self.path / "checkpoints" / name
+# run once a network: compiling it well costs more than running it
+fresh = jax.jit(initial, static_argnames=("net", "example"), compiler_options={"xla_backend_optimization_level": 0})
 
-    def progress(self, name: str) -> pathlib.Path:
-        return self.path / "checkpoints" / "unfinished" / name
+
+def run_keys(seed: int, purpose: int, count: int) -> jax.Array:
+    """(count,) keys: of the run's one key, folded by purpose and number."""
+    key = jax.random.fold_in(jax.random.key(seed), purpose)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
 
 
 def rewind(workdir: Workdir, names: Iterable[str]) -> None:
@@ -64,50 +67,71 @@ def finished(workdir: Workdir, name: str) -> dict[str, Any] | None:
     return checkpoints.load(workdir.model(name))[0]["variables"]
 
 
-def run_plan(workdir: Workdir, name: str, plan: Plan, fresh: Callable[[], dict[str, Any]], shapes: Any, guide_variables: Any,
-             keys: jax.Array, streams: Streams, *, batch: int, chunk: int, save_seconds: float,
-             score: Callable[[dict[str, Any]], None], metadata: dict[str, Any]) -> dict[str, Any]:
-    """The trained variables (leading seed axis) of one model; goes on where an earlier process stopped.
+class Job(NamedTuple):
+    """One model to be trained: all that `run_plan` needs besides where to leave it.
 
-    fresh(): its initial variables, of these shapes. score(variables): writes the model's rows, before it counts as finished.
+    fresh(): the initial variables. shapes(net): the shapes of a phase's variables. score(variables): writes the model's
+    rows, before it counts as finished. measure(phase, state): what a stopping rule looks at, logged as measure_name.
+    tags: what every row of metrics.jsonl says besides, such as the model and seed that a job of another name belongs to.
     """
+
+    name: str
+    plan: Plan
+    fresh: Callable[[], dict[str, Any]]
+    shapes: Callable[[Network], Any]
+    guide_variables: Any
+    keys: jax.Array
+    examples: Any
+    batch: int
+    chunk: int
+    score: Callable[[dict[str, Any]], None]
+    measure: Callable[[Phase, State], float]
+    metadata: dict[str, Any]
+    measure_name: str = "similarity_cka_debiased"
+    tags: dict[str, Any] = {}
+
+
+def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = True) -> dict[str, Any]:
+    """The trained variables (leading seed axis) of one model; goes on where an earlier process stopped."""
+    name, plan = job.name, job.plan
     done = finished(workdir, name)
     if done is not None:
         return done
-    state, position = _unfinished(workdir, name, plan, fresh, shapes, guide_variables, keys)
+    state, position = _unfinished(workdir, job)
     if position.phase or state.step:
         LOG.info("%s goes on at phase %d of %d, step %d", name, min(position.phase + 1, len(plan)), len(plan), state.step)
 
     def save(position: Position, state: State) -> None:
-        tree = {"variables": state.variables, "opt_state": state.opt_state if state.opt_state is not None else {}}
-        note = {"step": state.step, "phase": position.phase, "saved": position.saved, "scores": list(position.scores),
+        tree = {"variables": state.variables, "opt_state": state.opt_state if state.opt_state is not None else {},
+                "kept": state.kept}
+        note = {"kept": bool(state.kept), "step": state.step, "phase": position.phase, "saved": position.saved, "scores": list(position.scores),
                 "offset": workdir.records.offset()}
         checkpoints.save_progress(workdir.progress(name), position.phase * 10**6 + state.step, tree, note)
 
-    hooks = Hooks(log=workdir.records.write, save=save, bar=_bar(name), save_seconds=save_seconds,
-                  score=lambda phase, state: _held_out_similarity(phase, state, streams.validation))
-    state = fit(plan, state, streams.windows, batch=batch, chunk_steps=chunk, name=name,
-                position=position, hooks=hooks)
-    score(state.variables)
+    hooks = Hooks(log=lambda row: workdir.records.write({**row, **job.tags}), save=save, bar=_bar(name) if show else None, save_seconds=save_seconds,
+                  score=job.measure, score_name=job.measure_name)
+    state = fit(plan, state, job.examples, batch=job.batch, chunk_steps=job.chunk, name=name, position=position, hooks=hooks)
+    job.score(state.variables)
     checkpoints.save(workdir.model(name), tree={"variables": state.variables},
-                     metadata={**metadata, "model": name, "offset": workdir.records.offset()})
+                     metadata={**job.metadata, "model": name, "offset": workdir.records.offset()})
     shutil.rmtree(workdir.progress(name), ignore_errors=True)
     return state.variables
 
 
-def _unfinished(workdir: Workdir, name: str, plan: Plan, fresh, variables, guide_variables, keys) -> tuple[State, Position]:
-    found = checkpoints.latest_progress(workdir.progress(name))
+def _unfinished(workdir: Workdir, job: Job) -> tuple[State, Position]:
+    found = checkpoints.latest_progress(workdir.progress(job.name))
     if found is None:
-        return State(0, fresh(), guide_variables, None, keys), Position()
+        return State(0, job.fresh(), job.guide_variables, None, job.keys), Position()
     index, _, note = found
     position = Position(note["phase"], note["saved"], tuple(note["scores"]))
-    opt_state = None
-    if note["step"]:
-        opt_state = _opt_shapes(plan[note["phase"]], variables)
-    like = {"variables": variables, "opt_state": opt_state if opt_state is not None else {}}
-    tree, _ = checkpoints.load(workdir.progress(name) / f"{index:08d}", like=like)
-    return State(note["step"], tree["variables"], guide_variables, tree["opt_state"] if note["step"] else None,
-                 keys), position
+    # between phases the variables are still those of the phase that ended: Surgery comes first in the next
+    phase = job.plan[note["phase"] if note["step"] else max(0, note["phase"] - 1)]
+    variables = job.shapes(phase.net)
+    like = {"variables": variables, "opt_state": _opt_shapes(phase, variables) if note["step"] else {},
+            "kept": partition(variables, phase.trainable)[0] if note["kept"] else {}}
+    tree, _ = checkpoints.load(workdir.progress(job.name) / f"{index:08d}", like=like)
+    return State(note["step"], tree["variables"], job.guide_variables, tree["opt_state"] if note["step"] else None,
+                 job.keys, tree["kept"]), position
 
 
 def _opt_shapes(phase: Phase, variables: Any) -> Any:
@@ -115,7 +139,8 @@ def _opt_shapes(phase: Phase, variables: Any) -> Any:
     return jax.eval_shape(jax.vmap(transformation(program_of(phase)).init), params)
 
 
-def _held_out_similarity(phase: Phase, state: State, held_out: Held) -> float:
+def held_out_similarity(phase: Phase, state: State, held_out: Held) -> float:
+    """Debiased CKA at the last aligned pair of a phase, mean over seeds."""
     pair = next(term.fn.pairs[-1] for term in phase.terms if hasattr(term.fn, "pairs"))
     if isinstance(phase.route, Parallel):
         source, start, _ = phase.route.segments[-1]

