@@ -37,8 +37,9 @@ def draw(size: Size, batch: int, dtype: str) -> dict[str, np.ndarray]:
     weights = rng.standard_normal((size.paths, size.outputs), np.float32)
     if dtype == "bfloat16":  # what is compared is the sum, so the operands are exact
         weights, dy = (np.asarray(jnp.asarray(a, dtype).astype(jnp.float32)) for a in (weights, dy))
-    return {"x": x, "open": rng.random((batch, size.units)) < 0.5, "inputs": np.sort(rng.integers(0, size.inputs, size.paths)),
-            "units": rng.integers(0, size.units, size.paths), "weights": weights, "dy": dy}
+    inputs, units = (rng.integers(0, count, size.paths) for count in (size.inputs, size.units))
+    return {"x": x, "open": rng.random((batch, size.units)) < 0.5, "inputs": np.sort(inputs), "units": units,
+            "weights": weights, "dy": dy}
 
 
 def expected(case: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -80,9 +81,10 @@ def error(value, reference: np.ndarray) -> float:
 def check(name: str, outputs, reference: tuple[np.ndarray, np.ndarray], tolerance: float) -> None:
     """Stops the benchmark where Y or dW is wrong: a time of a wrong result is worth nothing."""
     y, dw = outputs
-    worst = max(error(y[:CHECKED], reference[0]), error(dw, reference[1]))
+    worst = np.max([error(y[:CHECKED], reference[0]), error(dw, reference[1])])  # keeps a NaN, unlike max
     if not worst <= tolerance:
-        raise SystemExit(f"bench: {name} is off by {worst:.1e} of the largest value, allowed {tolerance:.0e}; nothing was timed")
+        raise SystemExit(f"bench: {name} is off by {worst:.1e} of the largest value, allowed {tolerance:.0e}; "
+                         "nothing was timed")
 
 
 def microseconds(function: Callable, operands: tuple) -> tuple[float, float]:
@@ -121,9 +123,10 @@ def measure(name: str, batch: int, dtype: str, implementations: tuple[str, ...])
             raise SystemExit(f"bench: {name} {dtype} batch {batch} dense disagrees with float64; nothing was timed")
     rows = []
     for work in PASSES:
-        times = {form: microseconds(passes[work], operands) for form, (passes, operands) in timed.items() if work in passes}
+        times = {form: microseconds(passes[work], given) for form, (passes, given) in timed.items() if work in passes}
         rows.append({"device": device().kind, "op": "path_estimator_adamw" if work == "adamw" else "path_estimator",
-                     "pass": work, "size": name, "dtype": dtype, "batch": batch, "paths": size.paths, "outputs": size.outputs,
+                     "pass": work, "size": name, "dtype": dtype, "batch": batch, "paths": size.paths,
+                     "outputs": size.outputs,
                      "microseconds": {form: round(median, 1) for form, (median, _) in times.items()},
                      "spread": {form: round(spread, 1) for form, (_, spread) in times.items()}})
     return rows
@@ -134,9 +137,10 @@ def lines(row: dict) -> list[str]:
     best = min(time for form, time in row["microseconds"].items() if form != "pallas")
     taken = choose(row["op"], "auto", dtype=row["dtype"], batch=row["batch"], paths=row["paths"], outputs=row["outputs"])
     bound = bound_microseconds(SIZES[row["size"]], row["batch"], row["dtype"], backward=row["pass"] != "forward")
+    known = "H200" in row["device"] and row["pass"] != "adamw"
     printed = []
     for form, median in row["microseconds"].items():
-        roofline = f"{bound / median:8.3f}" if "H200" in row["device"] and form != "dense" and row["pass"] != "adamw" else f"{'-':>8}"
+        roofline = f"{bound / median:8.3f}" if known and form != "dense" else f"{'-':>8}"
         printed.append(f"{row['size']:4} {row['batch']:6} {row['dtype']:9} {row['pass']:17} {form:7} {median:11.1f} "
                        f"{row['spread'][form]:8.1f} {median / best:7.2f} {roofline} {'auto' if form == taken else ''}")
     return printed
@@ -155,7 +159,8 @@ def main(arguments: list[str]) -> int:
           "ratio to the best XLA form, fraction of the H200's roofline")
     if not gpu:
         print("no GPU here: only the XLA forms are timed, at batch 16 and 256; dense keeps every path, so it does more")
-    print(f"{'size':4} {'batch':>6} {'dtype':9} {'pass':17} {'form':7} {'median':>11} {'spread':>8} {'ratio':>7} {'roofline':>8}")
+    print(f"{'size':4} {'batch':>6} {'dtype':9} {'pass':17} {'form':7} {'median':>11} {'spread':>8} {'ratio':>7} "
+          f"{'roofline':>8}")
     rows = []
     for name in ("B1", "C1") if options.quick else SIZES:
         for batch in batches:

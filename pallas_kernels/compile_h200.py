@@ -51,7 +51,8 @@ def cases(batch: int, dtype: str) -> dict:
         return jax.vjp(lambda x: contribute(x, gates, inputs, units), x)[1](ds)
 
     def adamw(x, gates, inputs, units, dy, weights, mu, nu):
-        return pk.path_estimator_adamw(x, gates, inputs, units, dy, weights, mu, nu, jnp.int32(0), 1e-3, implementation="pallas")
+        return pk.path_estimator_adamw(x, gates, inputs, units, dy, weights, mu, nu, jnp.int32(0), 1e-3,
+                                       implementation="pallas")
 
     return {"path_contributions": (contribute, paths),
             "path_contributions_dx": (contributions_gradient, (*paths, shape((batch, size.paths), dtype))),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from pallas_kernels.arguments import accumulator, check_gates
+from pallas_kernels.derivatives import asked, mark, values
 from pallas_kernels.gates import unpack_gates
 from pallas_kernels.layout import product
 
@@ -30,19 +31,19 @@ def _estimate(x, gates, kernel):
 
 
 def _forward(x, gates, kernel):
-    values = x.value, gates.value, kernel.value
-    return _product(*values), (*values, () if x.perturbed else None, () if kernel.perturbed else None)
+    saved = values((x, gates, kernel))
+    return _product(*saved), (saved, mark(x), mark(kernel))
 
 
 def _backward(saved, dy):
     """dZ = a (x) dY; dV = X^T dZ and dX = dZ V^T, each only if asked for, and dV never rounded to x's dtype."""
-    x, gates, kernel, x_perturbed, kernel_perturbed = saved
+    (x, gates, kernel), of_x, of_kernel = saved
     if isinstance(dy, SymbolicZero):
         return None, None, None
     opened, flat = _operands(x, gates, kernel)
-    dz = jnp.where(opened, dy[:, None, :].astype(x.dtype), jnp.zeros((), x.dtype)).reshape(x.shape[0], -1)
-    dx = None if x_perturbed is None else product(dz, flat, (1, 1)).astype(x.dtype)
-    dkernel = None if kernel_perturbed is None else product(x, dz, (0, 0)).reshape(kernel.shape)
+    dz = jnp.where(opened, dy[:, None, :].astype(x.dtype), jnp.zeros((), x.dtype)).reshape(x.shape[0], flat.shape[1])
+    dx = product(dz, flat, (1, 1)).astype(x.dtype) if asked(of_x) else None
+    dkernel = product(x, dz, (0, 0)).reshape(kernel.shape) if asked(of_kernel) else None
     return dx, None, dkernel
 
 

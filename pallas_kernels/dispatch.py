@@ -57,10 +57,10 @@ def working_set() -> int:
 
 @functools.lru_cache(maxsize=None)
 def measured() -> dict[tuple, dict[str, float]]:
-    """Microseconds of a training pass per implementation, by (device kind, op, dtype, bucket), as `bench --json` wrote them."""
-    rows = json.loads(MEASURED.read_text())["rows"]
-    return {(row["device"], row["op"], row["dtype"], _bucket(row["batch"], row["paths"], row["outputs"])): row["microseconds"]
-            for row in rows if row["pass"] != "forward"}
+    """Microseconds of a training pass by implementation, by (device kind, op, dtype, bucket): what `bench --json` wrote."""
+    rows = [row for row in json.loads(MEASURED.read_text())["rows"] if row["pass"] != "forward"]
+    return {(row["device"], row["op"], row["dtype"], _bucket(row["batch"], row["paths"], row["outputs"])):
+            row["microseconds"] for row in rows}
 
 
 def _bucket(*sizes: int) -> tuple[int, ...]:
@@ -100,7 +100,8 @@ def choose(op: str, implementation: str, *, dtype, batch: int, paths: int, outpu
     distinct choice once. Raises ValueError for an unknown name, or for "pallas" where it cannot run.
     """
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"{op}: implementation={implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}; choose one")
+        raise ValueError(f"{op}: implementation={implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}; "
+                         "choose one")
     if implementation == "auto":
         return _auto(op, device(), str(jax.numpy.dtype(dtype)), _bucket(batch, paths, outputs))
     missing = _unavailable(device())
@@ -108,7 +109,8 @@ def choose(op: str, implementation: str, *, dtype, batch: int, paths: int, outpu
         raise ValueError(f"{op}: implementation='pallas' needs an NVIDIA GPU and Triton, here is {missing}; "
                          "use implementation='xla'")
     if implementation == "pallas" and str(dtype) == "float64":
-        raise ValueError(f"{op}: implementation='pallas' takes float32 or bfloat16 and x is float64; use implementation='xla'")
+        raise ValueError(f"{op}: implementation='pallas' takes float32 or bfloat16 and x is float64; "
+                         "use implementation='xla'")
     return implementation
 
 
@@ -120,9 +122,10 @@ def load(ref, *index: jax.Array) -> jax.Array:
 def call(kernel: Callable, *operands: jax.Array, name: str, grid: Sequence[int], in_specs: Sequence, out_specs, out_shape,
          tiles, interpret: bool, aliases: dict[int, int] | None = None):
     """`pallas_call` with the back end named; every grid axis runs in parallel."""
-    return pl.pallas_call(kernel, name=name, grid=tuple(grid), in_specs=list(in_specs), out_specs=out_specs, out_shape=out_shape,
-                          input_output_aliases=aliases or {}, interpret=interpret,
-                          compiler_params=triton.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages))(*operands)
+    parameters = triton.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages)
+    return pl.pallas_call(kernel, name=name, grid=tuple(grid), in_specs=list(in_specs), out_specs=out_specs,
+                          out_shape=out_shape, input_output_aliases=aliases or {}, interpret=interpret,
+                          compiler_params=parameters)(*operands)
 
 
 def whole(array: jax.Array) -> pl.BlockSpec:

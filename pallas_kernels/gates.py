@@ -14,7 +14,7 @@ def _lanes() -> jax.Array:
 
 def _pack(bits: jax.Array) -> jax.Array:
     """The last axis, a multiple of 32 booleans, as uint32 words; entry 0 is the lowest bit."""
-    lanes = bits.reshape(*bits.shape[:-1], -1, WORD)
+    lanes = bits.reshape(*bits.shape[:-1], bits.shape[-1] // WORD, WORD)
     return jnp.sum(jnp.where(lanes, jnp.uint32(1) << _lanes(), jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 
@@ -50,7 +51,7 @@ def _kernel(paths: Paths, starts, order, sources, dx_ref, *, source: Callable, t
         mine = lax.broadcast_in_dim(owner, (INPUTS, tile), (1,)) == lax.broadcasted_iota(jnp.int32, (INPUTS, tile), 0)
         return total + product(mine.astype(dtype), ds)
 
-    steps = lax.div(stop - start + tile - 1, tile)
+    steps = lax.div(stop - start + (tile - 1), np.int32(tile))  # a plain int is int64 under x64
     wide = jnp.promote_types(dtype, jnp.float32)
     dx_ref[...] = lax.fori_loop(0, steps, body, jnp.zeros(dx_ref.shape, wide)).astype(dx_ref.dtype)
 

@@ -1,4 +1,4 @@
-"""What every kernel reads: x transposed and gates packed along the batch, so that a path is a row and a warp a stretch of it."""
+"""What every kernel reads: x transposed and gates packed along the batch; a path is a row, a warp reads a stretch of it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def indices(x: jax.Array, gates: Sequence[jax.Array], inputs: jax.Array, units: 
             tuple(jnp.clip(index, 0, WORD * words.shape[1] - 1) for index, words in zip(units, gates)))
 
 
-def lay_out(x: jax.Array, gates: Sequence[jax.Array], inputs: jax.Array, units: Sequence[jax.Array], *, batch: int, paths: int
-            ) -> Paths:
+def lay_out(x: jax.Array, gates: Sequence[jax.Array], inputs: jax.Array, units: Sequence[jax.Array], *, batch: int,
+            paths: int) -> Paths:
     """x (B, I), gates and paths in the layout of the kernels, padded to `batch` samples and `paths` paths.
 
     Padded samples are 0 and closed; padded paths lead from input 0 through unit 0, so their results are dropped or
@@ -78,4 +78,5 @@ def path_tile(paths: Paths, rows, tile: jax.Array, width: int) -> jax.Array:
 def product(a: jax.Array, b: jax.Array, axes: tuple[int, int] = (1, 0)) -> jax.Array:
     """a . b over one axis of each, summed in float32 or wider; float32 operands are never rounded to TF32."""
     wide = jnp.promote_types(a.dtype, jnp.float32)
-    return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=wide, precision=lax.Precision.HIGHEST)
+    return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=wide,
+                           precision=lax.Precision.HIGHEST)

@@ -12,6 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
 
 from pallas_kernels.arguments import accumulator, check_matrix, check_paths
+from pallas_kernels.derivatives import asked, mark, values
 from pallas_kernels.dispatch import call, choose, device, load, whole
 from pallas_kernels.input_gradient import pallas_input_gradient, xla_input_gradient
 from pallas_kernels.layout import Paths, indices, lay_out, padded, path_tile, product
@@ -144,24 +145,21 @@ def _estimate(implementation, x, gates, inputs, units, weights):
     return _pallas_forward(x, gates, inputs, units, weights, interpret=implementation == "pallas_interpret")
 
 
-def _forward(implementation, *primals):
-    """Saves W only if x's gradient is asked for, so that `_backward` knows; likewise a flag for dW's."""
-    x, *paths, weights = jax.tree.map(lambda primal: primal.value, primals, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
-    y = _estimate(implementation, x, *paths, weights)
-    return y, (x, *paths, weights if primals[0].perturbed else None, () if primals[-1].perturbed else None)
+def _forward(implementation, x, gates, inputs, units, weights):
+    saved = values((x, gates, inputs, units, weights))
+    return _estimate(implementation, *saved), (saved, mark(x), mark(weights))
 
 
 def _backward(implementation, saved, dy):
-    x, gates, inputs, units, weights, weights_perturbed = saved
+    (*paths, weights), of_x, of_weights = saved
     dx = dw = None
     if isinstance(dy, SymbolicZero):
         return (None,) * 5
-    paths = (x, gates, inputs, units)
     interpret = implementation == "pallas_interpret"
-    if weights_perturbed is not None:
+    if asked(of_weights):
         dw = (xla_weight_gradient(*paths, dy) if implementation == "xla"
               else _pallas_weight_gradient(*paths, dy, interpret=interpret))
-    if weights is not None:
+    if asked(of_x):
         dx = (_xla_input_gradient(*paths, weights, dy) if implementation == "xla"
               else _pallas_input_gradient(*paths, weights, dy, interpret=interpret))
     return dx, None, None, None, dw

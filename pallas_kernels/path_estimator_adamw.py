@@ -66,10 +66,11 @@ def _step(implementation, x, gates, inputs, units, dy, state, count, learning_ra
                    **rest)
 
 
-def path_estimator_adamw(x: jax.Array, gates: Sequence[jax.Array], inputs: jax.Array, units: Sequence[jax.Array], dy: jax.Array,
-                         weights: jax.Array, mu: jax.Array, nu: jax.Array, count: jax.Array, learning_rate: jax.Array, *,
-                         b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-4,
-                         implementation: str = "auto") -> tuple[jax.Array, jax.Array, jax.Array]:
+def path_estimator_adamw(x: jax.Array, gates: Sequence[jax.Array], inputs: jax.Array, units: Sequence[jax.Array],
+                         dy: jax.Array, weights: jax.Array, mu: jax.Array, nu: jax.Array, count: jax.Array,
+                         learning_rate: jax.Array, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
+                         weight_decay: float = 1e-4, implementation: str = "auto"
+                         ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(weights, mu, nu) after one AdamW step on `path_estimator`'s weights, given dY = dL/dY (B, O).
 
     The same numbers as optax.adamw(learning_rate, b1, b2, eps, weight_decay=...) on dW = S^T dY. The kernel never stores dW,
@@ -86,7 +87,7 @@ def path_estimator_adamw(x: jax.Array, gates: Sequence[jax.Array], inputs: jax.A
     for name, value in (("weights", weights), ("mu", mu), ("nu", nu)):
         check_matrix(OP, name, value, inputs.shape[0], "paths", x)
         if value.shape[1] != dy.shape[1]:
-            raise ValueError(f"{OP}: {name} has {value.shape[1]} outputs and dy {dy.shape[1]}; take the same outputs of both")
+            raise ValueError(f"{OP}: {name} has {value.shape[1]} outputs and dy {dy.shape[1]}; take the same of both")
     taken = choose(OP, implementation, dtype=x.dtype, batch=x.shape[0], paths=inputs.shape[0], outputs=dy.shape[1])
     if not inputs.shape[0] or not dy.shape[1]:
         return weights, mu, nu

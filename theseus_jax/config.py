@@ -115,6 +115,7 @@ def _feature_data() -> dict[str, Any]:
         "validation": 0,
         "test": 0,
         "classes": 0,                       # tfds: how many; 0: as the source says
+        "width": 0,                         # of the features, where the source does not say; 0: as it says
         "ways": 5,                          # omniglot: classes an episode
         "shots": 8,                         # omniglot: training examples a class
         "standardise": True,                # features, by the training split's mean and deviation
@@ -137,8 +138,8 @@ def _glai() -> dict[str, Any]:
         "reference": 1024,                  # training rows behind path norms and the maturity criterion
         "selector": "maturity",             # maturity | epochs
         "selector_epochs": 20,              # at most (maturity) or exactly (epochs)
-        "settled_share": 0.1,               # maturity: a share of the largest m_t so far
-        "settled_window": 2,                # maturity: epochs m_t is averaged over
+        "settled_share": 0.2,               # maturity: a share of the largest m_t so far
+        "settled_window": 3,                # maturity: epochs m_t is averaged over
     }
 
 

@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The message is one line: what was given, what was expected, what to do.
     """
+
+
+class Diverged(UserError):
+    """A loss that is no longer finite: the setting is at fault, which a search may pass over."""

@@ -58,8 +58,9 @@ class InfoNCE:
         rows = len(signals.output)
         if rows % 2:
             raise ValueError(f"InfoNCE was given {rows} rows; two views of each example make an even number")
-        norms = jnp.linalg.norm(signals.output, axis=-1, keepdims=True)
-        unit = signals.output / jnp.maximum(norms, 1e-12)
+        squares = jnp.sum(signals.output**2, axis=-1, keepdims=True)
+        whole = squares > 1e-12  # a row of zeros has no direction, and gets no gradient
+        unit = jnp.where(whole, signals.output * jax.lax.rsqrt(jnp.where(whole, squares, 1.0)), 0.0)
         logits = jnp.matmul(unit, unit.T, precision="highest") / self.temperature
         logits = jnp.where(jnp.eye(rows, dtype=bool), -jnp.inf, logits)
         return optax.softmax_cross_entropy_with_integer_labels(logits, (jnp.arange(rows) + rows // 2) % rows).mean()

@@ -68,13 +68,15 @@ class Stop:
     Decided on the mean over seeds, so that all seeds spend the same steps. The phase's own steps are the cap.
 
     Any object with these members is a stopping rule: `done(scores)`, asked after each check; `keeps(scores)`, whether
-    the parameters just checked are to be remembered (`State.kept`); `restore`, whether the phase ends with those.
+    the parameters just checked are to be remembered (`State.kept`); `restore`, whether the phase ends with those;
+    `last`, whether there is a check at the phase's end.
     """
 
     every: int = 50
     gain: float = 0.002
     patience: int = 2
     restore: bool = False
+    last: bool = False
 
     def done(self, scores: tuple[float, ...]) -> bool:
         """True when the best of the last `patience` scores is less than `gain` above the best before them."""
@@ -98,6 +100,7 @@ class Patience:
     every: int
     patience: int = 5
     restore: bool = True
+    last: bool = True
 
     def done(self, scores: tuple[float, ...]) -> bool:
         """True when the best score is `patience` checks old."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theseus_jax.errors import UserError
+from theseus_jax.errors import Diverged, UserError
 from theseus_jax.nets.stage import Network, Variables, forward, merge, partition
 from theseus_jax.plan import Phase, Plan
 from theseus_jax.program import compiled_chunk, over_seeds, program_of, transformation
@@ -104,7 +104,7 @@ def fit(plan: Plan, state: State, examples: Any, *, batch: int, chunk_steps: int
 
     examples: windows (N, T + 1) of tokens, or a dict of "inputs" and "labels", arrays with N rows. A fresh run gives
     State(0, variables, guide_variables, None, keys) with a leading seed axis on variables and keys.
-    Raises UserError when a loss is no longer finite; checkpoints saved before stay.
+    Raises Diverged, a UserError, when a loss is no longer finite; checkpoints saved before stay.
     """
     for index in range(position.phase, len(plan)):
         phase = plan[index]
@@ -137,7 +137,7 @@ def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs
             bar.update(length)
             bar.note(f"loss {row['loss']:.3f}")
         last = state.step == steps
-        if phase.stop and hooks.score and (phase.stop.restore if last else state.step % phase.stop.every < length):
+        if phase.stop and hooks.score and (phase.stop.last if last else state.step % phase.stop.every < length):
             position = position._replace(scores=(*position.scores, hooks.score(phase, state)))
             hooks.log({"kind": "score", "model": name, "phase": phase.name, "step": state.step,
                        hooks.score_name: position.scores[-1]})
@@ -207,8 +207,8 @@ def _advance(name: str, phase: Phase, state: State, inputs: Inputs, stored: Any,
     values = {key: np.asarray(value, np.float64).mean(axis=1) for key, value in metrics.items()}
     if not np.isfinite(np.asarray(metrics["loss"])).all():
         bad = int(np.argmin(np.isfinite(np.asarray(metrics["loss"])).all(axis=0)))
-        raise UserError(f"the loss of {name}, phase {phase.name}, is not finite at step {state.step + bad} of {steps}; "
-                        f"lower its learning rate of {phase.optimizer.learning_rate:g}; earlier checkpoints are kept")
+        raise Diverged(f"the loss of {name}, phase {phase.name}, is not finite at step {state.step + bad} of {steps}; "
+                       f"lower its learning rate of {phase.optimizer.learning_rate:g}; earlier checkpoints are kept")
     step = state.step + length
     for seed in range(len(rows)):
         hooks.log({"kind": "train", "model": name, "phase": phase.name, "seed": seed, "step": step,

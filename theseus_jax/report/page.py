@@ -21,6 +21,7 @@ from theseus_jax.report.tables import (
     ordered,
     score,
     seed_count,
+    speed_grid,
     stage_grid,
 )
 
@@ -166,9 +167,17 @@ def _scores(results: dict[str, Any]) -> str:
         f"Test {results['metric']}, mean ± standard error over seeds; loss in {loss_unit(results)}; steps, "
         "FLOPs and seconds are the training of one seed."
     )
-    return markup.section(
-        "Results", markup.grid(content, bold=("converted",)), markup.paragraph(note, "note")
-    )
+    speeds = speed_grid(results)
+    parts = [markup.grid(content, bold=("converted", "glai_joint")), markup.paragraph(note, "note")]
+    if speeds.rows:
+        declared = ", ".join(f"{name} {value:.4f}" for name, value in results["declared"].items())
+        text = (
+            "What the search chose, and seconds of training (compiling and evaluation left out) until the best "
+            f"validation score that every seed of a model reaches ({declared}); where not all seeds reach it, "
+            "how many do."
+        )
+        parts += [markup.grid(speeds, bold=("glai_joint",)), markup.paragraph(text, "note")]
+    return markup.section("Results", *parts)
 
 
 def _training_caption(run: Run) -> str:

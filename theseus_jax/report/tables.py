@@ -80,6 +80,33 @@ def model_grid(results: dict[str, Any]) -> Grid:
     return drop_empty(Grid(header, rows))
 
 
+def speed_grid(results: dict[str, Any]) -> Grid:
+    """One row a model: what the search chose, time a step, and seconds to each declared validation score.
+
+    Seconds are means over seeds; where only some seeds reach the score, how many; no rows where no score was declared.
+    """
+    declared = results.get("declared") or {}
+
+    def reached(model: dict[str, Any], name: str) -> str:
+        times, count = model.get(f"seconds_to_{name}_seeds") or (), model.get(f"reached_{name}")
+        whole = units.measured(model.get(f"seconds_to_{name}"))
+        return f"{model[f'seconds_to_{name}']:.4f} s" if whole else f"{count} of {len(times)}" if times else "-"
+
+    rows = [
+        (
+            model["name"],
+            units.number(model.get("learning_rate"), 4),
+            units.number(model.get("decay"), 4),
+            units.duration(model.get("step_us")),
+            units.duration(1e6 * model["seconds"]) if units.measured(model.get("seconds")) else "-",
+            *(reached(model, name) for name in declared),
+        )
+        for model in results["models"]
+    ]
+    header = ("model", "rate", "decay", "1 step", "training", *(f"to {name}'s" for name in declared))
+    return Grid(header, rows if declared else [])
+
+
 def cost_grid(results: dict[str, Any]) -> Grid:
     """One row a model: what using it takes. Latencies are medians at batch 1."""
     rows = [
@@ -183,6 +210,15 @@ def table(results: dict[str, Any]) -> str:
             "",
             "Costs of use: one example, medians; state bytes kept at 128, 1k and 8k tokens of context",
             aligned(costs),
+        ]
+    speeds = speed_grid(results)
+    if speeds.rows:
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in results["declared"].items())
+        parts += [
+            "",
+            "Speed: seconds of training until the validation score that every seed of a model reaches "
+            f"({shown})",
+            aligned(speeds),
         ]
     if results.get("stages"):
         parts += [

@@ -1,4 +1,4 @@
-"""How many parameters GLAI may spend: the original network's, less the reduced network's (arXiv 2510.00883, section 3.3).
+"""How many parameters GLAI may spend: the original network's, less the reduced network's (arXiv 2510.00883).
 
 All counts are exact Python integers and include every bias. Three slips of the paper are not repeated: its count of the
 reduced network adds the output bias (1 + rho) times, its count of paths leaves the exponent of rho undefined (it is the
@@ -39,7 +39,7 @@ def _check_sizes(n_in: int, hidden: Sequence[int], outputs: int) -> None:
 
 
 def original_parameters(n_in: int, hidden: Sequence[int], outputs: int) -> int:
-    """Parameters of the MLP n_in -> hidden... -> outputs, biases included (arXiv 2510.00883, O of section 3.3)."""
+    """Parameters of the MLP n_in -> hidden... -> outputs, biases included (arXiv 2510.00883, its O)."""
     _check_sizes(n_in, hidden, outputs)
     sizes = (n_in, *hidden, outputs)
     return sum((before + 1) * after for before, after in zip(sizes[:-1], sizes[1:]))

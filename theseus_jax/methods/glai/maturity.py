@@ -55,7 +55,7 @@ def _check_pair(before: Snapshot, after: Snapshot) -> None:
 def settling(x: jax.Array, before: Snapshot, after: Snapshot) -> jax.Array:
     """m_t: the mean over all paths (i, j_1, ..., j_L) of mean_x |x_i| |ind_t - ind_{t+1}|, a scalar >= 0 in units of x.
 
-    arXiv 2510.00883, section 3.2; ind is 1 where all gates of a path are open. x: (B, I), the snapshots' rows. It
+    arXiv 2510.00883; ind is 1 where all gates of a path are open. x: (B, I), the snapshots' rows. It
     factorises: the paths of a row whose indicator changed number prod a_l + prod b_l - 2 prod c_l, with a_l, b_l units open
     before and after and c_l open both times. Raises UserError for snapshots or rows that do not belong together.
     """

@@ -1,4 +1,4 @@
-"""A ReLU network as a linear model over its paths, exactly (arXiv 2510.00883, section 3.1).
+"""A ReLU network as a linear model over its paths, exactly (arXiv 2510.00883).
 
 A network is `layers`: a tuple of (kernel (n_in, n_out), bias (n_out,)), hidden layers first, the output layer last.
 Biases become paths by a constant unit: the input is x~ = [x, 1], every hidden matrix is extended to

@@ -1,7 +1,7 @@
 """Which paths the estimator keeps: scores, a streamed choice of the best, and what dropping the others costs.
 
-The norm of a path is N = mean over a reference set of |x~_i| times its gates, its score |w| N (arXiv 2510.00883,
-section 3.2). The norms of all inputs and a block of unit tuples (j_1, ..., j_L) are one matrix product
+The norm of a path is N = mean over a reference set of |x~_i| times its gates, its score |w| N (arXiv 2510.00883).
+The norms of all inputs and a block of unit tuples (j_1, ..., j_L) are one matrix product
 |X~|^T (A_1[:, j_1] & ... & A_L[:, j_L]) / m; blocks are streamed, and only what can still be among the best is kept.
 The number of paths times outputs never becomes the size of an array.
 
@@ -42,7 +42,7 @@ SLACK = 1e-4
 def path_norms(x: jax.Array, gates: Sequence[jax.Array], paths: Paths) -> jax.Array:
     """(P,): N of each path, the mean over the rows x (B, I) of |x~_i| where its gates (B, J_l + 1) are all open.
 
-    arXiv 2510.00883, section 3.2. Holds B x P numbers.
+    arXiv 2510.00883. Holds B x P numbers.
     """
     return jnp.mean(jnp.abs(gp.contributions(x, gates, paths)), axis=0)
 

@@ -6,35 +6,35 @@ import dataclasses
 import jax
 
 from theseus_jax import trees
-from theseus_jax.methods.glai.maturity import oui, pattern_distance, settling, snapshot
+from theseus_jax.methods.glai.maturity import Maturity, mature, oui, pattern_distance, settling, snapshot
 from theseus_jax.nets.heads import layers_of
 from theseus_jax.nets.stage import Variables
 
 
 @dataclasses.dataclass(frozen=True)
 class Settled:
-    """End the selector's phase once its paths have settled: m_t over `window` checks under `share` of its largest mean.
+    """End the selector's phase once its paths have settled by `rule`; checks are `every` steps apart.
 
-    Scores are m_t (`maturity.settling`) against the parameters of the check before, which are therefore always kept;
-    the phase ends with the newest. Unlike a share of the epochs that the MLP would need, it does not need the MLP.
+    Scores are m_t (`maturity.settling`) against the parameters of the check before (at first, the initial ones), which are
+    therefore always kept; the phase ends with the newest. Unlike a share of the epochs that the MLP would need, it does not
+    need the MLP.
     """
 
     every: int
-    share: float = 0.1
-    window: int = 2
+    rule: Maturity = Maturity()
     restore: bool = False
+    last: bool = True
 
     def done(self, scores: tuple[float, ...]) -> bool:
-        """True when the mean of the last `window` scores is at most `share` of the largest such mean."""
-        means = [sum(scores[i: i + self.window]) / self.window for i in range(len(scores) - self.window + 1)]
-        return bool(means) and means[-1] <= self.share * max(means)
+        """True when the history of m_t satisfies the rule."""
+        return mature(scores, self.rule)
 
     def keeps(self, scores: tuple[float, ...]) -> bool:
         """Always: the next check compares with this one."""
         return True
 
     def __str__(self) -> str:
-        return (f"when the mean path change of {self.window} checks is under {self.share:.0%} of its largest, "
+        return (f"when the mean path change of {self.rule.window} checks is under {self.rule.share:.0%} of the largest one, "
                 f"{self.every} steps apart")
 
 
