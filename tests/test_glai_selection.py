@@ -231,3 +231,16 @@ def test_a_choice_among_14_5_g_paths_fits_in_1_gib():
     assert gib < 1.0
     assert count == 6150
     assert 1 - 1e-5 < margin < 1.5  # all chosen but the bias are above every path that was drawn or is a neighbour
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_program_that_ranks_pairs_chooses_what_the_stream_chooses(seed):
+    rng = np.random.default_rng(seed)
+    layers = ((rng.normal(size=(9, 7)), rng.normal(size=7)), (rng.normal(size=(7, 4)), rng.normal(size=4)))
+    layers = tuple((jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32)) for kernel, bias in layers)
+    x = jnp.asarray(rng.normal(size=(50, 9)), jnp.float32)
+    for keep in (1, 2, 23, 9 * 7 + 7 + 1):
+        whole, streamed = selection.select(layers, x, kind="joint", keep=keep), selection.select(layers, x, kind="joint", keep=keep, at_once=3)
+        np.testing.assert_array_equal(whole.inputs, streamed.inputs)
+        np.testing.assert_array_equal(whole.units[0], streamed.units[0])
+        assert (np.asarray(whole.inputs) == 9).any() and whole.inputs.dtype == jnp.int32

@@ -135,11 +135,12 @@ def _head() -> dict[str, Any]:
 def _glai() -> dict[str, Any]:
     return {
         "rho": 0.5,                         # hidden widths of the selector over the MLP's
+        "budget": 1.0,                      # weights of the estimator over O - R
         "reference": 1024,                  # training rows behind path norms and the maturity criterion
         "selector": "maturity",             # maturity | epochs
         "selector_epochs": 20,              # at most (maturity) or exactly (epochs)
-        "settled_share": 0.2,               # maturity: a share of the largest m_t so far
-        "settled_window": 3,                # maturity: epochs m_t is averaged over
+        "settled_share": 0.5,               # maturity: a share of the largest m_t so far
+        "settled_window": 1,                # maturity: epochs m_t is averaged over
     }
 
 
@@ -158,8 +159,8 @@ def _search() -> dict[str, Any]:
         "sgd_rates": (3e-3, 1e-2, 3e-2, 1e-1),
         "decays": (1e-3, 1e-1),             # decoupled weight decay
         "penalties": (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # of the direct solvers
-        "epochs": 40,                       # at most, in a trial
-        "seeds": 3,                         # of every trial; their mean validation score chooses
+        "epochs": 100,                      # at most, in a trial
+        "seeds": 5,                         # of every trial; their mean validation score chooses
     }
 
 

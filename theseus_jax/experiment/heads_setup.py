@@ -73,6 +73,8 @@ def check(config: Any) -> None:
     if config.glai.selector_epochs < 0 or not 0 < config.glai.settled_share < 1:
         raise UserError(f"config.glai.selector_epochs is {config.glai.selector_epochs} and settled_share "
                         f"{config.glai.settled_share:g}; give 0 epochs or more, and a share in (0, 1)")
+    if config.glai.budget <= 0:
+        raise UserError(f"config.glai.budget is {config.glai.budget:g}; give a share of O - R above 0")
     if config.head.loss == "infonce":
         _check_contrast(config)
     if config.data.source in ("bbc", "tfds") and config.data.backbone == "none":
@@ -107,6 +109,15 @@ def facts_of(config: Any) -> Facts:
 def budget_of(config: Any, facts: Facts) -> Budget:
     """The GLAI budget of a config's MLP. Raises UserError where GLAI cannot be."""
     return budget(facts.inputs, tuple(config.head.hidden), facts.outputs, config.glai.rho)
+
+
+def kept_paths(config: Any, facts: Facts, arm: str) -> int:
+    """How many paths (joint) or single entries (else) an arm's estimator keeps: the budget's share, at most all there are."""
+    spent = budget_of(config, facts)
+    kept = round(config.glai.budget * spent.kept)
+    kept = max(facts.outputs, min(kept, spent.paths))
+    each = kept // facts.outputs
+    return {"joint": each, "per_output": each * facts.outputs, "global": kept}[SELECTION.get(arm, "joint")]
 
 
 def _views(config: Any) -> float:
@@ -157,12 +168,12 @@ def epoch_steps(config: Any, facts: Facts) -> int:
 
 def _glai_settings(config: Any, facts: Facts, arm: str, trial: Trial, selector: Trial, epochs: int = 1) -> glai.Settings:
     c, every = config.glai, epoch_steps(config, facts)
-    selection, spent = SELECTION.get(arm, "joint"), budget_of(config, facts)
+    selection = SELECTION.get(arm, "joint")
     settled = glai.Settled(every, glai.Maturity(c.settled_window, c.settled_share)) if c.selector == "maturity" else None
     selector_epochs = 0 if arm == "glai_untrained" else c.selector_epochs
     return glai.Settings(
-        facts.inputs, reduced(config), facts.outputs, selection, spent.pairs if selection == "joint" else spent.kept,
-        _terms(config), _optimizer(arm, selector), every * selector_epochs, settled, _optimizer(arm, trial), every * epochs,
+        facts.inputs, reduced(config), facts.outputs, selection, kept_paths(config, facts, arm), _terms(config),
+        _optimizer(arm, selector), every * selector_epochs, settled, _optimizer(arm, trial), every * epochs,
         Patience(every, config.train.patience), _views(config), min(c.reference, facts.train))
 
 
@@ -211,8 +222,7 @@ def deployed_parameters(config: Any, facts: Facts, arm: str, variables: Any) -> 
     """Trained numbers that a deployed head holds: of a GLAI head the selector's hidden layers and the K or P O weights."""
     if not arm.startswith("glai"):
         return parameter_count(variables)
-    spent = budget_of(config, facts)
-    kept = spent.kept if arm in ("glai_path", "glai_per_output") else spent.pairs * facts.outputs
+    kept = kept_paths(config, facts, arm) * (1 if arm in ("glai_path", "glai_per_output") else facts.outputs)
     return glai.head_parameters(reduced(config), facts.inputs, kept)
 
 

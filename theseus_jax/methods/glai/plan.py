@@ -44,6 +44,9 @@ def joint_variables(layers: Layers, chosen: Paths) -> Variables:
             "estimator": {"params": {"weights": glai_paths.path_weights(layers, chosen).T}}}
 
 
+_joint_variables = jax.jit(joint_variables)  # a dozen small operations: dispatched one by one they outlast a training epoch
+
+
 def head_variables(layers: Layers, chosen: Paths) -> dict[str, Any]:
     """Variables of the one-module `nets.glai.GLAIHead` that reproduce the MLP on the chosen paths."""
     made = joint_variables(layers, chosen)
@@ -92,7 +95,7 @@ class ToPaths:
             layers = layers_of(trees.unstack(state.variables, seed))
             began = time.perf_counter()
             chosen = select(layers, rows[order], kind=self.selection, keep=self.keep)
-            made.append(joint_variables(layers, chosen) if self.selection == "joint" else entry_variables(layers, chosen))
+            made.append(_joint_variables(layers, chosen) if self.selection == "joint" else entry_variables(layers, chosen))
             jax.block_until_ready(made[-1])
             row = {"kind": "conversion", "selection": self.selection, "seed": seed, "seconds": time.perf_counter() - began}
             self.report(row | (receipts(layers, chosen, self.held_out[0]) if self.held_out else {}))
@@ -108,6 +111,7 @@ class ToPaths:
 def receipts(layers: Layers, chosen: Paths | Entries, x: jax.Array) -> dict[str, float]:
     """What a conversion did to the logits of rows x (B, I): largest difference with every path, mean error of pruning, its bound."""
     return {"rows": len(x), "largest_logit_difference": float(exactness(layers, x)),
+            "largest_logit": float(jnp.abs(glai_paths.logits(layers, x)).max()),
             "pruning_error": float(pruning_error(layers, chosen, x)), "pruning_bound": float(pruning_bound(layers, chosen, x))}
 
 

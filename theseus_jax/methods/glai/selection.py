@@ -34,6 +34,7 @@ KINDS = ("joint", "per_output", "global")
 TUPLES_AT_ONCE = 1024
 ENTRIES_AT_ONCE = 1 << 19
 ROWS_AT_ONCE = 16
+PAIRS_AT_ONCE = 1 << 22  # scores of 16 MB: any head of the paper
 # A bound and a score that are equal may differ by the rounding of their sums; nothing within this share is discarded.
 SLACK = 1e-4
 
@@ -164,6 +165,12 @@ def _stream(matrices: Sequence[np.ndarray], magnitudes: jax.Array, gates: tuple[
             left, least = _Tuples(*(column[alive] for column in left)), best.least
 
 
+def _check_finite(finite: bool) -> None:
+    if not finite:
+        raise UserError("the network's weights or the reference rows hold values that are not finite; check the training "
+                        "and the data")
+
+
 def _groups(kind: str, keep: int, total: int, outputs: int) -> tuple[int, int]:
     """(groups, entries kept of each). total: paths to one output."""
     if kind not in KINDS:
@@ -175,24 +182,40 @@ def _groups(kind: str, keep: int, total: int, outputs: int) -> tuple[int, int]:
     return (outputs, keep // outputs) if kind == "per_output" else (1, keep)
 
 
+@functools.partial(jax.jit, static_argnames=("keep",))
+def _best_pairs(layers: Layers, x: jax.Array, keep: int) -> tuple[Paths, jax.Array]:
+    """The joint selection of one hidden layer in one program, and whether all is finite: the scores are (I + 1, J + 1)."""
+    first, last = gp.extended(layers)
+    gate = gp.open_gates(layers, x)[0].astype(x.dtype)
+    norms = gp.product(jnp.abs(gp.augment(x)).T, gate) / len(x)
+    scores = norms * jnp.abs(first) * jnp.abs(last).sum(axis=1)
+    finite = jnp.isfinite(scores).all()
+    # an input does not lead to the constant unit: no path; the path of constants is the output bias: always kept
+    scores = scores.at[:-1, -1].set(-jnp.inf).at[-1, -1].set(jnp.inf)
+    chosen = jnp.sort(lax.top_k(scores.ravel(), keep)[1]).astype(jnp.int32)
+    return Paths(chosen // scores.shape[1], (chosen % scores.shape[1],)), finite
+
+
 def select(layers: Layers, x: jax.Array, *, kind: str, keep: int, at_once: int | None = None) -> Paths | Entries:
-    """The best paths of a network by their scores on reference rows x (B, I), on the host, in lexical order.
+    """The best paths of a network by their scores on reference rows x (B, I), in lexical order.
 
     kind "joint": Paths, `keep` of them. "per_output": Entries, keep // O of each output. "global": Entries, `keep` of
     them. The path of constants (the output bias) is always kept; equal scores go to the lowest index. Streams blocks of
-    (I + 1) x at_once scores (at_once: TUPLES_AT_ONCE unless given); the cost is at most 2 B (I + 1) J_1...J_L FLOP, less
+    (I + 1) x at_once scores on the host, except for the pairs of one small hidden layer, which one program ranks
     what a bound discards. Computes in float32, or in float64 if the layers or x are. Raises UserError for another kind, a
     `keep` that is smaller than the output bias or larger than the number of paths, and values that are not finite.
     """
     widths, outputs = gp.sizes(layers), layers[-1][1].shape[0]
     groups, capacity = _groups(kind, keep, path_count(widths[0], widths[1:], 1), outputs)
     x = jnp.asarray(x)
+    if kind == "joint" and len(widths) == 2 and math.prod(widths) <= PAIRS_AT_ONCE and at_once is None:
+        chosen, finite = _best_pairs(layers, x.astype(jnp.promote_types(x.dtype, jnp.float32)), keep)
+        _check_finite(bool(finite))
+        return chosen
     gates = gp.open_gates(layers, x)
     magnitudes = jnp.abs(gp.augment(x.astype(jnp.promote_types(x.dtype, jnp.float32))))
     matrices = [np.abs(np.asarray(matrix)) for matrix in gp.extended(layers)]
-    if not all(np.isfinite(values).all() for values in (*matrices, np.asarray(magnitudes))):
-        raise UserError("the network's weights or the reference rows hold values that are not finite; check the training "
-                        "and the data")
+    _check_finite(all(np.isfinite(values).all() for values in (*matrices, np.asarray(magnitudes))))
     columns = matrices[-1].sum(axis=1, keepdims=True) if kind == "joint" else matrices[-1]
     constants = math.prod(width + 1 for width in widths) - 1
     best = _Best(columns, groups, capacity)
