@@ -1,7 +1,8 @@
 """Projection heads under InfoNCE on frozen EfficientNet-Lite0 features of CIFAR-10: the stand-in for B1 (STL-10).
 
 Claim tested: as in glai_digits, for a contrastive loss without labels. The two views of a picture are two dropout masks on
-what the last linear map reads, so that gates stay fixed; the loss on held-out pictures is measured under fixed masks.
+its features, in every arm; a GLAI head's gates are those of the whole picture, so they are computed once. The loss on
+held-out pictures is measured under masks that are the same for all.
 
     python launch/run.py --config=configs/glai_cifar10_infonce.py --config.data.path=cifar10_jpeg.npz
 

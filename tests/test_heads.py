@@ -1,6 +1,7 @@
 """Heads as networks, GLAI heads, direct solvers, and the engine's stored prefixes and stopping rules on labelled rows."""
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from theseus_jax.methods.glai import paths as gp
 from theseus_jax.methods.glai.plan import exactness
 from theseus_jax.nets.glai import GLAIHead, entry_network, fused_network, joint_network
 from theseus_jax.nets.heads import layers_of, low_rank_mlp, mlp
-from theseus_jax.nets.stage import forward, init
+from theseus_jax.nets.stage import forward, init, network
 from theseus_jax.objectives import CrossEntropy, InfoNCE, Signals, Term
 from theseus_jax.plan import Optimizer, Patience, Phase, Route
 from theseus_jax.program import _compile
@@ -86,6 +87,37 @@ def test_an_entry_head_equals_the_mlp_with_every_entry_and_its_pruned_sum_with_s
     np.testing.assert_allclose(forward(net, variables, x)[0], wanted, atol=2e-5)
     with pytest.raises(UserError, match="one hidden layer"):
         entry_variables(layers_of(trained((5, 4))), some)
+
+
+class Scale(nn.Module):
+    """A stage before and behind the MLP, of any leading shape."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x * self.param("scale", nn.initializers.constant(1.5), (1,))
+
+
+def test_an_mlp_inside_a_network_becomes_one_stage_that_trains_alone():
+    rng = np.random.default_rng(0)
+    net = network([("stem", Scale()), *((stage.name, stage.module) for stage in mlp((J,), O).stages), ("tail", Scale())])
+    variables = {**init(net, jax.random.key(0), jnp.zeros((1, I))), **trained()}
+    x = rng.normal(size=(5, 4, I)).astype(np.float32)
+    made, given = glai.replace_mlp(net, variables, ("hidden_1", "output"), x, keep=I * J + J + 1)
+    assert made.names == ("stem", "glai", "tail") and set(given) == set(made.names)
+    np.testing.assert_allclose(forward(made, given, x)[0], forward(net, variables, x)[0], atol=3e-5)
+    x_rows, y = rows(40)
+    start = State(0, jax.tree.map(lambda leaf: leaf[None], given), {}, None, keys())
+    phase = head_phase(made, trainable=("glai/estimator",))
+    after = fit((phase,), start, {"inputs": jnp.asarray(x_rows), "labels": jnp.asarray(y)}, batch=8, chunk_steps=3).variables
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), after, start.variables)
+    assert same["stem"]["params"]["scale"] and all(jax.tree.leaves(same["glai"]["params"]["selector"])) and all(
+        jax.tree.leaves(same["glai"]["paths"])) and not same["glai"]["params"]["estimator"]["weights"]
+    with pytest.raises(UserError, match="do not follow each other"):
+        glai.replace_mlp(net, variables, ("hidden_1", "tail"), x, keep=9)
+    with pytest.raises(UserError, match="stem is a Scale: only ReLU layers"):
+        glai.replace_mlp(net, variables, ("stem", "hidden_1", "output"), x, keep=9)
+    with pytest.raises(UserError, match="one stage: only ReLU"):
+        glai.replace_mlp(net, variables, ("output",), x, keep=9)
 
 
 def test_layers_of_refuses_what_is_no_dense_relu_mlp():
@@ -315,3 +347,27 @@ def test_equal_phases_of_different_rates_share_a_program():
     for rate in (0.01, 0.1):
         fit((head_phase(net, optimizer=Optimizer(rate, 0.0, clip=0.0, schedule="constant")),), started(net), examples(), batch=8, chunk_steps=3)
     assert _compile.cache_info().misses == 1
+
+
+@pytest.mark.parametrize("form", ["joint", "entries"])
+def test_the_views_of_a_glai_head_drop_features_and_leave_gates_and_the_constant_alone(form):
+    from theseus_jax.methods.glai.plan import entry_variables
+    x, _ = rows(6)
+    layers = layers_of(trained())
+    if form == "joint":
+        net, variables = joint_network((J,), O, I * J + J + 1, views=0.5), glai.joint_variables(layers, all_paths(layers))
+    else:
+        net = entry_network((J,), O, views=0.5)
+        variables = entry_variables(layers, glai.select(layers, jnp.asarray(x), kind="global", keep=O * (I * J + J + 1)))
+    key = jax.random.key(4)
+    out = np.asarray(forward(net, variables, x, train=True, key=key)[0])
+    gates = gp.open_gates(layers, x)
+    kernel = np.einsum("ij,jo->ijo", *map(np.asarray, gp.extended(layers)))
+    per_input = np.einsum("bi,bj,ijo->bio", gp.augment(x), np.asarray(gates[0], np.float32), kernel)
+    constant = per_input[:, -1]
+    for view in (out[:6], out[6:]):  # each row is the constant's part and twice the parts of the features that were kept
+        for b in range(6):
+            kept = [np.array([bool(mask >> i & 1) for i in range(I)]) for mask in range(2**I)]
+            sums = np.stack([constant[b] + 2 * per_input[b, :-1][mask].sum(0) for mask in kept])
+            assert np.abs(sums - view[b]).max(1).min() < 2e-4
+    np.testing.assert_allclose(forward(net, variables, x)[0], gp.logits(layers, x), atol=3e-5)

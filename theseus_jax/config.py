@@ -127,7 +127,7 @@ def _head() -> dict[str, Any]:
         "hidden": (256,),                   # units of the MLP that is replaced
         "loss": "cross_entropy",            # cross_entropy | infonce
         "outputs": 0,                       # infonce: width of the projection
-        "dropout": 0.2,                     # infonce: rate of the two views, on what the last linear map reads
+        "dropout": 0.2,                     # infonce: rate of the two views' masks on the features
         "temperature": 0.07,                # infonce
     }
 

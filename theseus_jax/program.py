@@ -93,6 +93,8 @@ def _run_route(program: Program, variables: Variables, source: Any, key: jax.Arr
     run = net.names[position(net, start): position(net, stop) + 1]
     live = [name for name in run if any(part.split("/")[0] == name for part in program.trainable)]
     first = live[0] if live else stop
+    while first != start and not variables.get(run[run.index(first) - 1], {}).get("params"):
+        first = run[run.index(first) - 1]  # dropout and the like: nothing to freeze, and it belongs to training
     activations: dict[str, Any] = {}
     if first != start:
         before = run[: run.index(first)]

@@ -11,7 +11,7 @@ from typing import Any
 from theseus_jax import checkpoints, report, trees
 from theseus_jax.errors import UserError
 from theseus_jax.experiment import heads, language
-from theseus_jax.experiment.workdir import device, open_workdir, write
+from theseus_jax.experiment.workdir import device, open_workdir, stored_config, write
 from theseus_jax.nets.stage import Network, Variables
 
 LOG = logging.getLogger("theseus_jax")
@@ -59,7 +59,6 @@ def restore(workdir: str | pathlib.Path, model: str = "converted", seed: int = 0
         there = sorted(p.name for p in path.parent.glob("*") if p.name != "unfinished") if path.parent.exists() else []
         raise UserError(f"{workdir} holds no finished model {model!r}; it has {', '.join(there) or 'none'}")
     tree, note = checkpoints.load(path, items=("variables",))
-    from ml_collections import ConfigDict
-    config = ConfigDict(json.loads(note["config"]))
+    config = stored_config(note["config"])
     net = _task(config).network(config, model)
     return net, {**{name: {} for name in net.names}, **trees.unstack(tree["variables"], seed)}

@@ -1,7 +1,6 @@
 """The features that heads are trained on: a labelled data set, a frozen backbone run over it once, scaled, per seed."""
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any, Callable
 
@@ -15,7 +14,7 @@ from theseus_jax.data.labelled import DataSet, Labelled
 from theseus_jax.errors import UserError
 from theseus_jax.experiment import language
 from theseus_jax.experiment.heads_setup import Facts
-from theseus_jax.experiment.workdir import Workdir
+from theseus_jax.experiment.workdir import Workdir, stored_config
 from theseus_jax.nets.stage import forward
 
 DRAWINGS = 20  # of every Omniglot character
@@ -29,9 +28,9 @@ def load(config: Any, home: Workdir) -> Callable[[int], DataSet]:
     c = config.data
     cache = pathlib.Path(c.cache) if c.cache else home.path / "cache"
     data = _with_backbone(_source(config, cache), c.backbone, c.size, cache)
+    scaled = _scaled(data, c.standardise)  # few-shot: by the background alphabets, since an episode is too small
     if c.source == "omniglot":
-        return lambda seed: _scaled(episode(data, seed, ways=c.ways, shots=c.shots, key=config.seed), c.standardise)
-    scaled = _scaled(data, c.standardise)
+        return lambda seed: episode(scaled, seed, ways=c.ways, shots=c.shots, key=config.seed)
     return lambda seed: scaled
 
 
@@ -111,9 +110,8 @@ def lm_states(workdir: str, limit: tuple[int | None, ...], cache: pathlib.Path) 
                         "python launch/run.py --config=configs/gpt2_to_rnn.py:smoke --workdir=runs/gpt2_to_rnn-smoke")
     if None in limit:
         raise UserError("hidden states are as many as tokens; set data.train, data.validation and data.test")
-    from ml_collections import ConfigDict
     tree, note = checkpoints.load(path, items=("variables",))
-    config = ConfigDict(json.loads(note["config"]))
+    config = stored_config(note["config"])
     net = language.network(config, "guide")
     variables = {**{name: {} for name in net.names}, **trees.unstack(tree["variables"], 0)}
     corpus = language.corpus(config, cache)

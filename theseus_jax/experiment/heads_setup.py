@@ -184,7 +184,8 @@ def arm_plan(config: Any, facts: Facts, arm: str, trial: Trial, selector: Trial,
         made = _glai_settings(config, facts, arm, trial, selector, epochs)
         return glai.plan(made, held_out=glai.Held(held_out), report=report)
     net, every = trained_network(config, facts, arm), epoch_steps(config, facts)
-    return (Phase("train", net, None, net.names, _terms(config), every * epochs, optimizer=_optimizer(arm, trial),
+    trained = tuple(name for name in net.names if name != "views")
+    return (Phase("train", net, None, trained, _terms(config), every * epochs, optimizer=_optimizer(arm, trial),
                   stop=Patience(every, config.train.patience)),)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from theseus_jax.config import base
 from theseus_jax.errors import UserError
 from theseus_jax.records import Records
 
@@ -67,6 +68,15 @@ def _versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "ml-collections")
     found = {"python": platform.python_version(), "platform": platform.platform(), "device": device()}
     return found | {name: importlib.metadata.version(name) for name in names}
+
+
+def stored_config(text: str) -> Any:
+    """The ConfigDict of a checkpoint's JSON text; keys that its version did not have yet get their defaults."""
+    known = json.loads(text)
+    config = base(known.get("task", "language_model"))
+    with config.unlocked():
+        config.update(known)
+    return config
 
 
 def device() -> str:

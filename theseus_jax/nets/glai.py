@@ -47,31 +47,40 @@ def _indices(module: nn.Module, paths: int, layers: int) -> tuple[jax.Array, tup
 
 
 class PathContributions(nn.Module):
-    """What P paths shared by all outputs carry: x~_i where all gates of a path are open, else 0; Selected -> (B, P)."""
+    """What P paths shared by all outputs carry: x~_i where all gates of a path are open, else 0; Selected -> (B, P).
+
+    views > 0: in training x stands under two dropout masks of that rate, (2 B, P); the gates are those of the whole x.
+    """
 
     paths: int
     layers: int = 1
+    views: float = 0.0
     implementation: str = "auto"
 
     @nn.compact
-    def __call__(self, selected: Selected) -> jax.Array:
+    def __call__(self, selected: Selected, train: bool = False) -> jax.Array:
         inputs, units = _indices(self, self.paths, self.layers)
-        return kernels.path_contributions(selected["x"], selected["gates"], inputs, units, implementation=self.implementation)
+        x, gates = _two_views(self, selected) if train and self.views else (selected["x"], selected["gates"])
+        return kernels.path_contributions(x, gates, inputs, units, implementation=self.implementation)
+
+
+def _two_views(module: Any, selected: Selected) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    # the constant input is no feature: it is dropped in no view
+    x = two_views(selected["x"][:, :-1], module.views, module)
+    ones = jnp.ones((len(x), 1), x.dtype)
+    return jnp.concatenate([x, ones], axis=1), tuple(jnp.concatenate([gate, gate]) for gate in selected["gates"])
 
 
 class LinearEstimator(nn.Module):
     """Contributions times weights: (B, P) -> (B, O), float32; no bias, since the constant path is one of the P.
 
-    The weights are stored (O, P), for the reason of `heads.Linear`. views: as in `heads.Output`.
+    The weights are stored (O, P), for the reason of `heads.Linear`.
     """
 
     outputs: int
-    views: float = 0.0
 
     @nn.compact
-    def __call__(self, contributions: jax.Array, train: bool = False) -> jax.Array:
-        if train and self.views:
-            contributions = two_views(contributions, self.views, self)
+    def __call__(self, contributions: jax.Array) -> jax.Array:
         weights = self.param("weights", nn.initializers.zeros_init(), (self.outputs, contributions.shape[-1]), jnp.float32)
         return contributions @ weights.T
 
@@ -97,7 +106,7 @@ class EntryEstimator(nn.Module):
 
     The weights are a dense (I + 1, J + 1, O) kernel under a mask of the K chosen entries: on the reordered contraction
     (X V, then the gates) a dense product is faster than gathering scattered entries, and what the mask hides has no
-    gradient. views: as in `heads.Output`, on the input columns.
+    gradient. views: as in `PathContributions`.
     """
 
     outputs: int
@@ -106,9 +115,7 @@ class EntryEstimator(nn.Module):
 
     @nn.compact
     def __call__(self, selected: Selected, train: bool = False) -> jax.Array:
-        x, (gates,) = selected["x"], selected["gates"]
-        if train and self.views:
-            x, gates = two_views(x, self.views, self), jnp.concatenate([gates, gates])
+        x, (gates,) = _two_views(self, selected) if train and self.views else (selected["x"], selected["gates"])
         shape = (x.shape[-1], self.units + 1, self.outputs)
         chosen = self.variable("paths", "chosen", jnp.zeros, shape, jnp.bool_)
         weights = self.param("weights", nn.initializers.zeros_init(), shape, jnp.float32)
@@ -135,9 +142,9 @@ class GLAIHead(nn.Module):
 
 
 def joint_network(hidden: Sequence[int], outputs: int, paths: int, *, views: float = 0.0) -> Network:
-    """Stages selector, contributions, estimator: everything before the estimator can be stored once for all examples."""
-    return network([("selector", PathSelector(tuple(hidden))), ("contributions", PathContributions(paths, len(hidden))),
-                    ("estimator", LinearEstimator(outputs, views))])
+    """Stages selector, contributions, estimator: without views all before the estimator can be stored for all examples."""
+    return network([("selector", PathSelector(tuple(hidden))), ("contributions", PathContributions(paths, len(hidden), views)),
+                    ("estimator", LinearEstimator(outputs))])
 
 
 def fused_network(hidden: Sequence[int], outputs: int, paths: int, *, implementation: str = "auto") -> Network:

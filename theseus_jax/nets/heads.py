@@ -16,6 +16,16 @@ def two_views(x: jax.Array, rate: float, module: nn.Module) -> jax.Array:
     return nn.Dropout(rate, deterministic=False, parent=module)(jnp.concatenate([x, x]))
 
 
+class TwoViews(nn.Module):
+    """In training (B, I) -> (2 B, I), every row under two dropout masks; else the identity. No parameters."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return two_views(x, self.rate, self) if train else x
+
+
 class Hidden(nn.Module):
     """ReLU(x W + b): (..., I) -> (..., J)."""
 
@@ -49,22 +59,26 @@ class Linear(nn.Module):
 
 
 class Output(nn.Module):
-    """x W^T + b: (B, I) -> (B, O). views > 0: in training the input stands under two dropout masks of that rate, (2 B, O)."""
+    """A `Linear` layer as the last stage: (..., I) -> (..., O)."""
 
     features: int
-    views: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        if train and self.views:
-            x = two_views(x, self.views, self)
+    def __call__(self, x: jax.Array) -> jax.Array:
         return Linear(self.features, name="linear")(x)
 
 
 def mlp(hidden: Sequence[int], outputs: int, *, views: float = 0.0) -> Network:
-    """A ReLU MLP with stages hidden_1, ..., output; no hidden layer makes it linear."""
+    """A ReLU MLP with stages hidden_1, ..., output; no hidden layer makes it linear.
+
+    views > 0: a first stage "views" gives every row two dropout masks of that rate in training.
+    """
     layers = [(f"hidden_{i}", Hidden(width)) for i, width in enumerate(hidden, start=1)]
-    return network([*layers, ("output", Output(outputs, views))])
+    return network([*_views(views), *layers, ("output", Output(outputs))])
+
+
+def _views(rate: float) -> list[tuple[str, nn.Module]]:
+    return [("views", TwoViews(rate))] if rate else []
 
 
 def low_rank_mlp(inputs: int, hidden: int, outputs: int, *, parameters: int, views: float = 0.0) -> Network:
@@ -75,7 +89,7 @@ def low_rank_mlp(inputs: int, hidden: int, outputs: int, *, parameters: int, vie
     rank = (parameters - hidden - (hidden + 1) * outputs) // (inputs + hidden)
     if rank < 1:
         raise UserError(f"a low-rank MLP {inputs}-{hidden}-{outputs} of {parameters} parameters has no rank left; raise rho")
-    return network([("hidden_1", Bottleneck(rank, hidden)), ("output", Output(outputs, views))])
+    return network([*_views(views), ("hidden_1", Bottleneck(rank, hidden)), ("output", Output(outputs))])
 
 
 def layers_of(variables: Variables) -> tuple[tuple[jax.Array, jax.Array], ...]:
@@ -83,8 +97,9 @@ def layers_of(variables: Variables) -> tuple[tuple[jax.Array, jax.Array], ...]:
 
     Raises UserError for variables of another network.
     """
-    names = [f"hidden_{i}" for i in range(1, len(variables))] + ["output"]
-    if set(names) != set(variables):
+    there = {name for name, tree in variables.items() if tree.get("params")}
+    names = [f"hidden_{i}" for i in range(1, len(there))] + ["output"]
+    if set(names) != there:
         raise UserError(f"stages {', '.join(variables)} are not those of a ReLU MLP (hidden_1, ..., output); convert an MLP")
     found = [variables[name]["params"] for name in names]
     if any(set(tree) != {"linear"} for tree in found):

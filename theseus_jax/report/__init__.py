@@ -3,6 +3,6 @@
 from theseus_jax.report.comparison import compare, compare_html
 from theseus_jax.report.page import html, write
 from theseus_jax.report.read import Run, read_run
-from theseus_jax.report.tables import table
+from theseus_jax.report.terminal import table
 
 __all__ = ["Run", "compare", "compare_html", "html", "read_run", "table", "write"]

@@ -15,6 +15,21 @@ COLORS = {
     "distilled": "#17a398",
     "one_shot": "#a463d6",
     "one_shot_distilled": "#d6a01d",
+    # heads: GLAI arms are warm, MLPs blue, linear models green
+    "glai_joint": "#e4572e",
+    "glai_path": "#d6a01d",
+    "glai_per_output": "#c2588a",
+    "glai_untrained": "#9a6b4b",
+    "glai_joint_logistic": "#f08c6c",
+    "glai_joint_ridge": "#a8322a",
+    "mlp_sgd": "#2f7fd1",
+    "mlp_adam": "#6a5fd0",
+    "mlp_reduced": "#35aacb",
+    "low_rank": "#6f8fb0",
+    "linear_sgd": "#2f9e5b",
+    "linear_adam": "#8aa62a",
+    "logistic": "#17a398",
+    "ridge": "#5f7a4a",
 }
 OTHERS = ("#7a8f3c", "#c2588a", "#4aa3c7", "#9a6b4b")
 STAGES = ("#e4572e", "#d6a01d", "#7a8f3c", "#17a398", "#2f7fd1", "#a463d6", "#c2588a", "#9a6b4b")

@@ -7,7 +7,7 @@ import pathlib
 from typing import Any, Sequence
 
 from theseus_jax.errors import UserError
-from theseus_jax.report import markup, units
+from theseus_jax.report import heads, markup, units
 from theseus_jax.report.read import Run, read_run
 from theseus_jax.report.tables import (
     Grid,
@@ -35,8 +35,7 @@ def compare(workdirs: Workdirs, *, anyway: bool = False) -> str:
     runs = _read(workdirs)
     parts = [f"Not comparable: {difference}" for difference in _differences(runs, anyway)]
     parts += [
-        f"Test results; loss in {_loss_units(runs)}; gap: share of the loss between from_scratch "
-        "and guide that converted recovers",
+        f"Test results; loss in {_loss_units(runs)}{_gap_meaning(runs)}",
         aligned(_scores(runs)),
         "",
         _config_title(runs),
@@ -56,10 +55,7 @@ def compare_html(workdirs: Workdirs, path: str | os.PathLike[str], *, anyway: bo
         for difference in _differences(runs, anyway)
     ]
     settings = config_grid(runs)
-    note = (
-        f"Test data, mean ± standard error over seeds; loss in {_loss_units(runs)}; gap: share of the loss "
-        "between from_scratch and guide that converted recovers."
-    )
+    note = f"Test data, mean ± standard error over seeds; loss in {_loss_units(runs)}{_gap_meaning(runs)}."
     return markup.save(
         path,
         markup.page(
@@ -172,3 +168,9 @@ def _config_title(runs: list[Run]) -> str:
 
 def _loss_units(runs: list[Run]) -> str:
     return " or ".join(dict.fromkeys(loss_unit(run.results) for run in runs))
+
+
+def _gap_meaning(runs: list[Run]) -> str:
+    if all(heads.compares_heads(run.results) for run in runs):
+        return ""
+    return "; gap: share of the loss between from_scratch and guide that converted recovers"

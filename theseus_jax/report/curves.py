@@ -22,8 +22,9 @@ class Point(NamedTuple):
 def curve(rows: Rows, model: str, term: str) -> list[Point]:
     """The points of `model` at which `term` was logged, in order of training.
 
-    Negative seeds are those of a search and left out. A row's training_flops are those since the row before it, so they are summed. Rows of a step that was done
-    twice count once, the later one. Values that are not finite are left out.
+    Negative seeds are those of a search and left out. A row's training_flops are those since the row before
+    it, so they are summed. Rows of a step that was done twice count once, the later one. Values that are not
+    finite are left out.
     """
     phases: dict[str, dict[int, dict[int, dict[str, Any]]]] = {}
     for row in rows:

@@ -22,7 +22,7 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def grid(content: Grid, bold: Sequence[str] = ()) -> str:
-    """A table of figures; rows whose first cell is in `bold` stand out."""
+    """A table of figures; rows with a name in `bold` stand out."""
 
     def cells(tag: str, row: tuple[str, ...]) -> str:
         names = "".join(f'<{tag} class="name">{escape(cell)}</{tag}>' for cell in row[: content.names])
@@ -30,7 +30,9 @@ def grid(content: Grid, bold: Sequence[str] = ()) -> str:
         return names + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in figures)
 
     body = "".join(
-        f'<tr class="ours">{cells("td", row)}</tr>' if row[0] in bold else f"<tr>{cells('td', row)}</tr>"
+        f'<tr class="ours">{cells("td", row)}</tr>'
+        if set(row[: content.names]) & set(bold)
+        else f"<tr>{cells('td', row)}</tr>"
         for row in content.rows
     )
     return (

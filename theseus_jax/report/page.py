@@ -9,7 +9,7 @@ import pathlib
 from html import escape
 from typing import Any, Callable
 
-from theseus_jax.report import curves, figures, markup, units
+from theseus_jax.report import curves, figures, head_page, heads, markup, units
 from theseus_jax.report.read import Run, read_run
 from theseus_jax.report.tables import (
     Grid,
@@ -21,7 +21,6 @@ from theseus_jax.report.tables import (
     ordered,
     score,
     seed_count,
-    speed_grid,
     stage_grid,
 )
 
@@ -32,7 +31,7 @@ def html(run: Run) -> str:
     Without matplotlib the page says so where pictures would be.
     """
     results = run.results
-    title = f"{run.name}: {str(results.get('task', 'a run')).replace('_', ' ')}"
+    compares = heads.compares_heads(results)
     drawable = importlib.util.find_spec("matplotlib") is not None
     note = (
         ""
@@ -47,12 +46,23 @@ def html(run: Run) -> str:
         return markup.figure(picture(run), caption) if drawable else ""
 
     return markup.page(
-        title,
+        head_page.title(run) if compares else _title(run),
         markup.paragraph(_meta(run), "meta"),
         markup.paragraph(summary(run), "lead"),
         note,
         _claims(results),
-        _scores(results),
+        *(_head_sections(run, draw) if compares else _conversion_sections(run, draw)),
+        _provenance(run),
+    )
+
+
+def _title(run: Run) -> str:
+    return f"{run.name}: {str(run.results.get('task', 'a run')).replace('_', ' ')}"
+
+
+def _conversion_sections(run: Run, draw: Callable[..., str]) -> list[str]:
+    return [
+        _scores(run.results),
         markup.section("Training", draw(figures.training, _training_caption(run))),
         markup.section("Alignment", *_alignment(run, draw)),
         markup.section(
@@ -62,11 +72,19 @@ def html(run: Run) -> str:
                 "Bytes a model keeps between tokens of one text, and median "
                 "latencies at batch 1 with their interquartile ranges.",
             ),
-            _costs(results),
+            _costs(run.results),
         ),
-        _samples(results),
-        _provenance(run),
-    )
+        _samples(run.results),
+    ]
+
+
+def _head_sections(run: Run, draw: Callable[..., str]) -> list[str]:
+    return [
+        head_page.results_section(run.results),
+        head_page.training_section(run, draw),
+        head_page.conversion_section(run.results),
+        head_page.cost_section(run.results),
+    ]
 
 
 def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -75,8 +93,13 @@ def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def summary(run: Run) -> str:
-    """One paragraph: what became what, how good it is, and how much of the gap to the guide that recovers."""
+    """One paragraph: what became what, how good it is, and how much of the gap to the guide that recovers.
+
+    Of a comparison of heads: see `head_page.summary`.
+    """
     results = run.results
+    if heads.compares_heads(results):
+        return head_page.summary(run)
     guide, ours, scratch = (named(results, name) for name in ("guide", "converted", "from_scratch"))
     if not (guide and ours):
         return (
@@ -167,17 +190,9 @@ def _scores(results: dict[str, Any]) -> str:
         f"Test {results['metric']}, mean ± standard error over seeds; loss in {loss_unit(results)}; steps, "
         "FLOPs and seconds are the training of one seed."
     )
-    speeds = speed_grid(results)
-    parts = [markup.grid(content, bold=("converted", "glai_joint")), markup.paragraph(note, "note")]
-    if speeds.rows:
-        declared = ", ".join(f"{name} {value:.4f}" for name, value in results["declared"].items())
-        text = (
-            "What the search chose, and seconds of training (compiling and evaluation left out) until the best "
-            f"validation score that every seed of a model reaches ({declared}); where not all seeds reach it, "
-            "how many do."
-        )
-        parts += [markup.grid(speeds, bold=("glai_joint",)), markup.paragraph(text, "note")]
-    return markup.section("Results", *parts)
+    return markup.section(
+        "Results", markup.grid(content, bold=("converted",)), markup.paragraph(note, "note")
+    )
 
 
 def _training_caption(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""The tables of a run as rows of text cells, and as aligned plain text for a terminal of 100 columns."""
+"""The tables of a run as rows of text cells, and as aligned plain text."""
 
 from __future__ import annotations
 
@@ -78,33 +78,6 @@ def model_grid(results: dict[str, Any]) -> Grid:
     ]
     header = ("model", results["metric"], "loss", "bits/byte", "steps", "FLOPs", "seconds", "params")
     return drop_empty(Grid(header, rows))
-
-
-def speed_grid(results: dict[str, Any]) -> Grid:
-    """One row a model: what the search chose, time a step, and seconds to each declared validation score.
-
-    Seconds are means over seeds; where only some seeds reach the score, how many; no rows where no score was declared.
-    """
-    declared = results.get("declared") or {}
-
-    def reached(model: dict[str, Any], name: str) -> str:
-        times, count = model.get(f"seconds_to_{name}_seeds") or (), model.get(f"reached_{name}")
-        whole = units.measured(model.get(f"seconds_to_{name}"))
-        return f"{model[f'seconds_to_{name}']:.4f} s" if whole else f"{count} of {len(times)}" if times else "-"
-
-    rows = [
-        (
-            model["name"],
-            units.number(model.get("learning_rate"), 4),
-            units.number(model.get("decay"), 4),
-            units.duration(model.get("step_us")),
-            units.duration(1e6 * model["seconds"]) if units.measured(model.get("seconds")) else "-",
-            *(reached(model, name) for name in declared),
-        )
-        for model in results["models"]
-    ]
-    header = ("model", "rate", "decay", "1 step", "training", *(f"to {name}'s" for name in declared))
-    return Grid(header, rows if declared else [])
 
 
 def cost_grid(results: dict[str, Any]) -> Grid:
@@ -188,43 +161,3 @@ def claim_lines(claims: Sequence[dict[str, Any]]) -> list[str]:
         measured = str(claim.get("measured", "no measurement is given"))
         lines += textwrap.wrap(measured, WIDTH, initial_indent=" " * 7, subsequent_indent=" " * 7)
     return lines
-
-
-def table(results: dict[str, Any]) -> str:
-    """The terminal's report of results.json: scores, costs, stages and claims, plain text 100 columns wide.
-
-    results: a dict as in results.json; keys other than metric and models may be missing, numbers None or nan.
-    """
-    better = "higher" if results.get("higher_is_better") else "lower"
-    parts = [
-        f"Test results: {results['metric']}, {better} is better; loss in {loss_unit(results)}; "
-        "training of one seed",
-        aligned(model_grid(results)),
-    ]
-    gap = gap_recovered(results)
-    if gap is not None:
-        parts.append(f"converted recovers {gap:.1%} of the loss between from_scratch and guide")
-    costs = cost_grid(results)
-    if len(costs.header) > 2:
-        parts += [
-            "",
-            "Costs of use: one example, medians; state bytes kept at 128, 1k and 8k tokens of context",
-            aligned(costs),
-        ]
-    speeds = speed_grid(results)
-    if speeds.rows:
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in results["declared"].items())
-        parts += [
-            "",
-            "Speed: seconds of training until the validation score that every seed of a model reaches "
-            f"({shown})",
-            aligned(speeds),
-        ]
-    if results.get("stages"):
-        parts += [
-            "",
-            "Stages: held-out similarity; hybrid = target up to the stage, guide after it, raw or stitched",
-            aligned(stage_grid(results)),
-        ]
-    claims = results.get("claims") or []
-    return "\n".join([*parts, "", "Claims", *(claim_lines(claims) or ["none stated"])])

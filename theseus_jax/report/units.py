@@ -27,6 +27,7 @@ def spread(value: Any, error: Any, count: int, decimals: int = 2) -> str:
         return number(value, decimals)
     if count == 1:
         return f"{number(value, decimals)} one seed"
+    error = 0.0 if error < 1e-12 * abs(value) else error  # equal seeds, but for rounding
     if 0 < error < 0.5 * 10.0**-decimals:
         decimals = min(6, math.ceil(-math.log10(error)))
     return f"{number(value, decimals)} +- {number(error, decimals)}"

@@ -166,11 +166,13 @@ def plan(settings: Settings, *, held_out: Held = Held(), report: Callable[[dict[
         raise UserError(f"there is no selection {s.selection!r}; choose from {', '.join(SELECTIONS)}")
     before = (ToPaths(s.selection, s.keep, s.reference, held_out, report),)
     reduced = mlp(s.hidden, s.outputs, views=s.views)
-    return (Phase("selector", reduced, None, reduced.names, s.terms, s.selector_steps, optimizer=s.selector_optimizer,
+    whole, stored = final_network(s), "contributions" if s.selection == "joint" and not s.views else "selector"
+    start = whole.names[whole.names.index(stored) + 1]
+    trained = tuple(name for name in reduced.names if name != "views")
+    return (Phase("selector", reduced, None, trained, s.terms, s.selector_steps, optimizer=s.selector_optimizer,
                   stop=s.settled),
-            Phase("estimator", final_network(s), None, ("estimator",), s.terms, s.estimator_steps,
-                  route=Route(start="estimator"), optimizer=s.optimizer, stop=s.patience, before=before,
-                  stored="contributions" if s.selection == "joint" else "selector"))
+            Phase("estimator", whole, None, ("estimator",), s.terms, s.estimator_steps, route=Route(start=start),
+                  optimizer=s.optimizer, stop=s.patience, before=before, stored=stored))
 
 
 def final_network(settings: Settings) -> Network:
