@@ -55,7 +55,7 @@ def scores(run: Run) -> str | None:
         panels = figure.subplots(1, len(families), sharex=True, sharey=True, squeeze=False)[0]
         for axes, (family, members) in zip(panels, families.items()):
             for arm in every:
-                if arm not in members:
+                if heads.family(arm.name) != family:
                     _draw_behind(axes, arm)
             for i, arm in enumerate(members):
                 _draw_arm(axes, arm, i)
@@ -65,8 +65,8 @@ def scores(run: Run) -> str | None:
         declared = heads.declared(run.results)
         _draw_declared(panels, declared)
         _limits(panels[0], every, [value for _, value in declared])
-        metric, higher = run.results["metric"], run.results.get("higher_is_better")
-        panels[0].set_ylabel(f"validation {metric}" if higher else f"validation score (minus the {metric})")
+        higher, metric = run.results.get("higher_is_better"), run.results["metric"]
+        panels[0].set_ylabel(f"validation {metric}" if higher else heads.score_name(run.results))
         return canvas.svg(figure, "Validation score against seconds of training")
 
 

@@ -45,12 +45,13 @@ def _comparison(results: dict[str, Any]) -> str:
         f"of {_score(results, ours)}, and {rival['name']} among the rivals, with {_score(results, rival)}. "
     )
     if found.error is None:
-        return text + f"They differ by {abs(found.mean):.4f}; {heads.verdict(found)}."
+        return text + f"They differ by {heads.difference_text(found, signed=False)}; {heads.verdict(found)}."
     ahead = ours["name"] if found.mean > 0 else rival["name"]
     favour = f" in favour of {ahead}" if found.mean else ""
+    mean, error = heads.difference_text(found, signed=False).split(" +- ")
     return text + (
-        f"The difference, {abs(found.mean):.4f}{favour} (standard error {found.error:.4f} over {found.count} "
-        f"paired seeds), is {heads.verdict(found)}."
+        f"The difference, {mean}{favour} (standard error {error} over {found.count} paired seeds), is "
+        f"{heads.verdict(found)}."
     )
 
 
@@ -67,7 +68,7 @@ def _time(results: dict[str, Any], names: list[str], value: float) -> str:
     words = [f"{who} takes {_seconds(model[key])}" for who, model in takes]
     words += [] if ours else ["no GLAI arm gets there in every seed"]
     return (
-        f"To the validation score that every seed of {' and '.join(names)} reaches ({value:.4f}), "
+        f"To the {heads.score_name(results)} that every seed of {' and '.join(names)} reaches, {value:.4f}, "
         f"{', '.join(words)}."
     )
 
@@ -92,8 +93,8 @@ def results_section(results: dict[str, Any]) -> str:
         )
         if heads.declared(results):
             text += (
-                " To a declared score: until the best validation score that every seed of an arm reaches "
-                f"({heads.declared_text(results)}); where not all seeds reach it, how many do."
+                f" To a declared score: until the best {heads.score_name(results)} that every seed of an arm "
+                f"reaches ({heads.declared_text(results)}); where not all seeds reach it, how many do."
             )
         parts += [markup.grid(speeds, bold=bold), markup.paragraph(text, "note")]
     return markup.section("Results", *parts)
@@ -145,8 +146,8 @@ def conversion_section(results: dict[str, Any]) -> str:
         note = (
             "logit diff.: largest difference of a logit between the selector and all its paths, before "
             "pruning, over all seeds. Means over seeds: pruning error, the summed change of an example's "
-            "logits when only the kept paths remain, untrained, with its bound (arXiv 2510.00883, theorem 2), "
-            "and the time of the conversion."
+            "logits when only the kept paths remain, untrained, with its bound (arXiv 2510.00883, theorem "
+            "2), and the time of the conversion."
         )
         parts += [markup.grid(content), markup.paragraph(note, "note")]
     if budget:

@@ -87,6 +87,19 @@ def verdict(found: Difference) -> str:
     return f"beyond two standard errors, so {better['name']} is better"
 
 
+def difference_text(found: Difference, signed: bool = True) -> str:
+    """ "+0.0100 +- 0.0058", with more decimals where the error needs them."""
+    mean = found.mean if signed else abs(found.mean)
+    text = units.spread(mean, found.error, found.count, 4).removesuffix(" one seed")
+    return f"+{text}" if signed and mean >= 0 else text
+
+
+def score_name(results: dict[str, Any]) -> str:
+    """What the validation score is, which is higher for a better arm whatever the metric."""
+    metric = results["metric"]
+    return "validation score" if results.get("higher_is_better") else f"validation score (minus the {metric})"
+
+
 def declared(results: dict[str, Any]) -> list[tuple[list[str], float]]:
     """(models, validation score that every seed of each reaches), highest first; equal scores are one."""
     scores: dict[float, list[str]] = {}

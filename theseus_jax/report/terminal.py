@@ -55,10 +55,10 @@ def _heads(results: dict[str, Any]) -> list[str]:
     parts = [aligned(head_tables.score_grid(results))]
     found = heads.difference(results)
     if found is not None:
-        error = "" if found.error is None else f" +- {found.error:.4f}"
         text = (
-            f"{found.ours['name']} against {found.rival['name']}, best by validation score: {found.mean:+.4f}"
-            f"{error} over {found.count} paired seed{'s' if found.count > 1 else ''}; {heads.verdict(found)}"
+            f"{found.ours['name']} against {found.rival['name']}, best by validation score: "
+            f"{heads.difference_text(found)} over {found.count} paired seed{'s' if found.count > 1 else ''}; "
+            f"{heads.verdict(found)}"
         )
         parts += textwrap.wrap(text, WIDTH)
     speeds = head_tables.speed_grid(results)
@@ -66,8 +66,9 @@ def _heads(results: dict[str, Any]) -> list[str]:
         shown = heads.declared_text(results)
         text = "Speed: what the search chose, time of training"
         text += (
-            f", and until the validation score that every seed of a model reaches ({shown})" if shown else ""
+            f", and until the {heads.score_name(results)} that every seed of a model reaches" if shown else ""
         )
+        text += f" ({shown})" if shown else ""
         parts += ["", *textwrap.wrap(text, WIDTH), aligned(speeds)]
     conversions, budget = head_tables.conversion_grid(results), head_tables.budget_facts(results)
     if conversions.rows:
