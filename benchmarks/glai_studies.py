@@ -5,7 +5,7 @@
 selection: test accuracy of joint, per-output and global selection at 25, 50, 100 and 200 % of O - R weights.
 maturity: the selector trained for 0, 1, 2, 4, 8, 16 epochs against the rule on m_t (share 0.5, window 1; share 0.2, window 3) and
 against the paper's rule, a fifth of the epochs that the full MLP needs; the best epoch by validation is the oracle's choice.
-Five seeds; learning rates by a small search of their own in every cell; settings are those of configs/glai_*.py.
+Five seeds; learning rates by a small search of their own in every cell (cifar10: the rate of its default run); settings are those of configs/glai_*.py.
 """
 from __future__ import annotations
 
@@ -72,10 +72,12 @@ def maturity(name: str, given: argparse.Namespace, work: pathlib.Path) -> list[d
     """Rows of every fixed number of epochs and of every rule, the paper's from the MLP's own best epoch."""
     rows = []
     whole = tj.run(config(name, given, ("mlp_adam",)), work / f"maturity-{name}-mlp")
-    needed = [line["optimizer_steps"] for line in map(json.loads, (work / f"maturity-{name}-mlp" / "metrics.jsonl").open())
-              if line["kind"] == "phase" and line["seed"] >= 0]
+    lines = [line for line in map(json.loads, (work / f"maturity-{name}-mlp" / "metrics.jsonl").open())
+             if line["kind"] == "score" and line["seed"] >= 0]
+    best = [max((line for line in lines if line["seed"] == seed), key=lambda line: (line["score"], -line["step"]))["step"]
+            for seed in range(len(whole["models"][0]["seeds"]))]
     steps = whole["data"]["train_examples"] // config(name, given, ()).train.batch
-    published = max(1, round(0.2 * sum(needed) / len(needed) / steps))
+    published = max(1, round(0.2 * sum(best) / len(best) / steps))
     cells = [("epochs", epochs, None) for epochs in EPOCHS] + [("paper", published, None)] + [("rule", 40, rule) for rule in RULES]
     for kind, epochs, rule in cells:
         c = config(name, given, ("mlp_reduced", "glai_joint", "glai_joint_logistic"))

@@ -26,21 +26,27 @@ def read(paths: list[pathlib.Path]) -> dict[str, dict]:
 
 
 def gains(results: dict, ours: str, rival: str) -> np.ndarray | None:
-    """(seeds,) relative gains of the score, sign so that above 0 is better: of the error rate, or of the loss."""
+    """(seeds,) how much smaller ours is than the rival's error rate (or loss), as a share of the rival's mean one."""
     models = {model["name"]: model for model in results["models"]}
     if ours not in models or rival not in models:
         return None
     mine, theirs = (np.asarray(models[name]["seeds"]) for name in (ours, rival))
-    return mine - theirs if results["higher_is_better"] else (theirs - mine) / theirs
+    if results["higher_is_better"]:
+        mine, theirs = 1 - mine, 1 - theirs
+    return (theirs - mine) / theirs.mean()
 
 
 def speedups(results: dict, ours: str, rival: str) -> list[float]:
-    """log(rival's seconds / ours) to the score that every seed of the rival reaches, for the seeds of ours that reach it."""
+    """(seeds,) log(rival's seconds / ours) to the score that every seed of the rival reaches.
+
+    A seed of ours that never reaches it counts with all its seconds of training: its true ratio is worse.
+    """
     models = {model["name"]: model for model in results["models"]}
     key = f"seconds_to_{rival}_seeds"
     if ours not in models or rival not in models or key not in models[ours]:
         return []
-    return [math.log(b / a) for a, b in zip(models[ours][key], models[rival][key]) if a and b]
+    spent = models[ours]["seconds_seeds"]
+    return [math.log(b / (a or whole)) for a, b, whole in zip(models[ours][key], models[rival][key], spent)]
 
 
 def line(name: str, per_experiment: dict[str, np.ndarray]) -> str:
@@ -58,7 +64,7 @@ def line(name: str, per_experiment: dict[str, np.ndarray]) -> str:
 
 def report(runs: dict[str, dict]) -> list[str]:
     """The tables as lines."""
-    lines = ["scores: differences of accuracy (of relative loss where there is no accuracy); above 0: ours is better"]
+    lines = ["scores: share of the rival's error rate (or InfoNCE loss) that ours does away with; above 0: ours is better"]
     for ours in OURS:
         for rival in RIVALS:
             found = {name: values for name, results in runs.items() if (values := gains(results, ours, rival)) is not None}
@@ -66,15 +72,17 @@ def report(runs: dict[str, dict]) -> list[str]:
                 lines.append(line(f"{ours} over {rival}", found))
                 lines += [f"    {name:<42} {values.mean():+.4f} +- {values.std(ddof=1) / math.sqrt(len(values)):.4f}"
                           for name, values in found.items() if len(values) > 1]
-    lines.append("times: log of the rival's seconds over ours to the rival's declared score; above 0: ours is faster; seeds of ours that never reach it are left out and counted")
+    lines.append("times: log of the rival's seconds over ours to the rival's declared score; above 0: ours is faster; seeds of ours that "
+                 "never reach it count with all their seconds, which flatters them")
     for ours in OURS:
         for rival in ("mlp_sgd", "mlp_adam"):
             found = {name: np.asarray(values) for name, results in runs.items() if (values := speedups(results, ours, rival))}
             if found:
                 lines.append(line(f"{ours} over {rival}", found))
                 for name, values in found.items():
-                    seeds = len(next(model for model in runs[name]["models"] if model["name"] == ours)["seeds"])
-                    lines.append(f"    {name:<42} {math.exp(values.mean()):.2f} times as fast, {len(values)} of {seeds} seeds reach it")
+                    model = next(model for model in runs[name]["models"] if model["name"] == ours)
+                    lines.append(f"    {name:<42} {math.exp(values.mean()):.2f} times as fast, {model[f'reached_{rival}']} of "
+                                 f"{len(values)} seeds reach it")
                 means = [values.mean() for values in found.values()]
                 lines.append(f"    {'geometric mean over experiments':<42} {math.exp(float(np.mean(means))):.2f}")
     return lines

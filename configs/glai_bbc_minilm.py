@@ -14,8 +14,8 @@ from theseus_jax.config import base, preset
 def default():
     c = base("head")
     c.data.source, c.data.backbone = "bbc", "minilm"
-    c.head.hidden, c.train.epochs, c.search.epochs, c.search.seeds = (128,), 60, 30, 3
-    c.search.adam_rates, c.search.sgd_rates = (3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2)
+    c.head.hidden, c.train.epochs, c.search.epochs = (128,), 60, 60
+    c.search.adam_rates, c.search.sgd_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     c.search.penalties = (1e-3, 1e-2, 1e-1, 1.0)
     return c
 

@@ -1,8 +1,8 @@
 """Projection heads under InfoNCE on frozen EfficientNet-Lite0 features of CIFAR-10: the stand-in for B1 (STL-10).
 
 Claim tested: as in glai_digits, for a contrastive loss without labels. The two views of a picture are two dropout masks on
-its features, in every arm; a GLAI head's gates are those of the whole picture, so they are computed once. The loss on
-held-out pictures is measured under masks that are the same for all.
+its features, the same masks in every arm and for evaluation; gates are those of the masked features, so a GLAI head can
+store nothing and each of its steps runs the selector.
 
     python launch/run.py --config=configs/glai_cifar10_infonce.py --config.data.path=cifar10_jpeg.npz
 
@@ -21,9 +21,9 @@ def default():
     c.data.source, c.data.backbone, c.data.path = "cifar10", "efficientnet_lite0", "cifar10_jpeg.npz"
     c.data.train, c.data.validation, c.data.test = 10000, 2000, 2000
     c.head.loss, c.head.outputs, c.head.hidden, c.train.batch = "infonce", 64, (128,), 128
-    c.train.epochs, c.train.patience, c.search.epochs, c.search.seeds = 20, 4, 4, 1
-    c.search.adam_rates, c.search.sgd_rates = (1e-4, 3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2, 3e-2)
-    c.glai.selector_epochs = 5
+    c.train.epochs, c.train.patience, c.search.epochs, c.search.seeds = 12, 3, 12, 1
+    c.search.adam_rates, c.search.sgd_rates, c.search.decays = (3e-4, 1e-3, 3e-3, 1e-2), (3e-2, 1e-1, 3e-1, 1.0), (1e-2,)
+    c.glai.selector_epochs, c.seeds = 5, 3
     return c
 
 

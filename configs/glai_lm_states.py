@@ -20,8 +20,8 @@ def default():
     c.data.source, c.data.path, c.data.width = "lm_states", "runs/gpt2_to_rnn", 128
     c.data.train, c.data.validation, c.data.test = 10000, 2000, 2000
     c.head.loss, c.head.outputs, c.head.hidden, c.head.dropout, c.train.batch = "infonce", 64, (128,), 0.4, 128
-    c.train.epochs, c.train.patience, c.search.epochs, c.search.seeds = 30, 5, 6, 1
-    c.search.adam_rates, c.search.sgd_rates = (3e-4, 1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2, 1e-1)
+    c.train.epochs, c.train.patience, c.search.epochs, c.search.seeds = 20, 4, 20, 1
+    c.search.adam_rates, c.search.sgd_rates, c.search.decays = (3e-4, 1e-3, 3e-3, 1e-2), (3e-2, 1e-1, 3e-1, 1.0), (1e-2,)
     c.glai.selector_epochs = 8
     return c
 

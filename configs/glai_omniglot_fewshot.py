@@ -16,7 +16,7 @@ def default():
     c.data.source, c.data.backbone, c.data.path, c.data.size = "omniglot", "efficientnet_lite0", "omniglot", 96
     c.head.hidden, c.train.batch, c.seeds = (64,), 20, 20
     c.train.epochs, c.train.patience, c.search.epochs, c.search.seeds = 60, 30, 60, 5
-    c.search.adam_rates, c.search.sgd_rates, c.search.decays = (1e-4, 3e-4, 1e-3, 3e-3), (3e-4, 1e-3, 3e-3, 1e-2), (1e-3,)
+    c.search.adam_rates, c.search.sgd_rates, c.search.decays = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (1e-2,)
     c.search.penalties = (1e-3, 1e-2, 1e-1, 1.0)
     c.glai.reference, c.glai.selector_epochs = 40, 20
     return c

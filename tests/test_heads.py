@@ -17,7 +17,7 @@ from theseus_jax.methods.glai.plan import exactness
 from theseus_jax.nets.glai import GLAIHead, entry_network, fused_network, joint_network
 from theseus_jax.nets.heads import layers_of, low_rank_mlp, mlp
 from theseus_jax.nets.stage import forward, init, network
-from theseus_jax.objectives import CrossEntropy, InfoNCE, Signals, Term
+from theseus_jax.objectives import CrossEntropy, InfoNCE, Signals, Term, two_views
 from theseus_jax.plan import Optimizer, Patience, Phase, Route
 from theseus_jax.program import _compile
 from theseus_jax.train import Hooks, State, fit
@@ -156,18 +156,46 @@ def test_infonce_equals_a_float64_loop():
         InfoNCE()(Signals(None, jnp.asarray(z[:9]), {}, {}, None))
 
 
-def test_two_views_differ_and_evaluation_has_one():
-    net, (x, _) = mlp((J,), O, views=0.5), rows(8)
-    variables = init(net, jax.random.key(0), jnp.zeros((1, I)))
-    views = np.asarray(forward(net, variables, x, train=True, key=jax.random.key(1))[0])
-    assert views.shape == (16, O) and np.abs(views[:8] - views[8:]).max() > 1e-3
-    assert forward(net, variables, x)[0].shape == (8, O)
-    stacked = jax.tree.map(lambda leaf: leaf[None], variables)
-    loss = contrast_loss(net, stacked, np.concatenate([x, x[:3]]), batch=8, temperature=0.07, key=jax.random.key(2))
-    once = forward(net, variables, x, train=True, key=jax.random.fold_in(jax.random.key(2), 0))[0]
-    assert loss[0] == pytest.approx(float(InfoNCE(0.07)(Signals(None, once, {}, {}, None))), rel=1e-5)
+def test_two_views_are_dropout_masks_of_the_rows():
+    x = jnp.asarray(rows(400)[0])
+    views = np.asarray(two_views(x, 0.25, jax.random.key(1)))
+    assert views.shape == (800, I) and np.abs(views[:400] - views[400:]).max() > 0.1
+    kept = views != 0
+    np.testing.assert_allclose(views, np.where(kept, np.concatenate([x, x]) / 0.75, 0.0), rtol=1e-6)
+    assert abs(kept.mean() - 0.75) < 0.02
+
+
+def test_the_contrast_loss_masks_every_network_alike():
+    net, (x, _) = mlp((J,), O), rows(19)
+    layers = layers_of(trained())
+    head, given = joint_network((J,), O, I * J + J + 1), glai.joint_variables(layers, all_paths(layers))
+    losses = [contrast_loss(one, jax.tree.map(lambda leaf: leaf[None], variables), x, batch=8, temperature=0.07, rate=0.4,
+                            key=jax.random.key(2))[0] for one, variables in ((net, trained()), (head, given))]
+    wanted = [InfoNCE(0.07)(Signals(None, gp.logits(layers, two_views(jnp.asarray(x[8 * i: 8 * i + 8]), 0.4, jax.random.fold_in(
+        jax.random.key(2), i))), {}, {}, None)) for i in range(2)]
+    np.testing.assert_allclose(losses, np.mean(wanted), rtol=2e-4)
     with pytest.raises(UserError, match="fewer than a batch of 8"):
-        contrast_loss(net, stacked, x[:7], batch=8, temperature=0.07, key=jax.random.key(2))
+        contrast_loss(net, jax.tree.map(lambda leaf: leaf[None], trained()), x[:7], batch=8, temperature=0.07, rate=0.4,
+                      key=jax.random.key(2))
+
+
+def test_a_phase_with_views_trains_on_masked_inputs_and_their_own_gates():
+    """Equal to a plain loop that masks the batch itself; the GLAI head's gates are those of the masked rows."""
+    net, start = glai_start()
+    phase = head_phase(net, steps=2, trainable=("estimator",), terms=(Term("infonce", 1.0, InfoNCE(0.5)),), views=0.3,
+                       optimizer=Optimizer(0.1, 0.0, clip=0.0, rule="sgd", momentum=0.0, schedule="constant"))
+    after = fit((phase,), start, examples(), batch=40, chunk_steps=1).variables
+    noise = jax.random.split(jax.random.fold_in(keys()[0], 0), 3)[2]
+    order = np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.split(jax.random.fold_in(keys()[0], 0), 3)[0], 0), 40))
+    variables = jax.tree.map(lambda leaf: leaf[0], start.variables)
+    for step in range(2):
+        rows_ = examples()["inputs"][order] if step == 0 else examples()["inputs"][np.asarray(jax.random.permutation(
+            jax.random.fold_in(jax.random.split(jax.random.fold_in(keys()[0], 0), 3)[0], 1), 40))]
+        x = two_views(rows_, 0.3, jax.random.split(jax.random.fold_in(noise, step))[0])
+        s = gp.contributions(x, gp.open_gates(layers_of(trained()), x), all_paths(layers_of(trained())))
+        slope = jax.grad(lambda w: InfoNCE(0.5)(Signals(None, s @ w.T, {}, {}, None)))(variables["estimator"]["params"]["weights"])
+        variables["estimator"]["params"]["weights"] -= 0.1 * slope
+    np.testing.assert_allclose(after["estimator"]["params"]["weights"][0], variables["estimator"]["params"]["weights"], atol=2e-5)
 
 
 @pytest.mark.parametrize("count", [1, 40, 512, 700])
@@ -347,27 +375,3 @@ def test_equal_phases_of_different_rates_share_a_program():
     for rate in (0.01, 0.1):
         fit((head_phase(net, optimizer=Optimizer(rate, 0.0, clip=0.0, schedule="constant")),), started(net), examples(), batch=8, chunk_steps=3)
     assert _compile.cache_info().misses == 1
-
-
-@pytest.mark.parametrize("form", ["joint", "entries"])
-def test_the_views_of_a_glai_head_drop_features_and_leave_gates_and_the_constant_alone(form):
-    from theseus_jax.methods.glai.plan import entry_variables
-    x, _ = rows(6)
-    layers = layers_of(trained())
-    if form == "joint":
-        net, variables = joint_network((J,), O, I * J + J + 1, views=0.5), glai.joint_variables(layers, all_paths(layers))
-    else:
-        net = entry_network((J,), O, views=0.5)
-        variables = entry_variables(layers, glai.select(layers, jnp.asarray(x), kind="global", keep=O * (I * J + J + 1)))
-    key = jax.random.key(4)
-    out = np.asarray(forward(net, variables, x, train=True, key=key)[0])
-    gates = gp.open_gates(layers, x)
-    kernel = np.einsum("ij,jo->ijo", *map(np.asarray, gp.extended(layers)))
-    per_input = np.einsum("bi,bj,ijo->bio", gp.augment(x), np.asarray(gates[0], np.float32), kernel)
-    constant = per_input[:, -1]
-    for view in (out[:6], out[6:]):  # each row is the constant's part and twice the parts of the features that were kept
-        for b in range(6):
-            kept = [np.array([bool(mask >> i & 1) for i in range(I)]) for mask in range(2**I)]
-            sums = np.stack([constant[b] + 2 * per_input[b, :-1][mask].sum(0) for mask in kept])
-            assert np.abs(sums - view[b]).max(1).min() < 2e-4
-    np.testing.assert_allclose(forward(net, variables, x)[0], gp.logits(layers, x), atol=3e-5)

@@ -98,7 +98,9 @@ def test_times_are_of_training_alone_and_count_selector_and_conversion(finished)
     found = rows(path)
     points = curve(found, "glai_joint", 1)
     mine = [row for row in found if row.get("model") == "glai_joint" and row.get("seed") == 1]
-    before = sum(row["seconds"] for row in mine if row["kind"] == "conversion" or row["kind"] == "train" and row["phase"] == "selector")
+    before = sum(row["seconds"] for row in mine if row["kind"] in ("conversion", "maturity", "stored")
+                 or row["kind"] == "train" and row["phase"] == "selector")
+    assert {row["kind"] for row in mine} >= {"conversion", "maturity", "stored"}
     first = next(row["seconds"] for row in mine if row["kind"] == "train" and row["phase"] == "estimator")
     assert points[0][0] == pytest.approx(before + first) and before > 0
     assert [score for _, score in points] == [row["score"] for row in mine if row["kind"] == "score" and row["phase"] == "estimator"]
@@ -160,14 +162,16 @@ def test_claims_pair_seeds_and_need_every_seed_for_a_time():
         base = {"name": name, "seeds": seeds, "losses": [1.0] * len(seeds), "value": float(np.mean(seeds))}
         return base | {f"seconds_to_{rival}_seeds": times or [1.0] * len(seeds) for rival in ("mlp_sgd", "mlp_adam")}
 
-    made = claims([model("mlp_adam", [0.90, 0.92, 0.94], [2.0, 2.0, 2.0]), model("glai_joint", [0.91, 0.93, 0.95], [1.0, 1.0, 4.0])],
-                  [{"largest_logit_difference": 2e-4, "largest_logit": 4.0}])
+    made = claims([model("mlp_adam", [0.90, 0.92, 0.94], [2.0, 2.0, 2.0]), model("glai_joint", [0.91, 0.93, 0.95], [1.0, 0.9, 1.1])],
+                  [{"largest_logit_difference": 2e-4, "largest_logit": 4.0}], 100)
     found = {claim["text"].split(":")[0]: claim for claim in made}
     assert found["glai_joint scores better than mlp_adam"]["holds"] and not found["the conversion is exact"]["holds"]
     speed = next(claim for claim in made if "sooner" in claim["text"])
-    assert speed["holds"] and speed["measured"].startswith("1.26 times")
-    slow = claims([model("mlp_adam", [0.9, 0.9]), model("glai_joint", [0.9, 0.9], [1.0, None])], [])
-    assert not any(claim["holds"] for claim in slow)
+    assert speed["holds"] and speed["measured"].startswith("2.01 times as fast [1.56, 2.57]")
+    assert "+1.0 of 100 test examples" in found["glai_joint scores better than mlp_adam"]["measured"]
+    for times in ([1.0, None], [1.0, 4.0], [0.01, 1.0]):
+        slow = claims([model("mlp_adam", [0.9, 0.9]), model("glai_joint", [0.9, 0.91], times)], [], 100)
+        assert not any(claim["holds"] for claim in slow)
 
 
 def test_a_search_passes_over_a_trial_that_diverges_and_says_so_when_all_do(tmp_path):
@@ -219,8 +223,9 @@ def test_an_episode_has_disjoint_drawings_of_alphabets_of_its_own():
     (dict(glai__rho=0.01, head__hidden=(100,)), "K|paths|parameters to spend"),
     (dict(head__hidden=()), "config.head.hidden is \\(\\)"),
     (dict(data__source="mnist"), "config.data.source is 'mnist'; choose one of digits"),
-    (dict(data__source="bbc"), "'bbc', which needs features; set data.backbone"),
-    (dict(data__source="tfds", data__backbone="minilm"), "does not tell the features' width, the classes"),
+    (dict(data__source="bbc"), "data.backbone is 'none', which cannot read 'bbc'; set it to minilm"),
+    (dict(data__backbone="minilm"), "'minilm', which cannot read 'digits'; set it to none"),
+    (dict(data__source="tfds", data__backbone="efficientnet_lite0"), "does not tell the features' width, the classes"),
     (dict(data__train=8), "8 training examples are fewer than a batch of 16; lower train.batch"),
     (dict(head__loss="infonce"), "infonce with config.head.outputs = 0"),
     (dict(head__loss="infonce", head__outputs=4), "logistic, glai_joint_ridge, which solve for class labels"),
@@ -231,6 +236,23 @@ def test_mistakes_are_one_line_that_names_them(changes, words, tmp_path):
     with pytest.raises(UserError, match=words) as caught:
         tj.run(tiny(**changes), tmp_path / "x")
     assert "\n" not in str(caught.value) and not (tmp_path / "x").exists()
+
+
+def test_arms_may_be_named_in_any_order(tmp_path):
+    results = tj.run(tiny(arms=("glai_joint_ridge", "glai_joint", "mlp_reduced")), tmp_path / "o")
+    assert [model["name"] for model in results["models"]] == ["mlp_reduced", "glai_joint", "glai_joint_ridge"]
+
+
+@pytest.mark.parametrize("classes", [5, 12])
+def test_a_wrong_number_of_classes_is_refused(classes, tmp_path):
+    with pytest.raises(UserError, match=f"digits has 10 classes, labels up to 9, and the config says {classes}"):
+        tj.run(tiny(data__classes=classes), tmp_path / "k")
+
+
+def test_a_workdir_whose_run_found_no_data_takes_a_corrected_config(tmp_path):
+    with pytest.raises(UserError, match="no.npz"):
+        tj.run(tiny(data__source="cifar10", data__path=str(tmp_path / "no.npz")), tmp_path / "w")
+    assert tj.run(tiny(arms=("mlp_reduced",)), tmp_path / "w")["models"]
 
 
 def test_missing_data_tell_how_to_get_them(tmp_path):

@@ -529,7 +529,7 @@ def test_page_says_what_was_found(run):
         "7 heads were trained on the same features of digits, each with 3 seeds.",
         "Best by validation score are glai_joint among the GLAI arms, with a test accuracy of "
         "0.9600 ± 0.0058, and mlp_reduced among the rivals, with 0.9500 ± 0.0058.",
-        "The difference, 0.0100 in favour of glai_joint (standard error 0.0058 over 3 paired seeds), is within",
+        "The difference, 0.0100 in favour of glai_joint (standard error 0.0058 over 3 paired seeds), is",
         "To the validation score that every seed of mlp_sgd reaches, 0.9400, the fastest GLAI arm "
         "(glai_joint_ridge) takes 30.0 ms, the fastest rival (mlp_sgd) takes 30.0 ms.",
     ):

@@ -155,12 +155,12 @@ def _head_train() -> dict[str, Any]:
 
 def _search() -> dict[str, Any]:
     return {
-        "adam_rates": (1e-3, 3e-3, 1e-2, 3e-2),
-        "sgd_rates": (3e-3, 1e-2, 3e-2, 1e-1),
-        "decays": (1e-3, 1e-1),             # decoupled weight decay
+        "adam_rates": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+        "sgd_rates": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+        "decays": (1e-2, 3e-1),             # decoupled weight decay
         "penalties": (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # of the direct solvers
-        "epochs": 100,                      # at most, in a trial
-        "seeds": 5,                         # of every trial; their mean validation score chooses
+        "epochs": 100,                      # at most, in a trial: as long as training, so that no arm is cut short
+        "seeds": 3,                         # of every trial; their mean validation score chooses
     }
 
 

@@ -11,7 +11,7 @@ import optax
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Network, Variables, forward
-from theseus_jax.objectives import InfoNCE, Signals
+from theseus_jax.objectives import InfoNCE, Signals, two_views
 from theseus_jax.program import over_seeds
 from theseus_jax.similarity import NamedSimilarity, samples
 
@@ -108,14 +108,14 @@ def class_scores(net: Network, variables: Variables, x: Any, y: Any) -> ClassSco
     return ClassScores(sums[:, 0], sums[:, 1])
 
 
-@functools.partial(jax.jit, static_argnames=("net", "temperature"))
-def _contrasts(net: Network, variables: Variables, batches: jax.Array, key: jax.Array, temperature: float) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("net", "temperature", "rate"))
+def _contrasts(net: Network, variables: Variables, batches: jax.Array, key: jax.Array, temperature: float, rate: float) -> jax.Array:
     objective = InfoNCE(temperature)
 
     def one_seed(variables):
         def loss(batch):
             number, x = batch
-            output = forward(net, variables, x, train=True, key=jax.random.fold_in(key, number))[0]
+            output = forward(net, variables, two_views(x, rate, jax.random.fold_in(key, number)))[0]
             return objective(Signals(None, output, {}, {}, None))
 
         return jax.lax.map(loss, (jnp.arange(len(batches)), batches)).mean()
@@ -123,13 +123,14 @@ def _contrasts(net: Network, variables: Variables, batches: jax.Array, key: jax.
     return over_seeds(one_seed, variables)
 
 
-def contrast_loss(net: Network, variables: Variables, x: Any, *, batch: int, temperature: float, key: jax.Array) -> np.ndarray:
+def contrast_loss(net: Network, variables: Variables, x: Any, *, batch: int, temperature: float, rate: float,
+                  key: jax.Array) -> np.ndarray:
     """InfoNCE of two dropout views, nats, mean over batches in fixed order: (S,) float64.
 
-    x: (N, ...). The last N % batch examples are left out, since the loss depends on the batch. key: of the dropout masks,
-    the same for every network that is compared. Raises UserError for fewer examples than a batch.
+    x: (N, ...). The last N % batch examples are left out, since the loss depends on the batch. rate, key: of the dropout
+    masks, which are the same for every network. Raises UserError for fewer examples than a batch.
     """
     if len(x) < batch:
         raise UserError(f"{len(x)} held-out examples are fewer than a batch of {batch}; lower train.batch or give more data")
     batches = jnp.asarray(x)[: len(x) // batch * batch].reshape(-1, batch, *x.shape[1:])
-    return np.asarray(_contrasts(net, variables, batches, key, temperature), np.float64)
+    return np.asarray(_contrasts(net, variables, batches, key, temperature, rate), np.float64)

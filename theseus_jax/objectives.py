@@ -42,6 +42,15 @@ class CrossEntropy:
         return optax.softmax_cross_entropy_with_integer_labels(logits, signals.labels).mean()
 
 
+def two_views(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    """(B, ...) -> (2 B, ...): the rows under two independent dropout masks, the first views, then the second.
+
+    rate: the share of entries that become 0, in [0, 1); the others are divided by 1 - rate.
+    """
+    both = jnp.concatenate([x, x])
+    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, both.shape), both / (1.0 - rate), 0.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class InfoNCE:
     """Normalised-temperature cross-entropy of two views of each example, nats (Chen et al. 2020, arXiv 2002.05709, eq. 1).

@@ -121,7 +121,8 @@ class Phase:
     before: Surgery functions `fn(state, inputs) -> state`, run on the state first. after: probes
     `fn(state, inputs) -> rows`, run on the result. absorb: take over the steps that earlier phases' stopping saved.
     stored: the last stage of a frozen prefix whose outputs for all examples are computed once and kept, instead of at
-    every step; the route starts behind it, and nothing before that start may be random in training.
+    every step; the route starts behind it, and nothing before that start may be random in training. views: a rate above 0
+    gives the network every batch of inputs under two dropout masks (`objectives.two_views`), for a contrastive loss.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Phase:
     before: tuple[Callable[..., Any], ...] = ()
     after: tuple[Callable[..., Any], ...] = ()
     stored: str | None = None
+    views: float = 0.0
 
 
 Plan = tuple[Phase, ...]
@@ -163,6 +165,8 @@ def _describe_phase(number: int, phase: Phase) -> str:
              f"   trains   {', '.join(phase.trainable)}", f"   loss     {terms}", f"   route    {way}",
              f"   {phase.optimizer.rule:<8} rate {phase.optimizer.learning_rate:g}, decay {phase.optimizer.weight_decay:g}, "
              f"clip {phase.optimizer.clip:g}"]
+    if phase.views:
+        lines.append(f"   views    two of every example, dropout {phase.views:g} on the inputs")
     if phase.stored:
         lines.append(f"   stored   outputs of {phase.stored} for all examples, computed once")
     if phase.stop:

@@ -18,7 +18,7 @@ import optax
 from theseus_jax import cost, schedules
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Network, Variables, forward, merge, position
-from theseus_jax.objectives import Signals, Term
+from theseus_jax.objectives import Signals, Term, two_views
 from theseus_jax.plan import Parallel, Phase, Route, Swap
 
 
@@ -41,6 +41,7 @@ class Program:
     rule: str = "adamw"
     momentum: float = 0.9
     schedule: str = "cosine"
+    views: float = 0.0
 
 
 @functools.lru_cache(maxsize=None)
@@ -61,7 +62,7 @@ def program_of(phase: Phase) -> Program:
                         "terms; it needs one of each")
     o = phase.optimizer
     return Program(phase.net, phase.guide, phase.trainable, phase.terms, phase.route, o.weight_decay, o.clip, o.b2, o.rule,
-                   o.momentum, o.schedule)
+                   o.momentum, o.schedule, phase.views)
 
 
 def _last(net: Network, names: Any) -> str:
@@ -93,8 +94,6 @@ def _run_route(program: Program, variables: Variables, source: Any, key: jax.Arr
     run = net.names[position(net, start): position(net, stop) + 1]
     live = [name for name in run if any(part.split("/")[0] == name for part in program.trainable)]
     first = live[0] if live else stop
-    while first != start and not variables.get(run[run.index(first) - 1], {}).get("params"):
-        first = run[run.index(first) - 1]  # dropout and the like: nothing to freeze, and it belongs to training
     activations: dict[str, Any] = {}
     if first != start:
         before = run[: run.index(first)]
@@ -143,6 +142,9 @@ def loss_fn(program: Program, params, rest, guide_variables, batch, progress, ke
     """(loss, (terms, batch_stats)) of one batch (see `inputs_and_labels`); progress: (step, steps)."""
     variables = merge(rest, params)
     tokens, labels = inputs_and_labels(batch)
+    if program.views:
+        views, key = jax.random.split(key)
+        tokens = two_views(tokens, program.views, views)
     guide = _guide_signals(program, guide_variables, tokens)
     route = program.route
     if isinstance(route, Swap):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from theseus_jax import cost
 from theseus_jax.errors import Diverged, UserError
 from theseus_jax.nets.stage import Network, Variables, forward, merge, partition
 from theseus_jax.plan import Phase, Plan
@@ -127,7 +128,7 @@ def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs
     steps = phase.steps + (position.saved if phase.absorb else 0)
     even = -(-steps // max(1, -(-steps // chunk_steps)))  # chunks of one length, so that a phase is one program
     state = _own(phase, state)
-    stored = _stored(phase, state, inputs.examples)
+    stored = _stored(name, phase, state, inputs.examples, hooks)
     bar = hooks.bar(phase, steps, state.step) if hooks.bar else None
     saved_at = time.monotonic()
     while state.step < steps:
@@ -170,14 +171,30 @@ def _own(phase: Phase, state: State) -> State:
 BLOCK = 512  # rows a call of a stored prefix: enough to fill a device, few enough for the memory of any head
 
 
-def _stored(phase: Phase, state: State, examples: Any) -> Any:
+def _stored(name: str, phase: Phase, state: State, examples: Any, hooks: Hooks) -> Any:
     """Each seed's outputs of the phase's frozen prefix for all examples, leaves (S, N, ...); {} when none is asked for."""
     if phase.stored is None:
         return {}
-    return _prefix(phase.net, phase.stored, partition(state.variables, phase.trainable)[1], examples["inputs"])
+    args = partition(state.variables, phase.trainable)[1], examples["inputs"]
+    leaves, structure = jax.tree.flatten(args)
+    run, flops = _compiled_prefix(phase.net, phase.stored, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    began = time.monotonic()
+    outputs = jax.block_until_ready(run(*args))
+    hooks.log({"kind": "stored", "model": name, "phase": phase.name, "seconds": (time.monotonic() - began) / len(state.key),
+               "training_flops": flops})
+    return outputs
 
 
-@functools.partial(jax.jit, static_argnames=("net", "stop"))
+@functools.lru_cache(maxsize=64)
+def _compiled_prefix(net: Network, stop: str, structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> Any:
+    """The compiled prefix and its FLOPs for one seed."""
+    args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    compiled = jax.jit(functools.partial(_prefix, net, stop)).lower(*args).compile()
+    # XLA counts the body of a loop once: the loop over blocks, and on a CPU that over seeds
+    seeds = 1 if jax.default_backend() == "cpu" else jax.tree.leaves(args[0])[0].shape[0]
+    return compiled, cost.program_flops(compiled) * -(-jax.tree.leaves(args[1])[0].shape[0] // BLOCK) / seeds
+
+
 def _prefix(net: Network, stop: str, variables: Variables, inputs: Any) -> Any:
     count = len(jax.tree.leaves(inputs)[0])
     blocks = jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, -count % BLOCK)] + [(0, 0)] * (leaf.ndim - 1)).reshape(

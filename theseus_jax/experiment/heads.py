@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from typing import Any, Callable
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax import checkpoints
+from theseus_jax.config import ARMS
 from theseus_jax.data.labelled import DataSet
 from theseus_jax.errors import Diverged
 from theseus_jax.evaluate import class_scores, contrast_loss
@@ -41,14 +43,14 @@ def network(config: Any, model: str) -> Network:
 def execute(config: Any, home: Workdir) -> dict[str, Any]:
     """Search, train and measure every arm; the content of results.json but for schema, task, device and seconds."""
     data = heads_data.load(config, home)
-    facts = heads_data.check_facts(facts_of(config), data(0))
+    facts = heads_data.check_facts(facts_of(config), data(0), config.head.loss == "infonce")
     write(home.path / "plan.txt", outline(config, facts))
     rewind(home, [name for arm in config.arms for name in (arm, *_jobs(config, arm))])
     chosen: dict[str, Trial] = {}
-    for arm in config.arms:
-        chosen[arm] = _arm(config, facts, home, data, arm, chosen.get("mlp_reduced"))
+    for arm in [name for name in ARMS if name in config.arms]:  # arms that take another's settings come after it
+        chosen[arm] = _arm(config, facts, home, data, arm, chosen.get("mlp_reduced", Trial(0.0, 0.0)))
     return heads_results.collect(config, facts, home, data(0), chosen, {
-        arm: (trained_network(config, facts, arm), finished(home, arm)) for arm in config.arms})
+        arm: (trained_network(config, facts, arm), finished(home, arm)) for arm in chosen})
 
 
 def _job(arm: str, seed: int, trial: int = 0) -> str:
@@ -61,7 +63,7 @@ def _jobs(config: Any, arm: str) -> list[str]:
     return [*searched, *(_job(arm, seed) for seed in range(config.seeds))]
 
 
-def _arm(config: Any, facts: Facts, home: Workdir, data: Sets, arm: str, selector: Trial | None) -> Trial:
+def _arm(config: Any, facts: Facts, home: Workdir, data: Sets, arm: str, selector: Trial) -> Trial:
     """Everything of one arm: the search, the seeds, their checkpoint. Returns the point that the search chose."""
     points = trials(config, arm)
     run = _solve if arm in SOLVED else _train
@@ -71,16 +73,16 @@ def _arm(config: Any, facts: Facts, home: Workdir, data: Sets, arm: str, selecto
             for seed in range(-1, -1 - config.search.seeds, -1):
                 if (k, seed) not in done:
                     try:
-                        run(config, facts, home, data(seed), arm, point, selector or point, seed, k)
+                        run(config, facts, home, data(seed), arm, point, selector, seed, k)
                     except Diverged as error:
                         LOG.info("%s", error)
                         home.records.write({"kind": "trial", **_tags(arm, seed, k), "validation_score": None, "validation_loss": None})
     best = _best(home, arm, points)
     if home.model(arm).exists():
         return best
-    LOG.info("%s: %s; %d seeds", arm, f"penalty {best.decay:g}" if arm in SOLVED else f"rate {best.rate:g}, decay {best.decay:g}",
-             config.seeds)
-    made = [run(config, facts, home, data(seed), arm, best, selector or best, seed, 0) for seed in range(config.seeds)]
+    LOG.info("%s: %s%s; %d seeds", arm, f"penalty {best.decay:g}" if arm in SOLVED else f"rate {best.rate:g}, decay {best.decay:g}",
+             " (at the edge of the search)" if heads_results.at_edge(best, points) else "", config.seeds)
+    made = [run(config, facts, home, data(seed), arm, best, selector, seed, 0) for seed in range(config.seeds)]
     stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *made)
     checkpoints.save(home.model(arm), tree={"variables": stacked}, metadata={
         "config": config.to_json(sort_keys=True), "model": arm, "offset": home.records.offset()})
@@ -114,7 +116,9 @@ def scores(config: Any, net: Network, variables: Variables, part: Any) -> dict[s
     """Score (higher is better) and loss in nats of one network (seed axis of 1) on a split."""
     if config.head.loss == "infonce":
         key = jax.random.fold_in(jax.random.key(config.seed), 7)
-        loss = float(contrast_loss(net, variables, part.x, batch=config.train.batch, temperature=config.head.temperature, key=key)[0])
+        h = config.head
+        loss = float(contrast_loss(net, variables, part.x, batch=config.train.batch, temperature=h.temperature, rate=h.dropout,
+                                   key=key)[0])
         return {"score": -loss, "loss": loss}
     found = class_scores(net, variables, part.x, part.y)
     return {"score": float(found.accuracy[0]), "loss": float(found.loss[0])}
@@ -145,8 +149,9 @@ def _train(config: Any, facts: Facts, home: Workdir, data: DataSet, arm: str, po
     def measure(phase: Phase, state: State) -> float:
         if arm in SELECTION and phase.name == "selector":
             before = state.kept or fresh(phase.net, keys, example(facts))
+            began = time.perf_counter()
             found = watch(before, state.variables, reference)
-            log({"kind": "maturity", "step": state.step, **tags, **found})
+            log({"kind": "maturity", "step": state.step, **tags, **found, "seconds": time.perf_counter() - began})
             return found["settling"]
         return scores(config, phase.net, state.variables, data.validation)["score"]
 

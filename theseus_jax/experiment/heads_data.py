@@ -133,8 +133,16 @@ def _states(net: Any, variables: Any, tokens: np.ndarray, context: int, count: i
     return Labelled(x[:count].astype(np.float32), y[:count].astype(np.int32))
 
 
-def check_facts(facts: Facts, data: DataSet) -> Facts:
-    """The facts with the data's own number of training examples. Raises UserError where width or classes differ."""
+def check_facts(facts: Facts, data: DataSet, contrast: bool) -> Facts:
+    """The facts with the data's own number of training examples. Raises UserError where width differs, or classes do.
+
+    contrast: a loss without labels, whose outputs are no classes."""
     if data.train.x.shape[1] != facts.inputs:
         raise UserError(f"the features are {data.train.x.shape[1]} wide and the config says {facts.inputs}; set data.backbone right")
+    largest = max(int(part.y.max()) for part in (data.train, data.validation, data.test))
+    if contrast:
+        return facts._replace(train=len(data.train.y))
+    if len(data.classes) != facts.outputs or largest >= facts.outputs:
+        raise UserError(f"{data.name} has {len(data.classes)} classes, labels up to {largest}, and the config says {facts.outputs}; set "
+                        "data.classes right, or to 0 where the source is known")
     return facts._replace(train=len(data.train.y))

@@ -10,12 +10,13 @@ import numpy as np
 
 from theseus_jax import cost
 from theseus_jax.data.labelled import DataSet
-from theseus_jax.experiment.heads_setup import Facts, Trial, budget_of, deployed_parameters, epoch_steps
+from theseus_jax.experiment.heads_setup import SOLVED, Facts, Trial, budget_of, deployed_parameters, epoch_steps, trials
 from theseus_jax.experiment.results import mean_and_error
 from theseus_jax.experiment.workdir import Workdir
 from theseus_jax.nets.stage import Network, Variables, forward
 
 DECLARED = ("mlp_sgd", "mlp_adam")  # times are measured to the best validation score that every seed of these reaches
+COUNTED = ("train", "conversion", "stored", "maturity")  # rows whose seconds are training time
 Row = dict[str, Any]
 
 
@@ -24,14 +25,15 @@ def collect(config: Any, facts: Facts, home: Workdir, data: DataSet, chosen: dic
     """The content of results.json but for schema, task, device and seconds."""
     rows = [row for row in home.records.read() if row.get("seed", -1) >= 0]
     contrast = config.head.loss == "infonce"
-    curves = {arm: [curve(rows, arm, seed) for seed in range(config.seeds)] for arm in config.arms}
+    curves = {arm: [curve(rows, arm, seed) for seed in range(config.seeds)] for arm in made}
     declared = {name: min(max(score for _, score in one) for one in curves[name]) for name in DECLARED if name in curves}
     models = []
-    for arm in config.arms:
+    for arm in made:
         net, variables = made[arm]
         found = _model(rows, arm, config.seeds, contrast)
         found |= _costs(config, facts, arm, net, jax.tree.map(lambda leaf: leaf[0], variables), config.report.latency_repeats)
-        found |= {"learning_rate": chosen[arm].rate or None, "decay": chosen[arm].decay}
+        found |= {"learning_rate": chosen[arm].rate or None, "decay": chosen[arm].decay,
+                  "at_edge": at_edge(chosen[arm], trials(config, arm))}
         for name, target in declared.items():
             times = [reached(one, target - config.report.slack) for one in curves[arm]]
             found[f"seconds_to_{name}"] = float(np.mean(times)) if None not in times else None
@@ -44,7 +46,7 @@ def collect(config: Any, facts: Facts, home: Workdir, data: DataSet, chosen: dic
             "data": {"name": data.name, "sha256": data.sha256, "note": data.note, "train_examples": len(data.train.y),
                      "validation_examples": len(data.validation.y), "eval_examples": len(data.test.y)},
             "budget": spent._asdict(), "declared": declared, "conversions": [row for row in rows if row["kind"] == "conversion"],
-            "selector_epochs": _selector_epochs(rows, epoch_steps(config, facts)), "claims": claims(models, rows)}
+            "selector_epochs": _selector_epochs(rows, epoch_steps(config, facts)), "claims": claims(models, rows, len(data.test.y))}
 
 
 def curve(rows: Sequence[Row], arm: str, seed: int) -> list[tuple[float, float]]:
@@ -56,7 +58,7 @@ def curve(rows: Sequence[Row], arm: str, seed: int) -> list[tuple[float, float]]
         return [(before + seconds, row["validation_score"]) for row in mine if row["kind"] == "model"]
     points, seconds = [], 0.0
     for row in mine:
-        if row["kind"] in ("train", "conversion"):
+        if row["kind"] in COUNTED:
             seconds += row["seconds"]
         if row["kind"] == "score" and row["phase"] != "selector":
             points.append((seconds, row["score"]))
@@ -65,7 +67,8 @@ def curve(rows: Sequence[Row], arm: str, seed: int) -> list[tuple[float, float]]
 
 def _before_estimator(rows: Sequence[Row], seed: int) -> float:
     mine = [row for row in rows if row.get("model") == "glai_joint" and row["seed"] == seed]
-    return sum(row["seconds"] for row in mine if row["kind"] == "conversion" or row["kind"] == "train" and row["phase"] == "selector")
+    return sum(row["seconds"] for row in mine if row["kind"] in ("conversion", "maturity") or
+               row["kind"] == "train" and row["phase"] == "selector")
 
 
 def reached(points: Sequence[tuple[float, float]], target: float) -> float | None:
@@ -87,14 +90,14 @@ def _model(rows: Sequence[Row], arm: str, seeds: int, contrast: bool) -> Row:
     return {"name": arm, "value": value, "stderr": error, "seeds": scores, "loss": loss, "loss_stderr": loss_error, "losses": losses,
             "validation_score": mean_and_error([row["validation_score"] for row in mine if row["kind"] == "model"])[0],
             "optimizer_steps": round((steps + iterations) / seeds), "examples_seen": round(examples / seeds),
-            "training_flops": sum(row["training_flops"] for row in train) / seeds or None,
+            "training_flops": sum(row.get("training_flops", 0.0) for row in mine) / seeds or None,
             "seconds": float(np.mean(seconds)), "seconds_seeds": seconds, "step_us": _step_us(last)}
 
 
 def _total(rows: Sequence[Row], arm: str, seed: int) -> float:
     mine = [row for row in rows if row.get("model") == arm and row["seed"] == seed]
     before = _before_estimator(rows, seed) if arm.startswith("glai_joint_") else 0.0
-    return before + sum(row["seconds"] for row in mine if row["kind"] in ("train", "conversion", "solve"))
+    return before + sum(row["seconds"] for row in mine if row["kind"] in (*COUNTED, "solve"))
 
 
 def _step_us(train: Sequence[Row]) -> float | None:
@@ -124,8 +127,17 @@ def _selector_epochs(rows: Sequence[Row], steps: int) -> dict[str, list[int]]:
     return found
 
 
-def claims(models: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """What a comparison set out to show; a score counts beyond two standard errors of the paired difference over seeds."""
+def at_edge(chosen: Trial, points: Sequence[Trial]) -> bool:
+    """Whether a chosen rate (of a solver: penalty) is the smallest or largest of several that were tried."""
+    values = sorted({point.rate or point.decay for point in points})
+    return len(values) > 1 and (chosen.rate or chosen.decay) in (values[0], values[-1])
+
+
+def claims(models: Sequence[Row], rows: Sequence[Row], test_examples: int) -> list[Row]:
+    """What a comparison set out to show. Differences are paired over seeds and count beyond the t interval of 95 %.
+
+    The interval is over seeds: all of them share one test split, whose own sampling error it does not hold.
+    """
     named = {model["name"]: model for model in models}
     made = []
     receipts = [row["largest_logit_difference"] / row["largest_logit"] for row in rows if "largest_logit_difference" in row]
@@ -133,23 +145,33 @@ def claims(models: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
         made.append({"text": "the conversion is exact: before pruning no logit moves by more than 1e-5 of the largest",
                      "holds": max(receipts) <= 1e-5, "measured": f"{max(receipts):.1e} at most, over {len(receipts)} conversions"})
     for ours in ("glai_joint", "glai_path"):
-        for rival in ("mlp_sgd", "mlp_adam", "linear_adam", "logistic"):
+        for rival in ("mlp_sgd", "mlp_adam", "mlp_reduced", "linear_sgd", "linear_adam", "logistic", "glai_untrained"):
             if ours in named and rival in named:
-                made.append(_score_claim(named[ours], named[rival]))
+                made.append(_score_claim(named[ours], named[rival], test_examples))
         for rival in DECLARED:
             if ours in named and rival in named:
                 made.append(_time_claim(named[ours], named[rival]))
     return made
 
 
-def _score_claim(ours: Row, rival: Row) -> Row:
+def _interval(values: np.ndarray) -> float:
+    """Half the 95 % t interval of a mean; infinite for fewer than two values."""
+    from scipy import stats
+
+    if len(values) < 2:
+        return math.inf
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _score_claim(ours: Row, rival: Row, test_examples: int) -> Row:
     """Losses are compared where there is no accuracy: then both lists of seeds hold losses."""
-    sign = 1 if ours["seeds"] != ours["losses"] else -1
-    gaps = sign * (np.asarray(ours["seeds"]) - np.asarray(rival["seeds"]))
-    error = float(gaps.std(ddof=1) / math.sqrt(len(gaps))) if len(gaps) > 1 else 0.0
-    return {"text": f"{ours['name']} scores better than {rival['name']}", "holds": bool(len(gaps) > 1 and gaps.mean() > 2 * error),
-            "measured": f"{ours['value']:.4f} against {rival['value']:.4f}: {gaps.mean():+.4f} with a standard error of {error:.4f} "
-                        f"over {len(gaps)} paired seeds"}
+    accuracy = ours["seeds"] != ours["losses"]
+    gaps = (1 if accuracy else -1) * (np.asarray(ours["seeds"]) - np.asarray(rival["seeds"]))
+    half = _interval(gaps)
+    count = f", {gaps.mean() * test_examples:+.1f} of {test_examples} test examples" if accuracy else ""
+    return {"text": f"{ours['name']} scores better than {rival['name']}", "holds": bool(gaps.mean() > half),
+            "measured": f"{ours['value']:.4f} against {rival['value']:.4f}: {gaps.mean():+.4f} +- {half:.4f} (95 % over {len(gaps)} "
+                        f"paired seeds){count}"}
 
 
 def _time_claim(ours: Row, rival: Row) -> Row:
@@ -159,6 +181,9 @@ def _time_claim(ours: Row, rival: Row) -> Row:
     pairs = [(a, b) for a, b in zip(mine, theirs) if a is not None and b is not None]
     if None in mine or not pairs:
         return {"text": text, "holds": False, "measured": f"reached by {len(mine) - mine.count(None)} of {len(mine)} seeds"}
-    ratio = math.exp(np.mean([math.log(b / a) for a, b in pairs]))
-    return {"text": text, "holds": bool(ratio > 1), "measured": f"{ratio:.2f} times as fast (geometric mean of {len(pairs)} pairs): "
-            f"{np.mean([a for a, _ in pairs]):.3f} s against {np.mean([b for _, b in pairs]):.3f} s"}
+    logs = np.log([b / a for a, b in pairs])
+    mean, half = float(logs.mean()), _interval(logs)
+    return {"text": text, "holds": bool(mean > half),
+            "measured": f"{math.exp(mean):.2f} times as fast [{math.exp(mean - half):.2f}, {math.exp(min(mean + half, 99.0)):.2f}] "
+                        f"(geometric mean, 95 % over {len(pairs)} paired seeds): {np.mean([a for a, _ in pairs]):.4f} s against "
+                        f"{np.mean([b for _, b in pairs]):.4f} s"}

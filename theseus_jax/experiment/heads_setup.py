@@ -23,6 +23,8 @@ BACKBONES = {"none": None, "efficientnet_lite0": 1280, "minilm": 384}
 # inputs without a backbone, classes, training examples; None where the config or the data set says it
 SOURCES = {"digits": (64, 10, 1079), "cifar10": (3072, 10, 45000), "bbc": (None, 5, 1265), "omniglot": (11025, None, None),
            "lm_states": (None, None, None), "tfds": (None, None, None)}
+READERS = {"digits": ("none",), "cifar10": ("efficientnet_lite0", "none"), "bbc": ("minilm",), "lm_states": ("none",),
+           "omniglot": ("efficientnet_lite0", "none"), "tfds": ("efficientnet_lite0", "none")}
 CHOICES = {"data.source": tuple(SOURCES), "data.backbone": tuple(BACKBONES), "head.loss": ("cross_entropy", "infonce"),
            "glai.selector": ("maturity", "epochs")}
 POSITIVE = ("seeds", "train.batch", "train.epochs", "train.patience", "search.epochs", "glai.reference", "glai.settled_window", "search.seeds", "report.latency_repeats", "data.ways", "data.shots", "data.size")
@@ -77,8 +79,10 @@ def check(config: Any) -> None:
         raise UserError(f"config.glai.budget is {config.glai.budget:g}; give a share of O - R above 0")
     if config.head.loss == "infonce":
         _check_contrast(config)
-    if config.data.source in ("bbc", "tfds") and config.data.backbone == "none":
-        raise UserError(f"config.data.source is {config.data.source!r}, which needs features; set data.backbone")
+    readers = READERS[config.data.source]
+    if config.data.backbone not in readers:
+        raise UserError(f"config.data.backbone is {config.data.backbone!r}, which cannot read {config.data.source!r}; set it to "
+                        f"{' or '.join(readers)}")
 
 
 def _check_contrast(config: Any) -> None:
@@ -137,14 +141,14 @@ def reduced(config: Any) -> tuple[int, ...]:
 
 def trained_network(config: Any, facts: Facts, arm: str) -> Network:
     """The network that an arm ends with."""
-    views, c = _views(config), config.head
+    c = config.head
     if arm.startswith("glai"):
         return glai.final_network(_glai_settings(config, facts, arm, Trial(1.0, 0.0), Trial(1.0, 0.0)))
     if arm.startswith(("linear", "logistic", "ridge")):
-        return mlp((), facts.outputs, views=views)
+        return mlp((), facts.outputs)
     if arm == "low_rank":
-        return low_rank_mlp(facts.inputs, c.hidden[0], facts.outputs, views=views, parameters=budget_of(config, facts).reduced)
-    return mlp(reduced(config) if arm == "mlp_reduced" else tuple(c.hidden), facts.outputs, views=views)
+        return low_rank_mlp(facts.inputs, c.hidden[0], facts.outputs, parameters=budget_of(config, facts).reduced)
+    return mlp(reduced(config) if arm == "mlp_reduced" else tuple(c.hidden), facts.outputs)
 
 
 def trials(config: Any, arm: str) -> tuple[Trial, ...]:
@@ -184,9 +188,8 @@ def arm_plan(config: Any, facts: Facts, arm: str, trial: Trial, selector: Trial,
         made = _glai_settings(config, facts, arm, trial, selector, epochs)
         return glai.plan(made, held_out=glai.Held(held_out), report=report)
     net, every = trained_network(config, facts, arm), epoch_steps(config, facts)
-    trained = tuple(name for name in net.names if name != "views")
-    return (Phase("train", net, None, trained, _terms(config), every * epochs, optimizer=_optimizer(arm, trial),
-                  stop=Patience(every, config.train.patience)),)
+    return (Phase("train", net, None, net.names, _terms(config), every * epochs, optimizer=_optimizer(arm, trial),
+                  stop=Patience(every, config.train.patience), views=_views(config)),)
 
 
 def example(facts: Facts) -> jax.ShapeDtypeStruct:

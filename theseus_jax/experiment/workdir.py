@@ -33,10 +33,11 @@ def open_workdir(config: Any, path: pathlib.Path) -> Workdir:
     try:
         path.mkdir(parents=True, exist_ok=True)
         known = path / "config.json"
-        if known.exists() and json.loads(known.read_text()) != json.loads(wanted):
+        begun = (path / "metrics.jsonl").exists()  # else a run ended before it did anything: nothing is lost
+        if begun and known.exists() and json.loads(known.read_text()) != json.loads(wanted):
             raise UserError(f"{path} holds a run of another config ({_first_difference(known.read_text(), wanted)}); "
                             "give another --workdir or the same config")
-        if not known.exists():
+        if not begun or not known.exists():
             write(known, wanted)
             write(path / "versions.json", json.dumps(_versions(), indent=1))
     except OSError as error:

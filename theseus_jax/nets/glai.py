@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 import pallas_kernels as kernels
-from theseus_jax.nets.heads import two_views
 from theseus_jax.nets.stage import Network, network
 
 Selected = dict[str, Any]
@@ -47,28 +46,16 @@ def _indices(module: nn.Module, paths: int, layers: int) -> tuple[jax.Array, tup
 
 
 class PathContributions(nn.Module):
-    """What P paths shared by all outputs carry: x~_i where all gates of a path are open, else 0; Selected -> (B, P).
-
-    views > 0: in training x stands under two dropout masks of that rate, (2 B, P); the gates are those of the whole x.
-    """
+    """What P paths shared by all outputs carry: x~_i where all gates of a path are open, else 0; Selected -> (B, P)."""
 
     paths: int
     layers: int = 1
-    views: float = 0.0
     implementation: str = "auto"
 
     @nn.compact
-    def __call__(self, selected: Selected, train: bool = False) -> jax.Array:
+    def __call__(self, selected: Selected) -> jax.Array:
         inputs, units = _indices(self, self.paths, self.layers)
-        x, gates = _two_views(self, selected) if train and self.views else (selected["x"], selected["gates"])
-        return kernels.path_contributions(x, gates, inputs, units, implementation=self.implementation)
-
-
-def _two_views(module: Any, selected: Selected) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    # the constant input is no feature: it is dropped in no view
-    x = two_views(selected["x"][:, :-1], module.views, module)
-    ones = jnp.ones((len(x), 1), x.dtype)
-    return jnp.concatenate([x, ones], axis=1), tuple(jnp.concatenate([gate, gate]) for gate in selected["gates"])
+        return kernels.path_contributions(selected["x"], selected["gates"], inputs, units, implementation=self.implementation)
 
 
 class LinearEstimator(nn.Module):
@@ -106,16 +93,15 @@ class EntryEstimator(nn.Module):
 
     The weights are a dense (I + 1, J + 1, O) kernel under a mask of the K chosen entries: on the reordered contraction
     (X V, then the gates) a dense product is faster than gathering scattered entries, and what the mask hides has no
-    gradient. views: as in `PathContributions`.
+    gradient.
     """
 
     outputs: int
     units: int
-    views: float = 0.0
 
     @nn.compact
-    def __call__(self, selected: Selected, train: bool = False) -> jax.Array:
-        x, (gates,) = _two_views(self, selected) if train and self.views else (selected["x"], selected["gates"])
+    def __call__(self, selected: Selected) -> jax.Array:
+        x, (gates,) = selected["x"], selected["gates"]
         shape = (x.shape[-1], self.units + 1, self.outputs)
         chosen = self.variable("paths", "chosen", jnp.zeros, shape, jnp.bool_)
         weights = self.param("weights", nn.initializers.zeros_init(), shape, jnp.float32)
@@ -141,9 +127,9 @@ class GLAIHead(nn.Module):
         return estimator(selected).reshape(*x.shape[:-1], self.outputs)
 
 
-def joint_network(hidden: Sequence[int], outputs: int, paths: int, *, views: float = 0.0) -> Network:
-    """Stages selector, contributions, estimator: without views all before the estimator can be stored for all examples."""
-    return network([("selector", PathSelector(tuple(hidden))), ("contributions", PathContributions(paths, len(hidden), views)),
+def joint_network(hidden: Sequence[int], outputs: int, paths: int) -> Network:
+    """Stages selector, contributions, estimator: everything before the estimator can be stored once for all examples."""
+    return network([("selector", PathSelector(tuple(hidden))), ("contributions", PathContributions(paths, len(hidden))),
                     ("estimator", LinearEstimator(outputs))])
 
 
@@ -153,6 +139,6 @@ def fused_network(hidden: Sequence[int], outputs: int, paths: int, *, implementa
                     ("estimator", PathEstimator(outputs, paths, len(hidden), implementation))])
 
 
-def entry_network(hidden: Sequence[int], outputs: int, *, views: float = 0.0) -> Network:
+def entry_network(hidden: Sequence[int], outputs: int) -> Network:
     """Stages selector, estimator for paths that each output chose by itself; one hidden layer."""
-    return network([("selector", PathSelector(tuple(hidden))), ("estimator", EntryEstimator(outputs, hidden[0], views))])
+    return network([("selector", PathSelector(tuple(hidden))), ("estimator", EntryEstimator(outputs, hidden[0]))])

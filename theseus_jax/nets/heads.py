@@ -11,21 +11,6 @@ from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Network, Variables, network
 
 
-def two_views(x: jax.Array, rate: float, module: nn.Module) -> jax.Array:
-    """(B, P) -> (2 B, P): the rows under two independent dropout masks, one view after the other."""
-    return nn.Dropout(rate, deterministic=False, parent=module)(jnp.concatenate([x, x]))
-
-
-class TwoViews(nn.Module):
-    """In training (B, I) -> (2 B, I), every row under two dropout masks; else the identity. No parameters."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        return two_views(x, self.rate, self) if train else x
-
-
 class Hidden(nn.Module):
     """ReLU(x W + b): (..., I) -> (..., J)."""
 
@@ -68,20 +53,13 @@ class Output(nn.Module):
         return Linear(self.features, name="linear")(x)
 
 
-def mlp(hidden: Sequence[int], outputs: int, *, views: float = 0.0) -> Network:
-    """A ReLU MLP with stages hidden_1, ..., output; no hidden layer makes it linear.
-
-    views > 0: a first stage "views" gives every row two dropout masks of that rate in training.
-    """
+def mlp(hidden: Sequence[int], outputs: int) -> Network:
+    """A ReLU MLP with stages hidden_1, ..., output; no hidden layer makes it linear."""
     layers = [(f"hidden_{i}", Hidden(width)) for i, width in enumerate(hidden, start=1)]
-    return network([*_views(views), *layers, ("output", Output(outputs))])
+    return network([*layers, ("output", Output(outputs))])
 
 
-def _views(rate: float) -> list[tuple[str, nn.Module]]:
-    return [("views", TwoViews(rate))] if rate else []
-
-
-def low_rank_mlp(inputs: int, hidden: int, outputs: int, *, parameters: int, views: float = 0.0) -> Network:
+def low_rank_mlp(inputs: int, hidden: int, outputs: int, *, parameters: int) -> Network:
     """A ReLU MLP of one hidden layer, its first matrix factorised to the largest rank that keeps to `parameters`.
 
     Raises UserError when not even rank 1 does.
@@ -89,7 +67,7 @@ def low_rank_mlp(inputs: int, hidden: int, outputs: int, *, parameters: int, vie
     rank = (parameters - hidden - (hidden + 1) * outputs) // (inputs + hidden)
     if rank < 1:
         raise UserError(f"a low-rank MLP {inputs}-{hidden}-{outputs} of {parameters} parameters has no rank left; raise rho")
-    return network([*_views(views), ("hidden_1", Bottleneck(rank, hidden)), ("output", Output(outputs))])
+    return network([("hidden_1", Bottleneck(rank, hidden)), ("output", Output(outputs))])
 
 
 def layers_of(variables: Variables) -> tuple[tuple[jax.Array, jax.Array], ...]:

@@ -36,7 +36,7 @@ def score_curves(rows: Rows, model: str) -> dict[int, dict[int, Check]]:
     for seed, mine in by_seed(rows, model).items():
         points, spent = {}, 0.0
         for row in mine:
-            if row.get("kind") in ("train", "conversion"):
+            if row.get("kind") in ("train", "conversion", "stored", "maturity"):
                 spent += _seconds(row)
             scored = row.get("kind") == "score" and row.get("phase") != "selector"
             if scored and measured(row.get("score")):
@@ -72,7 +72,7 @@ def ready(rows: Rows, model: str) -> list[tuple[int, float]]:
     found = []
     for seed, mine in by_seed(rows, model).items():
         if any(row.get("kind") == "conversion" for row in mine):
-            counted = [row for row in mine if row.get("kind") == "conversion" or _selects(row)]
+            counted = [row for row in mine if row.get("kind") in ("conversion", "maturity") or _selects(row)]
             found.append((seed, sum(map(_seconds, counted))))
     return found
 
