@@ -5,7 +5,8 @@
 selection: test accuracy of joint, per-output and global selection at 25, 50, 100 and 200 % of O - R weights.
 maturity: the selector trained for 0, 1, 2, 4, 8, 16 epochs against the rule on m_t (share 0.5, window 1; share 0.2, window 3) and
 against the paper's rule, a fifth of the epochs that the full MLP needs; the best epoch by validation is the oracle's choice.
-Five seeds; learning rates by a small search of their own in every cell (cifar10: the rate of its default run); settings are those of configs/glai_*.py.
+Five seeds; learning rates by a small search of their own in every cell (cifar10: the rate of its default run); other settings
+are those of configs/glai_*.py.
 """
 from __future__ import annotations
 
@@ -113,7 +114,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = pathlib.Path(given.work or temporary)
         given.cache = given.cache or str(work / "features")
-        rows = [found for name in given.data.split(",") for found in {"selection": selection, "maturity": maturity}[given.study](name, given, work)]
+        study = {"selection": selection, "maturity": maturity}[given.study]
+        rows = [found for name in given.data.split(",") for found in study(name, given, work)]
     if given.json:
         about = {"date": time.strftime("%Y-%m-%d"), "command": f"python benchmarks/glai_studies.py {given.study} --data={given.data}",
                  "python": platform.python_version(), "jax": jax.__version__, "machine": f"{platform.machine()} CPU", "rows": rows}

@@ -16,7 +16,7 @@ def default():
     c.data.source, c.data.backbone = "bbc", "minilm"
     c.head.hidden, c.train.epochs, c.search.epochs = (128,), 60, 60
     c.search.adam_rates, c.search.sgd_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    c.search.penalties = (1e-3, 1e-2, 1e-1, 1.0)
+    c.search.penalties = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
     return c
 
 

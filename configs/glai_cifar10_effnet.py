@@ -18,8 +18,8 @@ def default():
     c.data.train, c.data.validation, c.data.test = 10000, 2000, 2000
     c.head.hidden, c.train.batch = (128,), 64
     c.train.epochs, c.train.patience, c.search.epochs, c.search.seeds = 30, 5, 30, 1
-    c.search.adam_rates, c.search.sgd_rates = (1e-4, 3e-4, 1e-3), (3e-3, 1e-2, 3e-2)
-    c.search.penalties = (1e-3, 1e-2, 1e-1)
+    c.search.adam_rates, c.search.sgd_rates = (3e-5, 1e-4, 3e-4, 1e-3), (1e-3, 3e-3, 1e-2, 3e-2)
+    c.search.penalties = (1e-2, 1e-1, 1.0, 10.0)
     c.glai.selector_epochs = 10
     return c
 

@@ -17,7 +17,7 @@ def default():
     c.head.hidden, c.train.batch, c.seeds = (64,), 20, 20
     c.train.epochs, c.train.patience, c.search.epochs, c.search.seeds = 60, 30, 60, 5
     c.search.adam_rates, c.search.sgd_rates, c.search.decays = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (1e-2,)
-    c.search.penalties = (1e-3, 1e-2, 1e-1, 1.0)
+    c.search.penalties = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
     c.glai.reference, c.glai.selector_epochs = 40, 20
     return c
 

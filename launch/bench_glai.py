@@ -96,7 +96,8 @@ def check(size):
     peer = Listing(np.asarray(layer["kernel"][0]), np.asarray(layer["bias"][0]), np.ascontiguousarray(weights), CHECK_RATE)
     theirs = [peer.step(np.asarray(x), np.asarray(y).astype(np.int64)) for _ in range(CHECKED)]
     state = State(0, variables, {}, None, jax.random.split(jax.random.key(1), 1))
-    fit((phase(net, ("estimator",), CHECKED, CHECK_RATE),), state, {"inputs": x, "labels": y}, batch=64, chunk_steps=1, hooks=Hooks(log=rows.append))
+    fit((phase(net, ("estimator",), CHECKED, CHECK_RATE),), state, {"inputs": x, "labels": y}, batch=64, chunk_steps=1,
+        hooks=Hooks(log=rows.append))
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     np.testing.assert_allclose(losses, theirs, rtol=1e-3)
     return float(np.abs(np.subtract(losses, theirs)).max())
@@ -116,10 +117,10 @@ def row(name, size, batch, repeats):
     joint, fused = joint_network((size.units,), size.outputs, size.paths), fused_network((size.units,), size.outputs, size.paths)
     whole = mlp((2 * size.units,), size.outputs)
     last, start = ("estimator",), Route(start="estimator")
+    phases = {"stored": phase(joint, last, steps, route=start, stored="contributions"),
+              "gates": phase(fused, last, steps, route=start, stored="selector"), "mlp": phase(whole, whole.names, steps)}
     times = {
-        "stored": ours(phase(joint, last, steps, route=start, stored="contributions"), variables_of(joint, size), examples, batch, repeats),
-        "gates": ours(phase(fused, last, steps, route=start, stored="selector"), variables_of(fused, size), examples, batch, repeats),
-        "mlp": ours(phase(whole, whole.names, steps), variables_of(whole, size), examples, batch, repeats),
+        **{key: ours(one, variables_of(one.net, size), examples, batch, repeats) for key, one in phases.items()},
         "listing_dense": listing(size, size.units, examples, batch, repeats),
         "listing_units": listing(size, max(1, round(size.paths / size.inputs)), examples, batch, repeats)}
     found = {"size": name, "batch": batch}

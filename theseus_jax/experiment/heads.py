@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from typing import Any, Callable
 
 import jax
@@ -76,12 +75,13 @@ def _arm(config: Any, facts: Facts, home: Workdir, data: Sets, arm: str, selecto
                         run(config, facts, home, data(seed), arm, point, selector, seed, k)
                     except Diverged as error:
                         LOG.info("%s", error)
-                        home.records.write({"kind": "trial", **_tags(arm, seed, k), "validation_score": None, "validation_loss": None})
+                        home.records.write({"kind": "trial", **_tags(arm, seed, k), "validation_score": None,
+                                            "validation_loss": None})
     best = _best(home, arm, points)
     if home.model(arm).exists():
         return best
-    LOG.info("%s: %s%s; %d seeds", arm, f"penalty {best.decay:g}" if arm in SOLVED else f"rate {best.rate:g}, decay {best.decay:g}",
-             " (at the edge of the search)" if heads_results.at_edge(best, points) else "", config.seeds)
+    setting = f"penalty {best.decay:g}" if arm in SOLVED else f"rate {best.rate:g}, decay {best.decay:g}"
+    LOG.info("%s: %s%s; %d seeds", arm, setting, " (at the edge of the search)" if heads_results.at_edge(best, points) else "", config.seeds)
     made = [run(config, facts, home, data(seed), arm, best, selector, seed, 0) for seed in range(config.seeds)]
     stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *made)
     checkpoints.save(home.model(arm), tree={"variables": stacked}, metadata={
@@ -127,7 +127,8 @@ def scores(config: Any, net: Network, variables: Variables, part: Any) -> dict[s
 def _rows(config: Any, home: Workdir, net: Network, variables: Variables, data: DataSet, tags: dict[str, Any]) -> None:
     """The row of a finished trial (validation alone) or of a finished seed (validation and test)."""
     splits = ("validation",) if "trial" in tags else ("validation", "test")
-    found = {f"{split}_{key}": value for split in splits for key, value in scores(config, net, variables, getattr(data, split)).items()}
+    found = {f"{split}_{key}": value for split in splits
+             for key, value in scores(config, net, variables, getattr(data, split)).items()}
     home.records.write({"kind": "trial" if "trial" in tags else "model", **tags, **found})
 
 
@@ -149,9 +150,8 @@ def _train(config: Any, facts: Facts, home: Workdir, data: DataSet, arm: str, po
     def measure(phase: Phase, state: State) -> float:
         if arm in SELECTION and phase.name == "selector":
             before = state.kept or fresh(phase.net, keys, example(facts))
-            began = time.perf_counter()
             found = watch(before, state.variables, reference)
-            log({"kind": "maturity", "step": state.step, **tags, **found, "seconds": time.perf_counter() - began})
+            log({"kind": "maturity", "step": state.step, **tags, **found})
             return found["settling"]
         return scores(config, phase.net, state.variables, data.validation)["score"]
 
@@ -177,7 +177,8 @@ def _solve(config: Any, facts: Facts, home: Workdir, data: DataSet, arm: str, po
     base = None
     if arm.startswith("glai_joint"):
         # a trial's solver reads the paths of some seed's head: its weights alone are chosen by the search
-        base = jax.tree.map(lambda leaf: leaf[(seed if seed >= 0 else -1 - seed) % len(leaf)][None], finished(home, "glai_joint"))
+        number = seed if seed >= 0 else -1 - seed
+        base = jax.tree.map(lambda leaf: leaf[number % len(leaf)][None], finished(home, "glai_joint"))
     solved = heads_solve.solve(net, arm, data.train, facts.outputs, point.decay, base)
     home.records.write({"kind": "solve", **tags, "seconds": solved.seconds, "iterations": solved.iterations})
     _rows(config, home, net, solved.variables, data, tags)

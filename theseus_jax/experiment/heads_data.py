@@ -73,15 +73,16 @@ def _scaled(data: DataSet, standardise: bool) -> DataSet:
         return data
     mean, deviation = data.train.x.mean(0), data.train.x.std(0)
     scale = np.where(deviation > 1e-6, 1.0 / np.maximum(deviation, 1e-6), 0.0)
-    parts = [Labelled(((part.x - mean) * scale).astype(np.float32), part.y) for part in (data.train, data.validation, data.test)]
+    parts = [Labelled(((part.x - mean) * scale).astype(np.float32), part.y)
+             for part in (data.train, data.validation, data.test)]
     return data._replace(train=parts[0], validation=parts[1], test=parts[2])
 
 
 def episode(data: DataSet, seed: int, *, ways: int, shots: int, key: int) -> DataSet:
     """A few-shot task: `ways` characters, `shots` drawings of each to train on, half of the others to validate, half to test.
 
-    seed >= 0 draws from the test alphabets, a negative one from the validation alphabets. y is in [0, ways). Raises UserError for more
-    ways than characters, or shots that leave no drawing for both held-out splits.
+    seed >= 0 draws from the test alphabets, a negative one from the validation alphabets. y is in [0, ways). Raises
+    UserError for more ways than characters, or shots that leave no drawing for both held-out splits.
     """
     part = data.test if seed >= 0 else data.validation
     there = np.unique(part.y)
@@ -126,7 +127,8 @@ def _states(net: Any, variables: Any, tokens: np.ndarray, context: int, count: i
     per_window = context // 8
     rows = np.random.default_rng(0).permutation(len(windows))[: -(-count // per_window)]
     run = jax.jit(lambda tokens: forward(net, variables, tokens, stop=net.names[-2])[0][:, 7::8])
-    x = [np.asarray(run(jnp.asarray(windows[part, :-1].astype(np.int32)))) for part in np.array_split(rows, max(1, len(rows) // 32))]
+    parts = np.array_split(rows, max(1, len(rows) // 32))
+    x = [np.asarray(run(jnp.asarray(windows[part, :-1].astype(np.int32)))) for part in parts]
     x, y = np.concatenate(x).reshape(len(rows) * per_window, -1), windows[rows][:, 8::8].reshape(-1)
     if len(x) < count:
         raise UserError(f"{count} hidden states were asked for and a split has {len(x)}; lower data.train, validation or test")
@@ -138,11 +140,12 @@ def check_facts(facts: Facts, data: DataSet, contrast: bool) -> Facts:
 
     contrast: a loss without labels, whose outputs are no classes."""
     if data.train.x.shape[1] != facts.inputs:
-        raise UserError(f"the features are {data.train.x.shape[1]} wide and the config says {facts.inputs}; set data.backbone right")
+        raise UserError(f"the features are {data.train.x.shape[1]} wide and the config says {facts.inputs}; set data.backbone "
+                        "or data.width right")
     largest = max(int(part.y.max()) for part in (data.train, data.validation, data.test))
     if contrast:
         return facts._replace(train=len(data.train.y))
     if len(data.classes) != facts.outputs or largest >= facts.outputs:
-        raise UserError(f"{data.name} has {len(data.classes)} classes, labels up to {largest}, and the config says {facts.outputs}; set "
-                        "data.classes right, or to 0 where the source is known")
+        raise UserError(f"{data.name} has {len(data.classes)} classes, labels up to {largest}, and the config says "
+                        f"{facts.outputs}; set data.classes right, or to 0 where the source is known")
     return facts._replace(train=len(data.train.y))

@@ -45,8 +45,10 @@ def collect(config: Any, facts: Facts, home: Workdir, data: DataSet, chosen: dic
             "chance": None if contrast else 1 / facts.outputs, "models": models, "stages": [],
             "data": {"name": data.name, "sha256": data.sha256, "note": data.note, "train_examples": len(data.train.y),
                      "validation_examples": len(data.validation.y), "eval_examples": len(data.test.y)},
-            "budget": spent._asdict(), "declared": declared, "conversions": [row for row in rows if row["kind"] == "conversion"],
-            "selector_epochs": _selector_epochs(rows, epoch_steps(config, facts)), "claims": claims(models, rows, len(data.test.y))}
+            "budget": spent._asdict(), "declared": declared,
+            "conversions": [row for row in rows if row["kind"] == "conversion"],
+            "selector_epochs": _selector_epochs(rows, epoch_steps(config, facts)),
+            "claims": claims(models, rows, len(data.test.y))}
 
 
 def curve(rows: Sequence[Row], arm: str, seed: int) -> list[tuple[float, float]]:
@@ -87,7 +89,8 @@ def _model(rows: Sequence[Row], arm: str, seeds: int, contrast: bool) -> Row:
     examples = sum(row["examples_seen"] for row in mine if row["kind"] == "phase")
     iterations = sum(row["iterations"] for row in mine if row["kind"] == "solve")
     seconds = [_total(rows, arm, seed) for seed in range(seeds)]
-    return {"name": arm, "value": value, "stderr": error, "seeds": scores, "loss": loss, "loss_stderr": loss_error, "losses": losses,
+    return {"name": arm, "value": value, "stderr": error, "seeds": scores,
+            "loss": loss, "loss_stderr": loss_error, "losses": losses,
             "validation_score": mean_and_error([row["validation_score"] for row in mine if row["kind"] == "model"])[0],
             "optimizer_steps": round((steps + iterations) / seeds), "examples_seen": round(examples / seeds),
             "training_flops": sum(row.get("training_flops", 0.0) for row in mine) / seeds or None,
@@ -143,7 +146,8 @@ def claims(models: Sequence[Row], rows: Sequence[Row], test_examples: int) -> li
     receipts = [row["largest_logit_difference"] / row["largest_logit"] for row in rows if "largest_logit_difference" in row]
     if receipts:
         made.append({"text": "the conversion is exact: before pruning no logit moves by more than 1e-5 of the largest",
-                     "holds": max(receipts) <= 1e-5, "measured": f"{max(receipts):.1e} at most, over {len(receipts)} conversions"})
+                     "holds": max(receipts) <= 1e-5,
+                     "measured": f"{max(receipts):.1e} at most, over {len(receipts)} conversions"})
     for ours in ("glai_joint", "glai_path"):
         for rival in ("mlp_sgd", "mlp_adam", "mlp_reduced", "linear_sgd", "linear_adam", "logistic", "glai_untrained"):
             if ours in named and rival in named:

@@ -27,7 +27,8 @@ READERS = {"digits": ("none",), "cifar10": ("efficientnet_lite0", "none"), "bbc"
            "omniglot": ("efficientnet_lite0", "none"), "tfds": ("efficientnet_lite0", "none")}
 CHOICES = {"data.source": tuple(SOURCES), "data.backbone": tuple(BACKBONES), "head.loss": ("cross_entropy", "infonce"),
            "glai.selector": ("maturity", "epochs")}
-POSITIVE = ("seeds", "train.batch", "train.epochs", "train.patience", "search.epochs", "glai.reference", "glai.settled_window", "search.seeds", "report.latency_repeats", "data.ways", "data.shots", "data.size")
+POSITIVE = ("seeds", "train.batch", "train.epochs", "train.patience", "search.epochs", "search.seeds", "glai.reference",
+            "glai.settled_window", "report.latency_repeats", "data.ways", "data.shots", "data.size")
 
 
 class Facts(NamedTuple):

@@ -113,12 +113,12 @@ def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = Tr
             return
         tree = {"variables": state.variables, "opt_state": state.opt_state if state.opt_state is not None else {},
                 "kept": state.kept}
-        note = {"kept": bool(state.kept), "step": state.step, "phase": position.phase, "saved": position.saved, "scores": list(position.scores),
-                "offset": workdir.records.offset()}
+        note = {"kept": bool(state.kept), "step": state.step, "phase": position.phase, "saved": position.saved,
+                "scores": list(position.scores), "offset": workdir.records.offset()}
         checkpoints.save_progress(workdir.progress(name), position.phase * 10**6 + state.step, tree, note)
 
-    hooks = Hooks(log=lambda row: workdir.records.write({**row, **job.tags}), save=save, bar=_bar(name) if show else None, save_seconds=save_seconds,
-                  score=job.measure, score_name=job.measure_name)
+    hooks = Hooks(log=lambda row: workdir.records.write({**row, **job.tags}), save=save, bar=_bar(name) if show else None,
+                  save_seconds=save_seconds, score=job.measure, score_name=job.measure_name)
     state = fit(plan, state, job.examples, batch=job.batch, chunk_steps=job.chunk, name=name, position=position, hooks=hooks)
     job.score(state.variables)
     if keep:

@@ -152,7 +152,8 @@ def _results(config: Any, made: Setup, home: Workdir, corpus: text.Corpus, share
         "share": config.data.share, "train_examples": (share.size - 1) // context,
         "guide_train_examples": (corpus.train.size - 1) // context,
         "eval_examples": -(-(corpus.test.size - 1) // context), "bytes_per_token": corpus.bytes_per_token}
-    return {"metric": "perplexity", "higher_is_better": False, "chance": float(corpus.vocabulary), "data": data, "models": models, "stages": measured.stage_records(rows),
+    return {"metric": "perplexity", "higher_is_better": False, "chance": float(corpus.vocabulary), "data": data,
+            "models": models, "stages": measured.stage_records(rows),
             "claims": measured.claims(models), "samples": samples}
 
 

@@ -39,7 +39,8 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=-1, out_axis=-2), (self.features, x.shape[-1]), jnp.float32)
+        start = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+        kernel = self.param("kernel", start, (self.features, x.shape[-1]), jnp.float32)
         return x @ kernel.T + self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
 
 

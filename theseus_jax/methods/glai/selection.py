@@ -201,8 +201,8 @@ def select(layers: Layers, x: jax.Array, *, kind: str, keep: int, at_once: int |
 
     kind "joint": Paths, `keep` of them. "per_output": Entries, keep // O of each output. "global": Entries, `keep` of
     them. The path of constants (the output bias) is always kept; equal scores go to the lowest index. Streams blocks of
-    (I + 1) x at_once scores on the host, except for the pairs of one small hidden layer, which one program ranks
-    what a bound discards. Computes in float32, or in float64 if the layers or x are. Raises UserError for another kind, a
+    (I + 1) x at_once scores on the host (at_once: TUPLES_AT_ONCE unless given); the cost is at most 2 B (I + 1) J_1...J_L
+    FLOP, less what a bound discards. The pairs of one hidden layer of usual size are ranked by one program. Computes in float32, or in float64 if the layers or x are. Raises UserError for another kind, a
     `keep` that is smaller than the output bias or larger than the number of paths, and values that are not finite.
     """
     widths, outputs = gp.sizes(layers), layers[-1][1].shape[0]

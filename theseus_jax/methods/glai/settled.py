@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import jax
 
-from theseus_jax import trees
-from theseus_jax.methods.glai.maturity import Maturity, mature, oui, pattern_distance, settling, snapshot
+from theseus_jax.methods.glai.maturity import Maturity, Snapshot, mature, oui, pattern_distance, settling, snapshot
 from theseus_jax.nets.heads import layers_of
 from theseus_jax.nets.stage import Variables
 
@@ -38,11 +38,20 @@ class Settled:
                 f"{self.every} steps apart")
 
 
+@jax.jit
+def _settling(before: Variables, after: Variables, x: jax.Array) -> tuple[jax.Array, Snapshot, Snapshot]:
+    old, new = (snapshot(layers_of(jax.tree.map(lambda leaf: leaf[0], variables)), x) for variables in (before, after))
+    return settling(x, old, new), old, new
+
+
 def watch(before: Variables, after: Variables, x: jax.Array) -> dict[str, float]:
     """Three readings of an MLP's gates on reference rows x (B, I) between two checks (variables with a seed axis of 1).
 
     settling: m_t of the paths; pattern_distance: the share of gates that changed, mean over layers; oui: of the newer.
+    seconds: what settling took, the one reading that the stopping rule needs.
     """
-    old, new = (snapshot(layers_of(trees.unstack(variables, 0)), x) for variables in (before, after))
-    return {"settling": float(settling(x, old, new)), "pattern_distance": float(pattern_distance(old, new).mean()),
-            "oui": float(oui(new))}
+    began = time.perf_counter()
+    value, old, new = jax.block_until_ready(_settling(before, after, x))
+    seconds = time.perf_counter() - began
+    return {"settling": float(value), "pattern_distance": float(pattern_distance(old, new).mean()), "oui": float(oui(new)),
+            "seconds": seconds}
