@@ -153,7 +153,8 @@ def test_a_contrastive_run_has_losses_for_scores(tmp_path):
     for model in results["models"]:
         assert model["seeds"] == model["losses"] and model["value"] > 0 and model["validation_score"] < 0
     holds = {claim["text"]: claim for claim in results["claims"]}
-    gap = np.subtract(results["models"][0]["losses"], results["models"][3]["losses"]).mean()
+    losses = {model["name"]: model["losses"] for model in results["models"]}
+    gap = np.subtract(losses["mlp_adam"], losses["glai_joint"]).mean()
     assert f"{gap:+.4f}" in holds["glai_joint scores better than mlp_adam"]["measured"]
 
 

@@ -13,8 +13,9 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
+from theseus_jax.data import catalogue
 from theseus_jax.data.cached import cached_arrays
-from theseus_jax.data.sources import TFDS_INSTALL
+from theseus_jax.data.catalogue import first_line
 from theseus_jax.errors import UserError
 from theseus_jax.nets.weights import file_sha256, packaged_files
 
@@ -121,27 +122,12 @@ def tfds_examples(
     No TensorFlow. Raises UserError for a missing package, an unknown name, key or split, and the reader for images of
     several sizes with size=None.
     """
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UserError(f"tfds_images needs a package that is missing ({error}); {TFDS_INSTALL}") from error
-    directory = str(Path(data_dir).expanduser()) if str(data_dir) else None
-    try:
-        features = tfds.builder(name, data_dir=directory).info.features
-    except ValueError as error:
-        raise UserError(f"dataset {name!r} cannot be opened ({_first_line(error)}); "
-                        "give a name from https://www.tensorflow.org/datasets/catalog") from error
+    tfds, features = catalogue.opened(name, data_dir, "tfds_images")
     for key, kind in ((image_key, tfds.features.Image), (label_key, tfds.features.ClassLabel)):
         if key not in features or not isinstance(features[key], kind):
             raise UserError(f"dataset {name!r} has no {kind.__name__} {key!r} among {sorted(features)}; "
                             "set image_key and label_key")
-    try:
-        examples = tfds.data_source(name, split=split, data_dir=directory, download=False)
-    except (KeyError, ValueError, NotImplementedError, FileNotFoundError) as error:  # tfds raises all four for it
-        raise UserError(f"split {split!r} of {name!r} is not prepared for random access in "
-                        f"{directory or 'the default directory'} ({_first_line(error)}); prepare it where there is a "
-                        f'network: {TFDS_INSTALL} && python -c "import tensorflow_datasets as tfds; '
-                        f'tfds.data_source({name!r}, data_dir={directory!r})"') from error
+    examples = catalogue.examples(tfds, name, split, data_dir)
 
     def read(rows: np.ndarray) -> Images:
         chosen = [examples[int(row)] for row in rows]
@@ -175,7 +161,7 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a readable {kind} ({_first_line(error)}); get it again") from error
+        raise UserError(f"{path} is not a readable {kind} ({first_line(error)}); get it again") from error
 
 
 def _pillow(purpose: str) -> ModuleType:
@@ -184,7 +170,3 @@ def _pillow(purpose: str) -> ModuleType:
     except ImportError as error:
         raise UserError(f"{purpose} needs Pillow ({error}); pip install pillow") from error
     return PIL
-
-
-def _first_line(error: Any) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

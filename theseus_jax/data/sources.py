@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from theseus_jax.data import catalogue
 from theseus_jax.errors import UserError
-
-TFDS_INSTALL = "pip install tensorflow-datasets importlib_resources"
 
 # The `encodings` package is left out because nearly all of it is the same 256-row table with other values:
 # a file of it in the test split would be known from its neighbours in the train split.
@@ -76,27 +75,11 @@ def tfds_documents(name: str, data_dir: str | Path = "", splits: Sequence[str] =
     """
     if not name:
         raise UserError('dataset is empty; a TensorFlow Datasets name was expected; set one such as "lm1b"')
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UserError(f'source="tfds" needs a package that is missing ({error}); {TFDS_INSTALL}') from error
-    directory = str(Path(data_dir).expanduser()) if str(data_dir) else None
-    try:
-        features = tfds.builder(name, data_dir=directory).info.features
-    except ValueError as error:
-        raise UserError(f"dataset {name!r} cannot be opened ({_first_line(error)}); "
-                        "give a name from https://www.tensorflow.org/datasets/catalog") from error
+    tfds, features = catalogue.opened(name, data_dir, 'source="tfds"')
     key = _text_key(features, tfds.features.Text, name, text_key)
     documents = []
     for split in splits:
-        try:
-            examples = tfds.data_source(name, split=split, data_dir=directory, download=False)
-        except (KeyError, ValueError, NotImplementedError, FileNotFoundError) as error:  # tfds raises all four for it
-            raise UserError(
-                f"split {split!r} of {name!r} is not prepared for random access in "
-                f"{directory or 'the default directory'} ({_first_line(error)}); prepare it where there is a "
-                f"network: {TFDS_INSTALL} && python -c \"import tensorflow_datasets as tfds; "
-                f'tfds.data_source({name!r}, data_dir={directory!r})"') from error
+        examples = catalogue.examples(tfds, name, split, data_dir)
         for index in range(len(examples)):
             text = examples[index][key]
             text = text.decode("utf-8", errors="ignore") if isinstance(text, bytes) else str(text)
@@ -130,7 +113,3 @@ def _with_text(documents: list[Document], what: str, remedy: str) -> list[Docume
     if not any(document.text.strip() for document in documents):
         raise UserError(f"{what}: every text is empty; {remedy}")
     return documents
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

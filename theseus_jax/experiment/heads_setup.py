@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from theseus_jax import cost
 from theseus_jax.config import ARMS
 from theseus_jax.errors import UserError
+from theseus_jax.experiment.checks import check_values, lookup
 from theseus_jax.methods import glai
 from theseus_jax.methods.glai.budget import Budget, budget, narrow_line
 from theseus_jax.nets.heads import low_rank_mlp, mlp
@@ -46,21 +47,9 @@ class Trial(NamedTuple):
     decay: float
 
 
-def lookup(config: Any, path: str) -> Any:
-    """The value at a dotted path of a config."""
-    for key in path.split("."):
-        config = config[key]
-    return config
-
-
 def check(config: Any) -> None:
     """Raises UserError, one line, for the first value that cannot be meant."""
-    for path, choices in CHOICES.items():
-        if lookup(config, path) not in choices:
-            raise UserError(f"config.{path} is {lookup(config, path)!r}; choose one of {', '.join(choices)}")
-    for path in POSITIVE:
-        if lookup(config, path) < 1:
-            raise UserError(f"config.{path} is {lookup(config, path)}; it must be at least 1")
+    check_values(config, CHOICES, POSITIVE)
     unknown = [name for name in config.arms if name not in ARMS]
     if unknown:
         raise UserError(f"config.arms has {', '.join(unknown)}; choose from {', '.join(ARMS)}")

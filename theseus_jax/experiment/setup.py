@@ -11,6 +11,7 @@ from flax.errors import FlaxError
 
 from theseus_jax import cost
 from theseus_jax.errors import UserError
+from theseus_jax.experiment.checks import check_values, lookup
 from theseus_jax.methods import baselines, convert
 from theseus_jax.methods.surgery import Inherit
 from theseus_jax.nets.gpt2 import gpt2
@@ -45,21 +46,9 @@ class Setup(NamedTuple):
     plans: dict[str, Plan]
 
 
-def lookup(config: Any, path: str) -> Any:
-    """The value at a dotted path of a config."""
-    for key in path.split("."):
-        config = config[key]
-    return config
-
-
 def check(config: Any) -> None:
     """Raises UserError, one line, for the first value that cannot be meant."""
-    for path, choices in CHOICES.items():
-        if lookup(config, path) not in choices:
-            raise UserError(f"config.{path} is {lookup(config, path)!r}; choose one of {', '.join(choices)}")
-    for path in POSITIVE:
-        if lookup(config, path) < 1:
-            raise UserError(f"config.{path} is {lookup(config, path)}; it must be at least 1")
+    check_values(config, CHOICES, POSITIVE)
     if not 0 <= config.convert.align < 1:
         raise UserError(f"config.convert.align is {config.convert.align:g}, a share of the steps in [0, 1); 0.5 is usual")
     for path in ("convert.finish_kl", "controls.kl"):
