@@ -90,7 +90,11 @@ def report(runs: dict[str, dict]) -> list[str]:
 
 def main() -> None:
     given = [pathlib.Path(arg) for arg in sys.argv[1:]] or sorted(pathlib.Path(__file__).parent.glob("glai_*.json"))
-    print("\n".join(report(read(given))))
+    runs = read(given)
+    for title, labelled in (("Experiments with labels (accuracy)", True), ("Experiments without labels (InfoNCE)", False)):
+        chosen = {name: results for name, results in runs.items() if results["higher_is_better"] is labelled}
+        if chosen:
+            print(f"{title}: {', '.join(chosen)}", *report(chosen), "", sep="\n")
 
 
 if __name__ == "__main__":

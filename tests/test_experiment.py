@@ -1,18 +1,16 @@
 """A whole run from a config: the files of the contract, resuming after SIGKILL, and mistakes in one line."""
 import json
-import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
 import pytest
 
 import theseus_jax as tj
+from killing import killed_and_ended, rows, timeless
 from theseus_jax import checkpoints
 from theseus_jax import config as schema
 from theseus_jax.data import text
@@ -51,10 +49,6 @@ def tiny(texts, **changes):
 def finished(texts, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "a"
     return path, tj.run(tiny(texts), path)
-
-
-def rows(path):
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_writes_every_file_of_the_contract(finished):
@@ -119,34 +113,10 @@ def test_the_outline_needs_no_data_and_has_exact_parameters(finished, texts):
     assert "Bx8x257 float32" in outline and "block_1 = block_1, norm = norm" in outline
 
 
-LAUNCH = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from ml_collections import ConfigDict
-import theseus_jax as tj
-tj.run(ConfigDict(json.load(open(sys.argv[2]))), sys.argv[3])
-"""
-
-
 def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(texts, tmp_path, finished):
     """Killed three times at different places, the run ends with the rows and weights of one that was never killed."""
-    settings = tmp_path / "config.json"
-    c = tiny(texts, train__save_seconds=0.0)
-    settings.write_text(c.to_json())
-    command = [sys.executable, "-c", LAUNCH, str(ROOT), str(settings), str(tmp_path / "b")]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
-    for wanted in ('"phase": "align_1"', '"model": "converted", "phase": "finetune"', '"model": "distilled"'):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        log = tmp_path / "b" / "metrics.jsonl"
-        while process.poll() is None and not (log.exists() and wanted in log.read_text()):
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "b" / "results.json").exists()
-    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
-
-    def timeless(found):
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+    moments = ('"phase": "align_1"', '"model": "converted", "phase": "finetune"', '"model": "distilled"')
+    killed_and_ended(tiny(texts, train__save_seconds=0.0), tmp_path / "b", moments)
     assert timeless(rows(tmp_path / "b")) == timeless(rows(finished[0]))
     for name in ("guide", "converted", "one_shot_distilled"):
         assert bit_equal(tj.restore(tmp_path / "b", name)[1], tj.restore(finished[0], name)[1])

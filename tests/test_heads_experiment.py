@@ -1,17 +1,12 @@
 """A whole comparison of heads: the files of the contract, going on after SIGKILL, few-shot episodes, mistakes in one line."""
 import json
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import pytest
 
 import theseus_jax as tj
+from killing import killed_and_ended, rows, timeless
 from theseus_jax import config as schema
 from theseus_jax.data.labelled import DataSet, Labelled, digits
 from theseus_jax.errors import UserError
@@ -22,7 +17,6 @@ from theseus_jax.experiment.heads_setup import SOURCES, arm_plan, budget_of, fac
 from theseus_jax.experiment.workdir import Workdir
 from theseus_jax.trees import bit_equal
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = {"data.train": 96, "data.validation": 48, "data.test": 48, "head.hidden": (8,), "seeds": 2, "train.epochs": 3,
         "train.patience": 2, "search.epochs": 2, "search.seeds": 1, "search.adam_rates": (3e-3, 1e-2), "search.sgd_rates": (1e-2,),
         "search.decays": (1e-3,), "search.penalties": (1e-3, 1e-1), "glai.selector_epochs": 2, "report.latency_repeats": 2,
@@ -41,10 +35,6 @@ def tiny(**changes):
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "a"
     return path, tj.run(tiny(), path)
-
-
-def rows(path):
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_writes_every_file_of_the_contract(finished):
@@ -113,33 +103,9 @@ def test_maturity_is_logged_each_epoch_of_the_selector(finished):
     assert all(row["settling"] > 0 and 0 < row["pattern_distance"] < 1 and 0 <= row["oui"] <= 1 for row in mine)
 
 
-LAUNCH = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from ml_collections import ConfigDict
-import theseus_jax as tj
-c = json.load(open(sys.argv[2]))
-tj.run(ConfigDict(c), sys.argv[3])
-"""
-
-
 def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(tmp_path, finished):
-    settings = tmp_path / "config.json"
-    settings.write_text(tiny(train__save_seconds=0.0).to_json())
-    command = [sys.executable, "-c", LAUNCH, str(ROOT), str(settings), str(tmp_path / "b")]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
-    for wanted in ('"trial": 1', '"phase": "selector", "step": 6, "score"', '"model": "glai_joint_ridge"'):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        log = tmp_path / "b" / "metrics.jsonl"
-        while process.poll() is None and not (log.exists() and wanted in log.read_text()):
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "b" / "results.json").exists()
-    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
-
-    def timeless(found):
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+    moments = ('"trial": 1', '"phase": "selector", "step": 6, "score"', '"model": "glai_joint_ridge"')
+    killed_and_ended(tiny(train__save_seconds=0.0), tmp_path / "b", moments)
     assert timeless(rows(tmp_path / "b")) == timeless(rows(finished[0]))
     for name in ("mlp_sgd", "glai_path", "glai_joint_ridge"):
         for seed in (0, 1):

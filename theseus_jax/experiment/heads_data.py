@@ -108,7 +108,7 @@ def lm_states(workdir: str, limit: tuple[int | None, ...], cache: pathlib.Path) 
     path = pathlib.Path(workdir) / "checkpoints" / "guide"
     if not workdir or not path.exists():
         raise UserError(f"data.path is {workdir!r}, which holds no language run with a guide; make one: "
-                        "python launch/run.py --config=configs/gpt2_to_rnn.py:smoke --workdir=runs/gpt2_to_rnn-smoke")
+                        f"python launch/run.py --config=configs/gpt2_to_rnn.py --workdir={workdir or 'runs/gpt2_to_rnn'}")
     if None in limit:
         raise UserError("hidden states are as many as tokens; set data.train, data.validation and data.test")
     tree, note = checkpoints.load(path, items=("variables",))

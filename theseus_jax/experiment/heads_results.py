@@ -54,7 +54,7 @@ def collect(config: Any, facts: Facts, home: Workdir, data: DataSet, chosen: dic
 def curve(rows: Sequence[Row], arm: str, seed: int) -> list[tuple[float, float]]:
     """(seconds of training so far, validation score) of each check of one seed of an arm, in order; a solver has one."""
     mine = [row for row in rows if row.get("model") == arm and row["seed"] == seed]
-    if arm.endswith(("logistic", "ridge")):
+    if arm in SOLVED:
         before = _before_estimator(rows, seed) if arm.startswith("glai") else 0.0
         seconds = sum(row["seconds"] for row in mine if row["kind"] == "solve")
         return [(before + seconds, row["validation_score"]) for row in mine if row["kind"] == "model"]

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import logging
-import pathlib
 import shutil
 import time
 from typing import Any, Callable, Iterable, NamedTuple

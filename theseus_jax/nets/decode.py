@@ -5,7 +5,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from theseus_jax.nets.stage import Network, Variables, forward, tied
 
