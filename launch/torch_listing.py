@@ -28,7 +28,7 @@ class Listing:
 
     def step(self, x: np.ndarray, labels: np.ndarray) -> float:
         """One optimizer step; the loss before it, nats."""
-        loss = F.cross_entropy(self.logits(torch.from_numpy(x)), torch.from_numpy(labels))
+        loss = F.cross_entropy(self.logits(torch.tensor(x)), torch.tensor(labels))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
