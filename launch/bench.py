@@ -8,9 +8,7 @@ SGD steps, and with them the gradients, are compared before anything is timed. N
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
-import platform
 import sys
 import time
 
@@ -20,6 +18,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
+from launch.record import record  # noqa: E402
 from theseus_jax.nets.gpt2 import gpt2  # noqa: E402
 from theseus_jax.nets.recurrent import recurrent  # noqa: E402
 from theseus_jax.nets.stage import init  # noqa: E402
@@ -97,8 +96,6 @@ def main() -> None:
     given = parser.parse_args()
     shape = SHAPES["quick" if given.quick else "default"]
     try:
-        import torch
-
         from launch import torch_peer
     except ImportError:
         print("bench.py: PyTorch is not installed; pip install '.[bench]'", file=sys.stderr)
@@ -111,10 +108,7 @@ def main() -> None:
               f"torch eager {r['torch_examples_per_s']:7.1f} ({r['torch_ms']:.1f} +- {r['torch_iqr_ms']:.1f} ms)   "
               f"ratio {r['ratio']:.2f} [{r['ratio_low']:.2f}, {r['ratio_high']:.2f}]", flush=True)
     if given.json:
-        about = {"date": time.strftime("%Y-%m-%d"), "command": "python launch/bench.py" + (" --quick" if given.quick else ""),
-                 "python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__,
-                 "machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "rows": rows}
-        pathlib.Path(given.json).write_text(json.dumps(about, indent=1) + "\n")
+        record(given.json, rows, quick=given.quick)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ interquartile ranges and ratios. Needs the extra [bench].
 from __future__ import annotations
 
 import argparse
-import json
+import importlib.util
 import pathlib
-import platform
 import sys
 import time
 
@@ -23,6 +22,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
+from launch.record import record  # noqa: E402
 from pallas_kernels.sizes import SIZES  # noqa: E402
 from theseus_jax.nets.glai import entry_network, fused_network, joint_network  # noqa: E402
 from theseus_jax.nets.heads import mlp  # noqa: E402
@@ -136,11 +136,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="A1 at batch 16 alone")
     parser.add_argument("--json", default="", help="also write the rows here")
     given = parser.parse_args()
-    try:
-        import torch
-    except ImportError:
+    if importlib.util.find_spec("torch") is None:
         print("bench_glai.py: PyTorch is not installed; pip install '.[bench]'", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(2)
     print(f"losses of {CHECKED} steps, Listing 1 and our dense form: {check(SIZES['A1']):.1e} apart at most")
     print("median us a step (interquartile range); ratios are to the faster of ours")
     rows = []
@@ -152,10 +150,7 @@ def main() -> None:
                 "stored", "gates", "mlp", "listing_dense", "listing_units")) + "   ratios: " + ", ".join(
                 f"{key} {r[f'over_{key}']:.2f}" for key in ("mlp", "listing_dense", "listing_units")), flush=True)
     if given.json:
-        about = {"date": time.strftime("%Y-%m-%d"), "command": "python launch/bench_glai.py" + (" --quick" if given.quick else ""),
-                 "python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__,
-                 "machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "rows": rows}
-        pathlib.Path(given.json).write_text(json.dumps(about, indent=1) + "\n")
+        record(given.json, rows, quick=given.quick)
 
 
 if __name__ == "__main__":
