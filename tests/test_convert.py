@@ -11,8 +11,9 @@ import tiny
 from theseus_jax.errors import UserError
 from theseus_jax.evaluate import token_loss
 from theseus_jax.methods import baselines, convert
-from theseus_jax.methods.probes import Held, StageProbe
+from theseus_jax.methods.probes import HeldWindows, StageProbe
 from theseus_jax.methods.surgery import (Fold, Inherit, Stitch, fit_stitch, hybrid, hybrid_module_variables, ridge)
+from theseus_jax.nets.bridge import Bridge
 from theseus_jax.nets.stage import network
 from theseus_jax.plan import Parallel, Route, Stop, Swap, describe
 from theseus_jax.similarity import metric
@@ -21,7 +22,7 @@ from theseus_jax.trees import bit_equal
 
 GUIDE, TARGET = tiny.guide(), tiny.target()
 MAPPING = (("block_1", "block_1"), ("norm", "norm"))
-HELD = Held((tiny.tokens(6, seed=9), np.ones((6, tiny.CONTEXT), bool)))
+HELD = HeldWindows(tiny.tokens(6, seed=9), np.ones((6, tiny.CONTEXT), bool))
 
 
 def plan(**changes):
@@ -64,18 +65,18 @@ def test_schedules_are_the_stated_table():
 
 
 def test_auto_mapping_by_depth_and_shape():
-    assert convert.auto_mapping(GUIDE, TARGET) == MAPPING
-    assert convert.auto_mapping(tiny.guide(4), tiny.target(2)) == (("block_2", "block_1"), ("norm", "norm"))
-    assert convert.auto_mapping(tiny.guide(), tiny.target(6)) == (("block_1", "block_3"), ("norm", "norm"))
-    assert convert.parse_mapping("block_1=block_2, norm=norm", GUIDE, TARGET) == (("block_1", "block_2"), ("norm", "norm"))
+    assert convert.auto_mapping(GUIDE, TARGET, tiny.EXAMPLE) == MAPPING
+    assert convert.auto_mapping(tiny.guide(4), tiny.target(2), tiny.EXAMPLE) == (("block_2", "block_1"), ("norm", "norm"))
+    assert convert.auto_mapping(tiny.guide(), tiny.target(6), tiny.EXAMPLE) == (("block_1", "block_3"), ("norm", "norm"))
+    assert convert.parse_mapping("block_1=block_2, norm=norm", GUIDE, TARGET, tiny.EXAMPLE) == (("block_1", "block_2"), ("norm", "norm"))
 
 
 def test_what_takes_the_place_of_what_when_depths_differ():
     four, two = tiny.guide(4), tiny.target(2)
-    assert convert.stage_pairs(four, two, convert.auto_mapping(four, two)) == (
+    assert convert.stage_pairs(four, two, convert.auto_mapping(four, two, tiny.EXAMPLE)) == (
         ("embed", "embed"), ("block_1", "block_1"), ("block_3", "block_2"), ("norm", "norm"), ("head", "head"))
     two, four = tiny.guide(2), tiny.target(4)
-    assert convert.stage_pairs(two, four, convert.auto_mapping(two, four)) == (
+    assert convert.stage_pairs(two, four, convert.auto_mapping(two, four, tiny.EXAMPLE)) == (
         ("embed", "embed"), ("block_1", "block_1"), ("block_1", "block_2"), ("block_2", "block_3"), ("block_2", "block_4"),
         ("norm", "norm"), ("head", "head"))
 
@@ -85,7 +86,7 @@ def test_what_takes_the_place_of_what_when_depths_differ():
     ("block_2=block_1, block_1=block_2, norm=norm", "forward"), ("block_1=block_1", "end with 'norm'")])
 def test_impossible_mappings_are_refused(text, word):
     with pytest.raises(UserError, match=word):
-        convert.parse_mapping(text, GUIDE, TARGET)
+        convert.parse_mapping(text, GUIDE, TARGET, tiny.EXAMPLE)
 
 
 def test_a_plan_without_steps_or_with_an_unknown_schedule_is_refused():
@@ -94,7 +95,7 @@ def test_a_plan_without_steps_or_with_an_unknown_schedule_is_refused():
     with pytest.raises(UserError, match="progressive"):
         plan(schedule="backwards")
     with pytest.raises(UserError, match="from_scratch"):
-        baselines.plan("magic", GUIDE, TARGET, MAPPING, shapes={}, steps=1, optimizer=None)
+        baselines.plan("magic", GUIDE, TARGET, MAPPING, example=tiny.EXAMPLE, steps=1, optimizer=None)
     with pytest.raises(UserError, match="suffix"):
         plan(schedule="parallel", kl_weight=1.0)
 
@@ -102,19 +103,19 @@ def test_a_plan_without_steps_or_with_an_unknown_schedule_is_refused():
 def test_ridge_is_the_closed_form():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 5)) + 3, rng.normal(size=(40, 3)) - 2
-    stitch = ridge(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), 0.1)
+    fit = ridge(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), 0.1)["map"]
     u, v = x - x.mean(0), y - y.mean(0)
     matrix = np.linalg.solve(u.T @ u + 0.1 * np.trace(u.T @ u) / 5 * np.eye(5), u.T @ v)
-    np.testing.assert_allclose(stitch.matrix, matrix, atol=1e-5)
-    np.testing.assert_allclose(stitch.offset, y.mean(0) - x.mean(0) @ matrix, atol=1e-4)
+    np.testing.assert_allclose(fit["kernel"], matrix, atol=1e-5)
+    np.testing.assert_allclose(fit["bias"], y.mean(0) - x.mean(0) @ matrix, atol=1e-4)
 
 
 def test_a_perfect_linear_relation_is_stitched_exactly():
     x = jax.random.normal(jax.random.key(0), (64, 6))
     matrix = jax.random.normal(jax.random.key(1), (6, 4))
-    stitch = ridge(x, x @ matrix + 2.0, 1e-7)
-    np.testing.assert_allclose(stitch.matrix, matrix, atol=1e-4)
-    np.testing.assert_allclose(stitch.offset, 2.0, atol=1e-4)
+    fit = ridge(x, x @ matrix + 2.0, 1e-7)["map"]
+    np.testing.assert_allclose(fit["kernel"], matrix, atol=1e-4)
+    np.testing.assert_allclose(fit["bias"], 2.0, atol=1e-4)
 
 
 def test_folding_gives_the_stitched_hybrid_of_the_last_seam():
@@ -123,11 +124,11 @@ def test_folding_gives_the_stitched_hybrid_of_the_last_seam():
     given = inputs(plan()[-1])
     folded = Fold(GUIDE, MAPPING[-1])(state, given).variables
     stitch = fit_stitch(state, given, GUIDE, MAPPING[-1])
-    mixed = hybrid(TARGET, GUIDE, MAPPING[-1], tiny.WIDTH)
+    mixed = hybrid(TARGET, GUIDE, MAPPING[-1], stitch.bridge)
     mixed_variables = hybrid_module_variables(TARGET, variables, GUIDE, guide_variables, MAPPING[-1], stitch)
     for seed in range(tiny.SEEDS):
-        ours = tiny.apply(TARGET, tiny.pick(folded, seed), HELD[0][:, :-1])
-        theirs = tiny.apply(mixed, tiny.pick(mixed_variables, seed), HELD[0][:, :-1])
+        ours = tiny.apply(TARGET, tiny.pick(folded, seed), HELD.windows[:, :-1])
+        theirs = tiny.apply(mixed, tiny.pick(mixed_variables, seed), HELD.windows[:, :-1])
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
     assert bit_equal({k: v for k, v in folded.items() if k != "head"}, {k: v for k, v in variables.items() if k != "head"})
 
@@ -135,11 +136,12 @@ def test_folding_gives_the_stitched_hybrid_of_the_last_seam():
 def test_a_hybrid_of_the_guide_with_itself_is_the_guide():
     guide_variables = tiny.single(GUIDE, 5)
     stacked = tiny.pick(guide_variables, None)
-    identity = Stitch(jnp.eye(tiny.WIDTH)[None], jnp.zeros((1, tiny.WIDTH)))
+    identity = Stitch(Bridge((tiny.CONTEXT, tiny.WIDTH)),
+                      {"map": {"kernel": jnp.eye(tiny.WIDTH)[None], "bias": jnp.zeros((1, tiny.WIDTH))}})
     for pair in MAPPING:
-        mixed = hybrid(GUIDE, GUIDE, pair, tiny.WIDTH)
+        mixed = hybrid(GUIDE, GUIDE, pair, identity.bridge)
         variables = hybrid_module_variables(GUIDE, stacked, GUIDE, guide_variables, pair, identity)
-        np.testing.assert_allclose(token_loss(mixed, variables, *HELD), token_loss(GUIDE, stacked, *HELD), rtol=1e-6)
+        np.testing.assert_allclose(HELD.scores(mixed, variables)["loss"], HELD.scores(GUIDE, stacked)["loss"], rtol=1e-6)
 
 
 def test_inherit_copies_what_fits_and_nothing_else():
@@ -254,7 +256,7 @@ def test_a_users_own_modules_are_converted():
 
     mine = network([("words", nn.Embed(tiny.VOCABULARY, tiny.WIDTH)), ("first", Part()), ("second", Part()),
                     ("read", nn.Dense(tiny.VOCABULARY))])
-    mapping = convert.auto_mapping(GUIDE, mine)
+    mapping = convert.auto_mapping(GUIDE, mine, tiny.EXAMPLE)
     assert mapping == (("block_1", "first"), ("norm", "second"))
     phases = convert.plan(GUIDE, mine, mapping, tiny.settings(inherit=()), shapes=tiny.shapes(mine))
     rows = []

@@ -23,7 +23,7 @@ from theseus_jax.train import Hooks, Position, State, batch_rows, fit
 from theseus_jax.trees import bit_equal
 
 GUIDE, TARGET = tiny.guide(), tiny.target()
-MAPPING = convert.auto_mapping(GUIDE, TARGET)
+MAPPING = convert.auto_mapping(GUIDE, TARGET, tiny.EXAMPLE)
 
 
 def phase(net=TARGET, trainable=None, steps=6, **changes):
@@ -160,7 +160,7 @@ def _chunk_args(one, seeds=1, steps=2):
 
 def stage_phases(net=None, **changes):
     net = net or TARGET
-    return convert.plan(GUIDE, net, convert.auto_mapping(GUIDE, net), tiny.settings(**changes), shapes=tiny.shapes(net))
+    return convert.plan(GUIDE, net, convert.auto_mapping(GUIDE, net, tiny.EXAMPLE), tiny.settings(**changes), shapes=tiny.shapes(net))
 
 
 def _flops(one):

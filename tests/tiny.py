@@ -13,6 +13,7 @@ from theseus_jax.plan import Optimizer
 from theseus_jax.similarity import metric
 
 VOCABULARY, CONTEXT, WIDTH, SEEDS = 17, 8, 16, 2
+EXAMPLE = jax.ShapeDtypeStruct((1, CONTEXT), jnp.int32)
 INHERIT = ("embed", "ln_1", "ln_2", "mlp", "norm", "head")
 
 

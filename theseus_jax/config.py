@@ -23,10 +23,11 @@ def _data() -> dict[str, Any]:
 
 def _train() -> dict[str, Any]:
     return {
-        "batch": 8,                         # windows
+        "batch": 8,                         # windows or examples
         "weight_decay": 0.05,
         "clip": 1.0,                        # global gradient norm
         "chunk": 25,                        # optimizer steps a compiled scan
+        "remember": False,                  # compute the guide's activations once for all examples (labelled data, unaugmented)
         "save_seconds": 120.0,              # between checkpoints inside a phase
     }
 
@@ -64,7 +65,7 @@ def _convert() -> dict[str, Any]:
         "metric": "cka_debiased",           # any of similarity.METRICS that is differentiable
         "neighbours": 10,                   # k of the neighbour measures
         "metric_temperature": 0.02,         # of D-MNN
-        "samples": "tokens",                # tokens | sequences
+        "samples": "tokens",                # tokens (every position) | sequences (every example) | pooled (its mean)
         "steps": 400,                       # optimizer steps in all; the controls get as many
         "align": 0.5,                       # share of the steps for the alignment stages
         "task_weight": 0.0,                 # cross-entropy through the frozen guide suffix, in each stage
@@ -74,6 +75,9 @@ def _convert() -> dict[str, Any]:
         "inherit": ("embed", "ln_1", "ln_2", "mlp", "norm", "head"),# stages and submodules taken from the guide
         "train_inherited": "stage",         # stage: also during alignment | frozen: only in fine-tuning
         "stitch": "ridge",                  # ridge | none
+        "stitch_ridge": 1e-4,               # penalty, in units of the activations' mean variance
+        "stitch_rank": 64,                  # of a stitch between whole activations, where positions do not correspond
+        "recalibrate": 0,                   # examples behind exact batch-norm statistics after each stage; 0: moving averages
         "stop_every": 0,                    # steps between checks of a stage's held-out similarity; 0: no stopping
         "stop_gain": 0.002,                 # debiased CKA
         "stop_patience": 2,                 # checks
@@ -86,12 +90,16 @@ def _controls() -> dict[str, Any]:
     return {
         "names": ("from_scratch", "distilled", "one_shot", "one_shot_distilled"),
         "equal_flops": True,                # also run a control as long as the conversion's FLOPs last, if that is longer
-        "kl": 0.5,                          # share of distillation in the distilled controls
+        "kl": 0.5,                          # share of distillation in distilled, one_shot_distilled, fitnets and ted
+        "hint_share": 0.3,                  # of the steps of fitnets, theseus and ted: their first phase
         "temperature": 2.0,                 # of distillation, here and in the conversion
         "scratch_rate": 3e-3,
         "distilled_rate": 3e-3,
         "one_shot_rate": 1e-3,
         "one_shot_distilled_rate": 3e-3,
+        "fitnets_rate": 3e-3,
+        "theseus_rate": 3e-3,
+        "ted_rate": 3e-3,
     }
 
 
@@ -100,6 +108,74 @@ def _report() -> dict[str, Any]:
         "prompt": "def ",                   # start of the generated samples
         "sample_tokens": 96,
         "latency_repeats": 30,
+    }
+
+
+def _labelled_data() -> dict[str, Any]:
+    return {
+        "source": "digits",                 # digits | fashion_mnist | cifar10 | folder | tfds | bbc | tfds_text
+        "path": "",                         # fashion_mnist, folder: the folder; cifar10: the npz; tfds: its data_dir
+        "dataset": "",                      # tfds, tfds_text: the data set's name
+        "size": 0,                          # folder, tfds: pixels a side that images are resized to when they are read
+        "channels": 3,                      # folder, tfds: 3 or 1
+        "classes": 0,                       # folder, tfds: how many
+        "tokens": 64,                       # bbc, tfds_text: word pieces a text
+        "cache": "",                        # folder of decoded images; empty: inside the workdir
+        "train": 0,                         # examples; 0: all
+        "validation": 0,
+        "test": 0,
+        "share": 0,                         # training examples, stratified, that conversion and controls may use; 0: all
+        "mean": (127.5,),                   # levels, one for all channels or one each
+        "deviation": (127.5,),
+        "crop": 0,                          # pixels of padding before a random crop
+        "flip": False,                      # left to right, at random
+        "mixup": 0.0,                       # Beta's parameter; 0: none
+    }
+
+
+def _architecture() -> dict[str, Any]:
+    return {
+        "arch": "mlp",                      # a name of nets.zoo.ARCHITECTURES; which sizes it reads: nets.zoo.Architecture
+        "width": 0,
+        "depth": 0,
+        "hidden": 0,
+        "heads": 0,
+        "patch": 0,                         # pixels
+        "norm": "batch",                    # batch | layer | group | none
+        "stem": "cifar",                    # of ResNets: cifar | imagenet
+        "rank": 0,
+        "read": "mean",                     # of ViTs: class | mean | distilled
+        "dropout": 0.0,
+        "residual": False,
+        "units": 0,
+        "cell": "linear",
+        "keep": (),
+        "size": 0,                          # pixels a side, inside the network; 0: as the data
+    }
+
+
+def _class_guide() -> dict[str, Any]:
+    return _architecture() | {
+        "origin": "trained",                # trained (here, on all training examples) | untrained | pretrained | file
+        "weights": "",                      # file: safetensors or a torch state dict, Hugging Face names (resnet*, vit)
+        "mode": "identity",                 # untrained: batch norm's identity | batch | calibrated
+        "steps": 1000,
+        "learning_rate": 3e-3,
+    }
+
+
+def _class_train() -> dict[str, Any]:
+    return _train() | {"batch": 128}
+
+
+def _class_convert() -> dict[str, Any]:
+    return _convert() | {"samples": "sequences", "inherit": ()}
+
+
+def _class_report() -> dict[str, Any]:
+    return {
+        "latency_repeats": 30,
+        "guide_table": True,                # debiased CKA of all guide stages against each other
     }
 
 
@@ -176,6 +252,8 @@ TASKS = {
                        "controls": _controls, "report": _report},
     "head": {"data": _feature_data, "train": _head_train, "head": _head, "glai": _glai, "search": _search,
              "report": _head_report},
+    "classification": {"data": _labelled_data, "train": _class_train, "guide": _class_guide, "target": _architecture,
+                       "convert": _class_convert, "controls": _controls, "report": _class_report},
 }
 ARMS = ("mlp_sgd", "mlp_adam", "mlp_reduced", "low_rank", "linear_sgd", "linear_adam", "logistic", "ridge", "glai_path",
         "glai_per_output", "glai_joint", "glai_untrained", "glai_joint_logistic", "glai_joint_ridge")
@@ -184,7 +262,8 @@ ARMS = ("mlp_sgd", "mlp_adam", "mlp_reduced", "low_rank", "linear_sgd", "linear_
 def base(task: str = "language_model") -> Any:
     """A ConfigDict with every key that an experiment of this task reads. Types are fixed by these defaults.
 
-    task: "language_model" (conversion of a language model) or "head" (GLAI and its rivals on features).
+    task: "language_model" (conversion of a language model), "classification" (conversion of a classifier of images or texts)
+    or "head" (GLAI and its rivals on features).
     Raises UserError for another task.
     """
     from ml_collections import ConfigDict
@@ -194,7 +273,7 @@ def base(task: str = "language_model") -> Any:
     c = ConfigDict()
     c.task = task
     c.seed = 0                              # the run's one key
-    c.seeds = 3 if task == "language_model" else 5
+    c.seeds = 5 if task == "head" else 3
     if task == "head":
         c.arms = ARMS
     for name, section in TASKS[task].items():

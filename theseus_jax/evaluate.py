@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import Network, Variables, forward
+from theseus_jax.nets.stage import Network, Variables, forward, values_and_mask
 from theseus_jax.objectives import InfoNCE, Signals, two_views
 from theseus_jax.program import over_seeds
 from theseus_jax.similarity import NamedSimilarity, samples
@@ -49,28 +49,29 @@ def token_loss(net: Network, variables: Variables, windows: np.ndarray, mask: np
     return np.sum(sums, axis=0) / mask.sum()
 
 
-@functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "metrics", "source", "start"))
-def _similarities(net, variables, guide, guide_variables, tokens, pair, metrics, source, start):
+@functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "metrics", "source", "start", "kind"))
+def _similarities(net, variables, guide, guide_variables, x, pair, metrics, source, start, kind):
     wanted = [pair[0]] + ([source] if source else [])
-    _, theirs, _ = forward(guide, guide_variables, tokens, stop=pair[0], capture=wanted)
-    y, _ = samples(theirs[pair[0]], kind="tokens")
+    _, theirs, _ = forward(guide, guide_variables, x, stop=pair[0], capture=wanted)
+    values, mask = values_and_mask(theirs[pair[0]])
+    y, counted = samples(values, kind=kind, mask=mask)
 
     def one_seed(variables):
-        x = forward(net, variables, theirs[source] if source else tokens, start=start, stop=pair[1])[0]
-        return [metric(samples(x, kind="tokens")[0], y) for metric in metrics]
+        z = forward(net, variables, theirs[source] if source else x, start=start, stop=pair[1])[0]
+        ours, _ = samples(values_and_mask(z)[0], kind=kind, mask=mask)
+        return [metric(ours, y, counted) for metric in metrics]
 
     return over_seeds(one_seed, variables)
 
 
-def stage_similarity(net: Network, variables: Variables, guide: Network, guide_variables: Variables, windows: np.ndarray,
+def stage_similarity(net: Network, variables: Variables, guide: Network, guide_variables: Variables, x: Any,
                      *, pair: tuple[str, str], metrics: Sequence[NamedSimilarity], source: str | None = None,
-                     start: str | None = None) -> list[np.ndarray]:
-    """Similarity of a guide stage and a target stage (`pair`) on held-out windows (N, T + 1), samples = tokens.
+                     start: str | None = None, kind: str = "tokens") -> list[np.ndarray]:
+    """Similarity of a guide stage and a target stage (`pair`) on held-out inputs x (N, ...).
 
-    Returns one (S,) array a metric. source, start: as in `plan.Route`.
+    kind: what counts as a sample (`similarity.samples`). Returns one (S,) array a metric. source, start: as in `plan.Route`.
     """
-    tokens = jnp.asarray(windows[:, :-1]).astype(jnp.int32)
-    values = _similarities(net, variables, guide, guide_variables, tokens, pair, tuple(metrics), source, start)
+    values = _similarities(net, variables, guide, guide_variables, x, pair, tuple(metrics), source, start, kind)
     return [np.asarray(value, np.float64) for value in values]
 
 
@@ -100,10 +101,10 @@ def _class_sums(net: Network, variables: Variables, x: jax.Array, y: jax.Array, 
 
 
 def class_scores(net: Network, variables: Variables, x: Any, y: Any) -> ClassScores:
-    """Scores of a classifier on every example once. variables: leading seed axis S; x: (N, ...), y: (N,) integer."""
+    """Scores of a classifier on every example once. variables: leading seed axis S; x: leaves (N, ...), y: (N,) integer."""
     count, missing = len(y), -len(y) % ROWS
-    padded = [jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)).reshape(-1, ROWS, *leaf.shape[1:])
-              for leaf in (jnp.asarray(x), jnp.asarray(y), jnp.ones(count, bool))]
+    padded = [jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
+        -1, ROWS, *leaf.shape[1:]), jax.tree.map(jnp.asarray, z)) for z in (x, y, jnp.ones(count, bool))]
     sums = np.asarray(_class_sums(net, variables, *padded), np.float64) / count
     return ClassScores(sums[:, 0], sums[:, 1])
 

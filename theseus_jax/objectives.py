@@ -7,19 +7,21 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from theseus_jax.nets.stage import values_and_mask
 from theseus_jax.similarity import NamedSimilarity, samples
 
 
 class Signals(NamedTuple):
     """What one batch gives a phase's objectives.
 
-    labels: (B, T) int32. output: what the target's last stage that was run gave. target, guide: captured activations
-    by stage name; a guide's logits stand under its last stage. suffix: logits of the frozen guide suffix fed with
-    `output`, or None.
+    labels: (B,) or (B, T) int32, or (B, O) float32 shares of the classes. output: what the target's last stage that was run
+    gave. target, guide: captured activations by stage name; a guide's logits stand under its last stage. suffix: logits of
+    the frozen guide suffix fed with `output`, or None. variables: the target's, with those of modules that only terms read.
     """
 
     labels: jax.Array
@@ -27,11 +29,19 @@ class Signals(NamedTuple):
     target: dict[str, Any]
     guide: dict[str, Any]
     suffix: Any
+    variables: Any = None
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy, nats: logits (..., O), labels (...) integers or (..., O) float shares of the classes -> (...)."""
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return optax.softmax_cross_entropy(logits, labels)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
-    """Mean cross-entropy, nats per token, of the target's logits (B, T, V) or of the guide suffix's."""
+    """Mean cross-entropy, nats per token or example, of the target's logits (B, O) or (B, T, O), or of the guide suffix's."""
 
     suffix: bool = False
     target: tuple[str, ...] = ()
@@ -39,7 +49,7 @@ class CrossEntropy:
 
     def __call__(self, signals: Signals) -> jax.Array:
         logits = signals.suffix if self.suffix else signals.output
-        return optax.softmax_cross_entropy_with_integer_labels(logits, signals.labels).mean()
+        return cross_entropy(logits, signals.labels).mean()
 
 
 def two_views(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
@@ -98,7 +108,8 @@ class Distillation:
 class Alignment:
     """Mean over pairs of (1 - similarity(target stage, guide stage)): 0 is perfectly aligned.
 
-    pairs: (guide stage, target stage). samples: "tokens" makes N = B T samples of width D; "sequences" N = B of T D.
+    pairs: (guide stage, target stage). samples: "tokens" makes N = B T samples of width D (of images: of the positions);
+    "sequences" N = B of T D; "pooled" N = B means over the positions, of width D. Padding does not count.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -115,11 +126,98 @@ class Alignment:
 
     def __call__(self, signals: Signals) -> jax.Array:
         def distance(pair):
-            x, _ = samples(signals.target[pair[1]], kind=self.samples)
-            y, _ = samples(jax.lax.stop_gradient(signals.guide[pair[0]]), kind=self.samples)
-            return 1.0 - self.metric(x, y)
+            (x, mask), (y, _) = (values_and_mask(z) for z in (signals.target[pair[1]], signals.guide[pair[0]]))
+            x, counted = samples(x, kind=self.samples, mask=mask)
+            y, _ = samples(jax.lax.stop_gradient(y), kind=self.samples, mask=mask)
+            return 1.0 - self.metric(x, y, counted)
 
         return sum(distance(pair) for pair in self.pairs) / len(self.pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """A module that only a term reads: its variables stand under `name` beside the stages', and no deployed network has it.
+
+    given: the shape (1, ...) of what it reads, a ShapeDtypeStruct or a `Masked` of them.
+    """
+
+    name: str
+    module: nn.Module
+    given: Any
+
+    def __call__(self, variables: Any, x: Any) -> Any:
+        return self.module.apply(variables[self.name], x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """Mean over pairs of half the mean squared error between a regressor of the target's stage and the guide's stage.
+
+    pairs: (guide stage, target stage); sides: the regressor of each pair, to the guide stage's shape. The hints of FitNets
+    (Romero et al. 2014, arXiv 1412.6550, equation 3), with the mean in place of the sum over features. guide_sides: filters
+    of the guide's stages, for TED (Liang et al. 2022, arXiv 2210.01351, equation 8), whose variables get no gradient.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    sides: tuple[Side, ...]
+    guide_sides: tuple[Side, ...] = ()
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        return tuple(t for _, t in self.pairs)
+
+    @property
+    def guide(self) -> tuple[str, ...]:
+        return tuple(g for g, _ in self.pairs)
+
+    def __call__(self, signals: Signals) -> jax.Array:
+        def error(i: int, pair: tuple[str, str]) -> jax.Array:
+            wanted = signals.guide[pair[0]]
+            if self.guide_sides:
+                wanted = self.guide_sides[i](signals.variables, wanted)
+            given, mask = values_and_mask(self.sides[i](signals.variables, signals.target[pair[1]]))
+            squares = (given - jax.lax.stop_gradient(values_and_mask(wanted)[0])) ** 2
+            if mask is None:
+                return squares.mean()
+            counted = (mask > 0)[..., None]
+            return jnp.where(counted, squares, 0.0).sum() / jnp.maximum(counted.sum() * squares.shape[-1], 1)
+
+        return 0.5 * sum(error(i, pair) for i, pair in enumerate(self.pairs)) / len(self.pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterTask:
+    """Mean over stages of the cross-entropy of a head on a filtered activation (TED's first stage, arXiv 2210.01351, section 3.1).
+
+    stages: of the guide (on_guide) or of the target; filters and heads: one side each; a head reads the filter's output
+    averaged over positions. The stages themselves get no gradient.
+    """
+
+    stages: tuple[str, ...]
+    filters: tuple[Side, ...]
+    heads: tuple[Side, ...]
+    on_guide: bool
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return self.filters + self.heads
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        return () if self.on_guide else self.stages
+
+    @property
+    def guide(self) -> tuple[str, ...]:
+        return self.stages if self.on_guide else ()
+
+    def __call__(self, signals: Signals) -> jax.Array:
+        def loss(stage: str, filtered: Side, head: Side) -> jax.Array:
+            activation = jax.lax.stop_gradient((signals.guide if self.on_guide else signals.target)[stage])
+            values, mask = values_and_mask(filtered(signals.variables, activation))
+            pooled, _ = samples(values, kind="pooled", mask=mask)
+            return cross_entropy(head(signals.variables, pooled), signals.labels).mean()
+
+        return sum(map(loss, self.stages, self.filters, self.heads)) / len(self.stages)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,4 +226,4 @@ class Term:
 
     name: str
     weight: float
-    fn: CrossEntropy | InfoNCE | Distillation | Alignment
+    fn: CrossEntropy | InfoNCE | Distillation | Alignment | Regression | FilterTask

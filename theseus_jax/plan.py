@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any, Callable
 
 from theseus_jax.nets.stage import Network
-from theseus_jax.objectives import Term
+from theseus_jax.objectives import Side, Term
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +26,20 @@ class Route:
 class Swap:
     """Each forward, each part is the target's with probability p_t, else the guide's (arXiv 2002.02925, equation 4).
 
-    groups: ((guide first, guide last), (target first, target last)) in order, covering both networks.
+    groups: ((guide first, guide last), (target first, target last)) in order, covering both networks. bridges: where the
+    outputs of the parts differ in shape, (to the guide's, to the target's) for every group but the last; they are trained
+    along, and no longer used once p_t is 1.
     """
 
     groups: tuple[tuple[tuple[str, str], tuple[str, str]], ...]
     begin: float = 0.3
     full: float = 0.6
+    bridges: tuple[tuple[Side, Side], ...] = ()
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The bridges, one after the other."""
+        return tuple(side for both in self.bridges for side in both)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +130,9 @@ class Phase:
     `fn(state, inputs) -> rows`, run on the result. absorb: take over the steps that earlier phases' stopping saved.
     stored: the last stage of a frozen prefix whose outputs for all examples are computed once and kept, instead of at
     every step; the route starts behind it, and nothing before that start may be random in training. views: a rate above 0
-    gives the network every batch of inputs under two dropout masks (`objectives.two_views`), for a contrastive loss.
+    gives the network every batch of inputs under two dropout masks (`objectives.two_views`), for a contrastive loss. augment:
+    `fn(inputs, labels, key) -> (inputs, labels)`, drawn anew for every batch and read by guide and target alike. remember: the
+    guide's activations for all examples are computed once and kept, which asks for inputs that never change.
     """
 
     name: str
@@ -139,9 +149,18 @@ class Phase:
     after: tuple[Callable[..., Any], ...] = ()
     stored: str | None = None
     views: float = 0.0
+    augment: Any = None
+    remember: bool = False
 
 
 Plan = tuple[Phase, ...]
+
+
+def sides(plan: Plan) -> tuple[Side, ...]:
+    """The modules beside the network that a plan's terms and routes read, each once."""
+    found = {side.name: side for phase in plan for owner in (*(term.fn for term in phase.terms), phase.route)
+             for side in (*getattr(owner, "sides", ()), *getattr(owner, "guide_sides", ()))}
+    return tuple(found.values())
 
 
 def describe(plan: Plan) -> str:
@@ -167,6 +186,10 @@ def _describe_phase(number: int, phase: Phase) -> str:
              f"clip {phase.optimizer.clip:g}"]
     if phase.views:
         lines.append(f"   views    two of every example, dropout {phase.views:g} on the inputs")
+    if phase.augment:
+        lines.append(f"   augment  {phase.augment}")
+    if phase.remember:
+        lines.append("   remember the guide's activations for all examples")
     if phase.stored:
         lines.append(f"   stored   outputs of {phase.stored} for all examples, computed once")
     if phase.stop:

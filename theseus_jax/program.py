@@ -42,6 +42,7 @@ class Program:
     momentum: float = 0.9
     schedule: str = "cosine"
     views: float = 0.0
+    augment: Any = None
 
 
 @functools.lru_cache(maxsize=None)
@@ -62,11 +63,7 @@ def program_of(phase: Phase) -> Program:
                         "terms; it needs one of each")
     o = phase.optimizer
     return Program(phase.net, phase.guide, phase.trainable, phase.terms, phase.route, o.weight_decay, o.clip, o.b2, o.rule,
-                   o.momentum, o.schedule, phase.views)
-
-
-def _last(net: Network, names: Any) -> str:
-    return max(names, key=functools.partial(position, net))
+                   o.momentum, o.schedule, phase.views, phase.augment)
 
 
 def _sources(route: Route | Swap | Parallel) -> tuple[str | None, ...]:
@@ -75,14 +72,17 @@ def _sources(route: Route | Swap | Parallel) -> tuple[str | None, ...]:
     return (route.source,) if isinstance(route, Route) else ()
 
 
-def _guide_signals(program: Program, guide_variables: Variables, tokens: jax.Array) -> dict[str, Any]:
-    route = program.route
-    wanted = {name for term in program.terms for name in term.fn.guide}
-    wanted |= {source for source in _sources(route) if source}
-    if not wanted:
+def guide_stages(program: Program) -> tuple[str, ...]:
+    """The guide stages whose outputs a step reads, in order."""
+    wanted = {name for term in program.terms for name in term.fn.guide} | set(_sources(program.route)) - {None}
+    return tuple(sorted(wanted, key=functools.partial(position, program.guide)))
+
+
+def guide_signals(guide: Network, guide_variables: Variables, x: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """{name: output} of these stages of the frozen guide; it runs no further than the last of them."""
+    if not names:
         return {}
-    _, captured, _ = forward(program.guide, guide_variables, tokens, stop=_last(program.guide, wanted),
-                             capture=tuple(wanted))
+    _, captured, _ = forward(guide, guide_variables, x, stop=names[-1], capture=names)
     return jax.lax.stop_gradient(captured)
 
 
@@ -93,15 +93,16 @@ def _run_route(program: Program, variables: Variables, source: Any, key: jax.Arr
     start, stop = route.start or net.names[0], route.stop or net.names[-1]
     run = net.names[position(net, start): position(net, stop) + 1]
     live = [name for name in run if any(part.split("/")[0] == name for part in program.trainable)]
-    first = live[0] if live else stop
+    frozen = run[: run.index(live[0])] if live else run
     activations: dict[str, Any] = {}
-    if first != start:
-        before = run[: run.index(first)]
-        source, activations, _ = forward(net, variables, source, start=start, stop=before[-1],
-                                         capture=tuple(capture & set(before)))
+    if frozen:
+        source, activations, _ = forward(net, variables, source, start=start, stop=frozen[-1],
+                                         capture=tuple(capture & set(frozen)))
         source, activations = jax.lax.stop_gradient((source, activations))
+    if not live:
+        return source, activations, {}
     output, captured, statistics = forward(
-        net, variables, source, train=True, start=first, stop=stop, key=key, capture=tuple(capture - set(activations)))
+        net, variables, source, train=True, start=live[0], stop=stop, key=key, capture=tuple(capture - set(activations)))
     return output, activations | captured, statistics
 
 
@@ -117,21 +118,28 @@ def _run_parallel(program: Program, variables: Variables, guide: dict[str, Any],
 
 
 def _run_swap(program: Program, variables: Variables, guide_variables: Variables, tokens, share, key: jax.Array):
-    """The mixed network of BERT-of-Theseus: one draw a part and a batch."""
-    x, statistics, p = tokens, {}, share
+    """The mixed network of BERT-of-Theseus: one draw a part and a batch. Each network reads the mix in its own shape."""
+    for_target = for_guide = tokens
+    statistics: dict[str, Any] = {}
     for i, ((g_first, g_last), (t_first, t_last)) in enumerate(program.route.groups):
         draw, dropout = jax.random.split(jax.random.fold_in(key, i))
-        ours, _, changed = forward(program.net, variables, x, train=True, start=t_first, stop=t_last, key=dropout)
-        theirs, _, _ = forward(program.guide, guide_variables, x, start=g_first, stop=g_last)
-        x = jnp.where(jax.random.bernoulli(draw, p), ours, theirs)
+        ours, _, changed = forward(program.net, variables, for_target, train=True, start=t_first, stop=t_last, key=dropout)
+        theirs, _, _ = forward(program.guide, guide_variables, for_guide, start=g_first, stop=g_last)
+        pick = functools.partial(jax.tree.map, functools.partial(jnp.where, jax.random.bernoulli(draw, share)))
         statistics |= changed
-    return x, {}, statistics
+        if i < len(program.route.bridges):
+            to_guide, to_target = program.route.bridges[i]
+            for_target, for_guide = pick(ours, to_target(variables, theirs)), pick(to_guide(variables, ours), theirs)
+        else:
+            for_target = for_guide = pick(ours, theirs)
+    return for_target, {}, statistics
 
 
 def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
     """What the first stage reads and what the loss compares with.
 
-    batch: windows of tokens (B, T + 1), which predict themselves one position on, or a dict of "inputs" and "labels".
+    batch: windows of tokens (B, T + 1), which predict themselves one position on, or a dict of "inputs" and "labels" (and of
+    "guide", the guide's remembered outputs).
     """
     if isinstance(batch, dict):
         return batch["inputs"], batch["labels"]
@@ -145,7 +153,11 @@ def loss_fn(program: Program, params, rest, guide_variables, batch, progress, ke
     if program.views:
         views, key = jax.random.split(key)
         tokens = two_views(tokens, program.views, views)
-    guide = _guide_signals(program, guide_variables, tokens)
+    if program.augment:
+        draw, key = jax.random.split(key)
+        tokens, labels = program.augment(tokens, labels, draw)
+    remembered = isinstance(batch, dict) and "guide" in batch
+    guide = batch["guide"] if remembered else guide_signals(program.guide, guide_variables, tokens, guide_stages(program))
     route = program.route
     if isinstance(route, Swap):
         share = schedules.swap_probability(*progress, begin=route.begin, full=route.full)
@@ -158,7 +170,7 @@ def loss_fn(program: Program, params, rest, guide_variables, batch, progress, ke
         source = guide[route.source] if route.source else tokens
         output, target, statistics = _run_route(program, variables, source, key)
         suffix = forward(program.guide, guide_variables, output, start=route.suffix)[0] if route.suffix else None
-    signals = Signals(labels, output, target, guide, suffix)
+    signals = Signals(labels, output, target, guide, suffix, variables)
     terms = {term.name: term.fn(signals) for term in program.terms}
     loss = sum(term.weight * terms[term.name] for term in program.terms)
     return loss, (terms, statistics)
@@ -209,6 +221,27 @@ def chunk(program: Program, params, rest, guide_variables, opt_state, keys, exam
 def over_seeds(fn: Callable[[Any], Any], stacked: Any) -> Any:
     """fn over the leading seed axis of every leaf: vmap on an accelerator, one after the other on a CPU."""
     return jax.lax.map(fn, stacked) if jax.default_backend() == "cpu" else jax.vmap(fn)(stacked)
+
+
+BLOCK = 512  # examples a forward pass: enough to fill a device, few enough for its memory
+
+
+def block_count(x: Any) -> int:
+    """How many blocks `in_blocks` cuts x in."""
+    count = len(jax.tree.leaves(x)[0])
+    return -(-count // min(BLOCK, count))
+
+
+def in_blocks(fn: Callable[[Any], Any], x: Any) -> Any:
+    """fn over x (leaves (N, ...)) in blocks of at most BLOCK rows, as one: fn must treat rows by themselves.
+
+    The last block is filled up with zeros, whose results are dropped.
+    """
+    count, blocks = len(jax.tree.leaves(x)[0]), block_count(x)
+    size = -(-count // blocks)
+    cut = jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, blocks * size - count)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
+        blocks, size, *leaf.shape[1:]), x)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], jax.lax.map(fn, cut))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from theseus_jax import cost
 from theseus_jax.errors import Diverged, UserError
 from theseus_jax.nets.stage import Network, Variables, forward, merge, partition
 from theseus_jax.plan import Phase, Plan
-from theseus_jax.program import compiled_chunk, over_seeds, program_of, transformation
+from theseus_jax.program import (block_count, compiled_chunk, guide_signals, guide_stages, in_blocks, over_seeds,
+                                 program_of, transformation)
 
 
 class State(NamedTuple):
@@ -107,13 +108,17 @@ def fit(plan: Plan, state: State, examples: Any, *, batch: int, chunk_steps: int
     State(0, variables, guide_variables, None, keys) with a leading seed axis on variables and keys.
     Raises Diverged, a UserError, when a loss is no longer finite; checkpoints saved before stay.
     """
+    memory = Memory({}, set())
     for index in range(position.phase, len(plan)):
         phase = plan[index]
         inputs = _inputs(phase, index, examples, state.key)
         if state.opt_state is None:
             for surgery in phase.before:
                 state = surgery(state, inputs)
-        state, position = _run_phase(name, phase, state, position, inputs, batch, chunk_steps, hooks)
+        if phase.remember:
+            memory.charged.update((p.guide, stage) for p in plan[:index + bool(state.step)] if p.remember
+                                  for stage in guide_stages(program_of(p)))
+        state, position = _run_phase(name, phase, state, position, inputs, memory, batch, chunk_steps, hooks)
         for probe in phase.after:
             for row in probe(state, inputs):
                 hooks.log({"model": name, "phase": phase.name, **row})
@@ -123,12 +128,13 @@ def fit(plan: Plan, state: State, examples: Any, *, batch: int, chunk_steps: int
     return state
 
 
-def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs: Inputs, batch: int, chunk_steps: int,
-               hooks: Hooks) -> tuple[State, Position]:
+def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs: Inputs, memory: "Memory", batch: int,
+               chunk_steps: int, hooks: Hooks) -> tuple[State, Position]:
     steps = phase.steps + (position.saved if phase.absorb else 0)
     even = -(-steps // max(1, -(-steps // chunk_steps)))  # chunks of one length, so that a phase is one program
     state = _own(phase, state)
     stored = _stored(name, phase, state, inputs.examples, hooks)
+    inputs = inputs._replace(examples=_remembered(name, phase, state, inputs.examples, memory, hooks))
     bar = hooks.bar(phase, steps, state.step) if hooks.bar else None
     saved_at = time.monotonic()
     while state.step < steps:
@@ -168,9 +174,6 @@ def _own(phase: Phase, state: State) -> State:
     return state._replace(variables=merge(rest, jax.tree.map(jnp.copy, params)), opt_state=opt_state)
 
 
-BLOCK = 512  # rows a call of a stored prefix: enough to fill a device, few enough for the memory of any head
-
-
 def _stored(name: str, phase: Phase, state: State, examples: Any, hooks: Hooks) -> Any:
     """Each seed's outputs of the phase's frozen prefix for all examples, leaves (S, N, ...); {} when none is asked for."""
     if phase.stored is None:
@@ -185,6 +188,48 @@ def _stored(name: str, phase: Phase, state: State, examples: Any, hooks: Hooks) 
     return outputs
 
 
+class Memory(NamedTuple):
+    """What `fit` keeps of guides from phase to phase. outputs: {(guide, stage): leaves (N, ...)}; charged: of which of them
+    the cost was logged, by this process or by one that it goes on from.
+    """
+
+    outputs: dict[tuple[Network, str], Any]
+    charged: set[tuple[Network, str]]
+
+
+def _remembered(name: str, phase: Phase, state: State, examples: Any, memory: Memory, hooks: Hooks) -> Any:
+    """The examples with what a step reads of the guide under "guide"."""
+    names = guide_stages(program_of(phase)) if phase.remember else ()
+    missing = [stage for stage in names if (phase.guide, stage) not in memory.outputs]
+    for due in (True, False):
+        group = tuple(stage for stage in missing if ((phase.guide, stage) not in memory.charged) == due)
+        if not group:
+            continue
+        args = state.guide_variables, examples["inputs"]
+        leaves, structure = jax.tree.flatten(args)
+        run, flops = _compiled_guide(phase.guide, group, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+        began = time.monotonic()
+        outputs = jax.block_until_ready(run(*args))
+        if due:  # a run of one seed would have to do all of it, so every seed is charged with all of it
+            hooks.log({"kind": "stored", "model": name, "phase": phase.name, "seconds": time.monotonic() - began,
+                       "training_flops": flops})
+        memory.outputs.update({(phase.guide, stage): outputs[stage] for stage in group})
+        memory.charged.update((phase.guide, stage) for stage in group)
+    return {**examples, "guide": {stage: memory.outputs[phase.guide, stage] for stage in names}} if names else examples
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_guide(guide: Network, names: tuple[str, ...], structure: Any,
+                    shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> Any:
+    """The compiled pass over all examples, and its FLOPs."""
+    def run(variables, inputs):
+        return in_blocks(lambda block: guide_signals(guide, variables, block, names), inputs)
+
+    args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    compiled = jax.jit(run).lower(*args).compile()
+    return compiled, cost.program_flops(compiled) * block_count(args[1])
+
+
 @functools.lru_cache(maxsize=64)
 def _compiled_prefix(net: Network, stop: str, structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> Any:
     """The compiled prefix and its FLOPs for one seed."""
@@ -192,18 +237,14 @@ def _compiled_prefix(net: Network, stop: str, structure: Any, shapes: tuple[tupl
     compiled = jax.jit(functools.partial(_prefix, net, stop)).lower(*args).compile()
     # XLA counts the body of a loop once: the loop over blocks, and on a CPU that over seeds
     seeds = 1 if jax.default_backend() == "cpu" else jax.tree.leaves(args[0])[0].shape[0]
-    return compiled, cost.program_flops(compiled) * -(-jax.tree.leaves(args[1])[0].shape[0] // BLOCK) / seeds
+    return compiled, cost.program_flops(compiled) * block_count(args[1]) / seeds
 
 
 def _prefix(net: Network, stop: str, variables: Variables, inputs: Any) -> Any:
-    count = len(jax.tree.leaves(inputs)[0])
-    blocks = jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, -count % BLOCK)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
-        -1, BLOCK, *leaf.shape[1:]), inputs)
-
     def one_seed(variables):
-        return jax.lax.map(lambda block: forward(net, variables, block, stop=stop)[0], blocks)
+        return in_blocks(lambda block: forward(net, variables, block, stop=stop)[0], inputs)
 
-    return jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1, *leaf.shape[3:])[:, :count], over_seeds(one_seed, variables))
+    return over_seeds(one_seed, variables)
 
 
 def _advance(name: str, phase: Phase, state: State, inputs: Inputs, stored: Any, batch: int, length: int, padded: int,

@@ -4,18 +4,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
 from theseus_jax.data import catalogue
 from theseus_jax.data.cached import cached_arrays
-from theseus_jax.data.catalogue import first_line
+from theseus_jax.data.catalogue import Published, first_line
 from theseus_jax.errors import UserError
 from theseus_jax.nets.weights import file_sha256, packaged_files
 
@@ -39,14 +40,14 @@ def jpeg_streams(path: str | Path, cache_dir: str | Path | None) -> tuple[Images
     {split}_offsets (N + 1,) and {split}_labels (N,). Decoding is kept in `cache_dir` (None: nowhere), per file and
     version of Pillow, whose decoders differ. Raises UserError for a missing file, other arrays, or images of several sizes.
     """
-    pillow = _pillow("decoding JPEG")
+    pillow = imaging("decoding JPEG")
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"there is no file {path}; give an .npz with the arrays {', '.join(STREAMS)}")
     sha256 = file_sha256(path)
 
     def make() -> dict[str, np.ndarray]:
-        with _reading(path, ".npz of JPEG streams"), np.load(path, allow_pickle=False) as archive:
+        with reading(path, ".npz of JPEG streams"), np.load(path, allow_pickle=False) as archive:
             missing = [name for name in STREAMS if name not in archive.files]
             if missing:
                 raise UserError(f"{path} has no arrays {', '.join(missing)}; give one with {', '.join(STREAMS)}")
@@ -64,9 +65,9 @@ def _decoded(pillow: ModuleType, streams: dict[str, np.ndarray], split: str) -> 
     if len(offsets) != len(streams[f"{split}_labels"]) + 1 or offsets[-1] != len(stream):
         raise UserError(f"{split}_offsets tells {len(offsets) - 1} images and {offsets[-1]} bytes, but there are "
                         f"{len(streams[f'{split}_labels'])} labels and {len(stream)} bytes; get the file again")
-    images = [np.asarray(pillow.Image.open(io.BytesIO(stream[begin:end])).convert("RGB"))
-              for begin, end in zip(offsets[:-1], offsets[1:])]
-    return _stacked(images, f"the {split} images")
+    images = (np.asarray(pillow.Image.open(io.BytesIO(stream[begin:end])).convert("RGB"))
+              for begin, end in zip(offsets[:-1], offsets[1:]))
+    return stacked(images, len(offsets) - 1, f"the {split} images")
 
 
 def omniglot_images(path: str | Path) -> tuple[Images, str]:
@@ -75,7 +76,7 @@ def omniglot_images(path: str | Path) -> tuple[Images, str]:
     classes: "Alphabet/character01", sorted; a drawing that is in several zips is taken once. Rows are sorted by class and
     drawing. Raises UserError for a folder without such zips, or an image that is not 105x105.
     """
-    pillow = _pillow("reading Omniglot")
+    pillow = imaging("reading Omniglot")
     folder = Path(path).expanduser()
     files = sorted(folder.glob("images_*.zip"))
     if not files:
@@ -83,16 +84,16 @@ def omniglot_images(path: str | Path) -> tuple[Images, str]:
                         "https://github.com/brendenlake/omniglot (python folder)")
     drawings: dict[tuple[str, str], bytes] = {}
     for file in files:
-        with _reading(file, "zip of Omniglot"), zipfile.ZipFile(file) as archive:
+        with reading(file, "zip of Omniglot"), zipfile.ZipFile(file) as archive:
             for name in sorted(name for name in archive.namelist() if name.endswith(".png") and "__MACOSX" not in name):
                 *_, alphabet, character, drawing = name.split("/")
                 drawings.setdefault((f"{alphabet}/{character}", drawing), archive.read(name))
     names = sorted(drawings)
-    with _reading(folder, "folder of drawings"):
+    with reading(folder, "folder of drawings"):
         paper = [np.asarray(pillow.Image.open(io.BytesIO(drawings[name])).convert("1"), np.uint8) for name in names]
     classes = tuple(sorted({name for name, _ in names}))
     number = {name: i for i, name in enumerate(classes)}
-    x = 255 * (1 - _stacked(paper, "the drawings")[..., None])
+    x = 255 * (1 - stacked(paper, len(paper), "the drawings")[..., None])
     if x.shape[1:3] != (OMNIGLOT_SIZE, OMNIGLOT_SIZE):
         raise UserError(f"the drawings in {folder} are {x.shape[1]}x{x.shape[2]}, not 105x105; give Omniglot's own zips")
     sha256 = hashlib.sha256(b"".join(f"{name} {drawing} ".encode() + hashlib.sha256(drawings[name, drawing]).digest()
@@ -113,49 +114,84 @@ def bbc_texts() -> dict[str, str]:
     return texts
 
 
-def tfds_examples(
-    name: str, split: str, data_dir: str | Path, image_key: str, label_key: str, size: int | None,
-) -> tuple[int, Callable[[np.ndarray], Images]]:
-    """The number of examples in one split of a prepared TensorFlow Datasets image set, and a reader of given rows.
+def tfds_images(
+    name: str, data_dir: str | Path, image_key: str, label_key: str, size: int | None, splits: Sequence[str],
+) -> tuple[Published, Callable[[int, np.ndarray], Images]]:
+    """The published splits of a prepared TensorFlow Datasets image set, and a reader of given rows of split number i.
 
-    size: pixels of the square to which each image is resized (bilinear; None: as they are). Grey images have 1 channel.
-    No TensorFlow. Raises UserError for a missing package, an unknown name, key or split, and the reader for images of
-    several sizes with size=None.
+    size: pixels of the square to which each image is resized (see `squared`; None: as they are). Grey images have 1
+    channel. No TensorFlow. Raises UserError for what `catalogue.published` refuses, an `image_key` that is no Image of 8
+    bits, and the reader for images of several sizes with size=None or more than the memory holds.
     """
     tfds, features = catalogue.opened(name, data_dir, "tfds_images")
-    for key, kind in ((image_key, tfds.features.Image), (label_key, tfds.features.ClassLabel)):
-        if key not in features or not isinstance(features[key], kind):
-            raise UserError(f"dataset {name!r} has no {kind.__name__} {key!r} among {sorted(features)}; "
-                            "set image_key and label_key")
-    examples = catalogue.examples(tfds, name, split, data_dir)
+    kind = np.dtype(catalogue.feature(tfds, features, name, image_key, "Image", "image_key").np_dtype)
+    if kind != np.uint8:
+        raise UserError(f"the images {image_key!r} of {name!r} are {kind}, not uint8; set image_key, or give another set")
+    source = catalogue.published(name, data_dir, splits, label_key, "tfds_images")
 
-    def read(rows: np.ndarray) -> Images:
-        chosen = [examples[int(row)] for row in rows]
-        images = [_resized(example[image_key], size) for example in chosen]
-        x = _stacked(images, f"images of {name!r}", "; give a size in pixels")
-        return Images(x, np.array([example[label_key] for example in chosen], np.int64), tuple(features[label_key].names))
+    def read(split: int, rows: np.ndarray) -> Images:
+        y = np.empty(len(rows), np.int64)
 
-    return len(examples), read
+        def images() -> Iterator[np.ndarray]:
+            for i, row in enumerate(rows):
+                example = source.examples[split][int(row)]
+                y[i] = example[label_key]
+                yield _resized(example[image_key], size)
+
+        x = stacked(images(), len(rows), f"the images of {name!r}", "give a size in pixels")
+        return Images(x, y, source.classes)
+
+    return source, read
 
 
 def _resized(image: np.ndarray, size: int | None) -> np.ndarray:
     image = np.asarray(image, np.uint8)
     if size is None:
         return image if image.ndim == 3 else image[..., None]
-    pillow = _pillow("resizing")
-    small = pillow.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    return np.asarray(small.resize((size, size), pillow.Image.Resampling.BILINEAR)).reshape(size, size, -1)
+    drawn = imaging("resizing").Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return squared(drawn, size)
 
 
-def _stacked(images: list[np.ndarray], what: str, remedy: str = "; get the file again") -> np.ndarray:
-    shapes = sorted({image.shape for image in images})
-    if len(shapes) != 1:
-        raise UserError(f"{what} have {len(shapes)} shapes, such as {shapes[:2]}, not one{remedy}")
-    return np.stack(images)
+def squared(image: Any, size: int) -> np.ndarray:
+    """A PIL image as (size, size, channels) uint8, squeezed where it was not square.
+
+    Bilinear, as Pillow resizes: an axis that shrinks gets a filter as many times wider, so that every pixel counts.
+    """
+    return np.asarray(image.resize((size, size), imaging("resizing").Image.Resampling.BILINEAR)).reshape(size, size, -1)
+
+
+def stacked(images: Iterable[np.ndarray], count: int, what: str, remedy: str = "get the file again") -> np.ndarray:
+    """`count` images of one shape as one array, held one at a time beside it.
+
+    Raises UserError for several shapes, for no image, and for more bytes than this machine's memory has.
+    """
+    out = None
+    for i, image in enumerate(images):
+        if out is None:
+            needed, there = count * image.nbytes, memory()
+            if needed > there:
+                raise UserError(f"{count} of {what} take {needed / 2**30:.1f} GiB at {image.shape}, more than the memory's "
+                                f"{there / 2**30:.1f}; set limit, or a smaller size")
+            out = np.empty((count, *image.shape), image.dtype)
+        if image.shape != out.shape[1:]:
+            raise UserError(f"{what} have several shapes, such as {out.shape[1:]} and {image.shape}, not one; {remedy}")
+        out[i] = image
+    if out is None:
+        raise UserError(f"there are no images among {what}; {remedy}")
+    return out
+
+
+def memory() -> int:
+    """The bytes of this machine's main memory; where the system does not tell, more than any has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 2**63
 
 
 @contextlib.contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Whatever a damaged file raises inside becomes one UserError that names `path` and what it should have been."""
     try:
         yield
     except UserError:
@@ -164,7 +200,8 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path} is not a readable {kind} ({first_line(error)}); get it again") from error
 
 
-def _pillow(purpose: str) -> ModuleType:
+def imaging(purpose: str) -> ModuleType:
+    """Pillow with its module Image. Raises UserError with the pip line, naming `purpose`, where it is missing."""
     try:
         import PIL.Image
     except ImportError as error:

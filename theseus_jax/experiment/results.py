@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax import cost
+from theseus_jax.nets.adapters import adapter_count
 from theseus_jax.nets.decode import initial_carries, state_bytes, step
-from theseus_jax.nets.stage import Network, forward
+from theseus_jax.nets.stage import Network, forward, values_and_mask
+from theseus_jax.program import in_blocks
+from theseus_jax.similarity import metric, samples
 from theseus_jax.trees import parameter_count
 
 CONTEXTS = (128, 1024, 8192)
@@ -41,43 +44,71 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return float(values.mean()), float(error)
 
 
-def model_record(name: str, rows: list[dict[str, Any]], costs: dict[str, Any], bytes_per_token: float) -> dict[str, Any]:
-    """One entry of results.json["models"] from a model's rows and its network's costs."""
+def training_flops(rows: list[dict[str, Any]], name: str) -> float:
+    """FLOPs that training one seed of a model took, with what was computed once and kept."""
+    return sum(row["training_flops"] for row in rows
+               if row.get("model") == name and row["kind"] in ("train", "stored") and row.get("seed", 0) == 0)
+
+
+class Compared(NamedTuple):
+    """What a run's models are judged by. row: the key of a model's rows; values, value, error: those of its record that claims
+    compare; sign: 1 where higher is better, -1 where lower is; unit: in words.
+    """
+
+    row: str
+    values: str
+    value: str
+    error: str
+    sign: float
+    unit: str
+
+
+def model_record(name: str, rows: list[dict[str, Any]], costs: dict[str, Any], compared: Compared) -> dict[str, Any]:
+    """One entry of results.json["models"] from a model's rows and its network's costs: values, losses, and what training took."""
     mine = [row for row in rows if row.get("model") == name]
-    losses = [row["test_loss"] for row in mine if row["kind"] == "model"]
+    final = [row for row in mine if row["kind"] == "model"]
+    scores = [row[compared.row] for row in final]
+    losses = [row["test_loss"] for row in final]
+    value, error = mean_and_error(scores)
     loss, loss_error = mean_and_error(losses)
-    value, error = mean_and_error([math.exp(loss) for loss in losses])
-    train = [row for row in mine if row["kind"] == "train" and row["seed"] == 0]
+    spent = [row for row in mine if row["kind"] in ("train", "stored") and row.get("seed", 0) == 0]
     phases = [row for row in mine if row["kind"] == "phase"]
-    return {"name": name, "value": value, "stderr": error, "seeds": [math.exp(loss) for loss in losses],
+    return {"name": name, "value": value, "stderr": error, "seeds": scores,
             "loss": loss, "loss_stderr": loss_error, "losses": losses,
-            "bits_per_byte": loss / math.log(2) / bytes_per_token,
-            "validation_loss": mean_and_error([row["validation_loss"] for row in mine if row["kind"] == "model"])[0],
+            "validation_loss": mean_and_error([row["validation_loss"] for row in final])[0],
             "optimizer_steps": sum(row["optimizer_steps"] for row in phases),
             "examples_seen": sum(row["examples_seen"] for row in phases),
-            "training_flops": sum(row["training_flops"] for row in train),
-            "seconds": sum(row["seconds"] for row in train), **costs}
+            "training_flops": training_flops(rows, name),
+            "seconds": sum(row["seconds"] for row in spent), **costs}
 
 
-def stage_records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """results.json["stages"]: means over seeds of each alignment stage's similarity and hybrid score, in order."""
+def stage_records(rows: list[dict[str, Any]], score: str) -> list[dict[str, Any]]:
+    """results.json["stages"]: means over seeds of each alignment stage's similarity and hybrid scores, in order.
+
+    score: "perplexity" (of the loss) or "accuracy": what hybrid_value is.
+    """
     stages = [row for row in rows if row["kind"] == "stage"]
     records = []
     for name in dict.fromkeys(row["stage"] for row in stages):
         mine = [row for row in stages if row["stage"] == name]
-        value, error = mean_and_error([math.exp(row["hybrid_loss"]) for row in mine])
-        raw = [row["hybrid_raw_loss"] for row in mine if "hybrid_raw_loss" in row]
+        values = [math.exp(row["hybrid_loss"]) if score == "perplexity" else row["hybrid_accuracy"] for row in mine]
+        value, error = mean_and_error(values)
+
+        def mean(key: str) -> float | None:
+            found = [row[key] for row in mine if key in row]
+            return mean_and_error(found)[0] if found else None
+
         records.append({
             "stage": name, "guide_stage": mine[0]["guide_stage"],
-            "similarity": {"cka_debiased": mean_and_error([row["similarity_cka_debiased"] for row in mine])[0],
-                           "mutual_knn": mean_and_error([row["similarity_mutual_knn"] for row in mine])[0]},
-            "hybrid_value": value, "hybrid_stderr": error,
-            "hybrid_loss": mean_and_error([row["hybrid_loss"] for row in mine])[0],
-            "hybrid_raw_loss": mean_and_error(raw)[0] if raw else None, "optimizer_steps": mine[0]["optimizer_steps"]})
+            "similarity": {"cka_debiased": mean("similarity_cka_debiased"), "mutual_knn": mean("similarity_mutual_knn")},
+            "hybrid_value": value, "hybrid_stderr": error, "hybrid_loss": mean("hybrid_loss"),
+            "hybrid_raw_loss": mean("hybrid_raw_loss"), "hybrid_raw_accuracy": mean("hybrid_raw_accuracy"),
+            "hybrid_moving_accuracy": mean("hybrid_moving_accuracy"), "stitch_parameters": mine[0]["stitch_parameters"],
+            "optimizer_steps": mine[0]["optimizer_steps"]})
     return records
 
 
-def claims(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def claims(models: list[dict[str, Any]], compared: Compared) -> list[dict[str, Any]]:
     """What the run set out to show, each with what was measured; a difference counts beyond two standard errors.
 
     At equal FLOPs a control counts only where it was given at least the converted network's; one seed supports no claim.
@@ -85,23 +116,68 @@ def claims(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     named = {model["name"]: model for model in models}
     ours, made = named["converted"], []
     for name in [name for name in named if name not in ("guide", "converted") and not name.endswith("_equal_flops")]:
-        made.append(_claim(ours, named[name], f"converted beats {name} at equal optimizer steps"))
+        made.append(_claim(ours, named[name], f"converted beats {name} at equal optimizer steps", compared))
         rival = named.get(f"{name}_equal_flops", named[name])
         ratio = rival["training_flops"] / ours["training_flops"]
         if ratio >= 1:
-            claim = _claim(ours, rival, f"converted beats {name} at equal training FLOPs")
+            claim = _claim(ours, rival, f"converted beats {name} at equal training FLOPs", compared)
             claim["measured"] += f"; {rival['name']} had {ratio:.2f} x the converted network's training FLOPs"
             made.append(claim)
-    guide = named["guide"]
-    small, large = ours["state_bytes"]["8192"], guide["state_bytes"]["8192"]
-    made.append({"text": "converted carries less state than the guide at 8192 tokens of context", "holds": small < large,
-                 "measured": f"{small:,} bytes against {large:,}, from the shapes of one sequence's state"})
+    if "state_bytes" in ours:
+        small, large = ours["state_bytes"]["8192"], named["guide"]["state_bytes"]["8192"]
+        made.append({"text": "converted carries less state than the guide at 8192 tokens of context", "holds": small < large,
+                     "measured": f"{small:,} bytes against {large:,}, from the shapes of one sequence's state"})
+    elif "from_scratch" in named:
+        made.append(_recovery(named, compared))
     return made
 
 
-def _claim(ours: dict[str, Any], rival: dict[str, Any], text: str) -> dict[str, Any]:
-    gap = rival["loss"] - ours["loss"]
-    error = math.hypot(ours["loss_stderr"], rival["loss_stderr"])
-    return {"text": text, "holds": bool(len(ours["losses"]) > 1 and gap > 2 * error),
-            "measured": f"{ours['loss']:.4f} against {rival['loss']:.4f} nats per token: {gap:+.4f} with a standard error of "
-                        f"{error:.4f} over {len(ours['losses'])} seeds"}
+def _recovery(named: dict[str, dict[str, Any]], compared: Compared) -> dict[str, Any]:
+    guide, ours, scratch = (named[name][compared.value] for name in ("guide", "converted", "from_scratch"))
+    gap = compared.sign * (guide - scratch)
+    share = compared.sign * (ours - scratch) / gap if gap > 0 else float("nan")
+    return {"text": "converted recovers at least half of the gap between from_scratch and guide", "holds": bool(share >= 0.5),
+            "measured": f"{share:.1%} of {scratch:.4f} to {guide:.4f} {compared.unit}" if gap > 0 else
+            f"the guide's {guide:.4f} is no better than from_scratch's {scratch:.4f}"}
+
+
+def _claim(ours: dict[str, Any], rival: dict[str, Any], text: str, compared: Compared) -> dict[str, Any]:
+    lead = compared.sign * (ours[compared.value] - rival[compared.value])
+    error, count = math.hypot(ours[compared.error], rival[compared.error]), len(ours[compared.values])
+    return {"text": text, "holds": bool(count > 1 and lead > 2 * error),
+            "measured": f"{ours[compared.value]:.4f} against {rival[compared.value]:.4f} {compared.unit}: {lead:+.4f} with a "
+                        f"standard error of {error:.4f} over {count} seeds"}
+
+
+def classifier_cost(net: Network, variables: dict[str, Any], example: Any, *, repeats: int) -> dict[str, Any]:
+    """Parameters, those of them in adapters, FLOPs per example, and latency (us) of one example, median and interquartile range.
+
+    variables: of one seed. example: one input (1, ...), ShapeDtypeStructs.
+    """
+    x = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), example)
+    run = jax.jit(lambda variables, x: forward(net, variables, x)[0])
+    median, spread = cost.latency(run, variables, x, repeats=repeats)
+    return {"parameters": parameter_count(variables), "adapter_parameters": adapter_count(variables),
+            "flops_per_example": cost.flops(lambda v, z: forward(net, v, z)[0], variables, x), "latency_us": median,
+            "latency_iqr_us": spread}
+
+
+def stage_table(net: Network, variables: dict[str, Any], x: Any) -> dict[str, Any]:
+    """Debiased CKA of every two stages on inputs x (leaves (N, ...)), an example a sample: {"stages": names, "cka": rows}."""
+    names = tuple(name for name in net.names if variables.get(name, {}).get("params"))[:-1]
+
+    @jax.jit
+    def measure(variables, x):
+        captured = in_blocks(lambda block: forward(net, variables, block, capture=names)[1], x)
+        rows = {name: samples(*values_and_mask(captured[name])[:1], kind="pooled", mask=values_and_mask(captured[name])[1])[0]
+                for name in names}
+        return jnp.stack([jnp.stack([metric("cka_debiased")(rows[a], rows[b]) for b in names]) for a in names])
+
+    return {"stages": list(names), "cka": np.asarray(measure(variables, x), np.float64).round(4).tolist()}
+
+
+def table_text(table: dict[str, Any]) -> str:
+    """`stage_table` as text, a line a stage."""
+    width = max(map(len, table["stages"]))
+    return "\n".join(f"{name:<{width}} " + " ".join(f"{value:6.3f}" for value in row)
+                     for name, row in zip(table["stages"], table["cka"]))

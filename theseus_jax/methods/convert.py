@@ -19,10 +19,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Sequence
 
-import flax.linen as nn
-
 from theseus_jax.errors import UserError
+from theseus_jax.methods.mapping import NORMALISATIONS, Mapping, auto_mapping
 from theseus_jax.methods.probes import StageProbe
+from theseus_jax.methods.recalibrate import Recalibrate
 from theseus_jax.methods.surgery import Fold, Inherit
 from theseus_jax.nets.stage import Network, position
 from theseus_jax.objectives import Alignment, CrossEntropy, Distillation, Term
@@ -30,8 +30,6 @@ from theseus_jax.plan import Optimizer, Parallel, Phase, Plan, Route, Stop, Swap
 from theseus_jax.similarity import NamedSimilarity
 
 SCHEDULES = ("progressive", "sequential", "independent", "parallel", "joint", "stochastic", "one_shot")
-NORMALISATIONS = (nn.LayerNorm, nn.BatchNorm, nn.GroupNorm, nn.RMSNorm)
-Mapping = tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +40,9 @@ class Settings:
     finish_kl: weight of distillation from the guide in fine-tuning; its cross-entropy has weight 1 - finish_kl.
     finish_align: weight of the mean distance over all seams in fine-tuning.
     inherit: stages and submodules copied from the guide first; train_inherited: "stage" lets them move during
-    alignment, "frozen" only in fine-tuning. samples: "tokens" or "sequences". stitch: "ridge" or "none".
+    alignment, "frozen" only in fine-tuning. samples: what counts as one (`similarity.samples`). stitch: "ridge" or "none";
+    ridge: its penalty, stitch_rank: of a map between whole activations. recalibrate: examples behind the exact batch-norm
+    statistics that replace the moving ones after each stage, 0 for none. augment, remember: see `plan.Phase`.
     """
 
     schedule: str
@@ -61,28 +61,11 @@ class Settings:
     stop: Stop | None = None
     align_optimizer: Optimizer = Optimizer()
     finish_optimizer: Optimizer = Optimizer()
-
-
-def auto_mapping(guide: Network, target: Network) -> Mapping:
-    """Seams by relative depth: the shorter network's parts, each against an even share of the longer one's.
-
-    A part is a stage between the first and the last, together with normalisations that follow it; the first stage
-    belongs to the first part and the last is the head. Raises UserError when a network has no part.
-    """
-    ends = {name: _part_ends(net) for name, net in (("guide", guide), ("target", target))}
-    for name, parts in ends.items():
-        if not parts:
-            raise UserError(f"the {name} has no stage between its first and its last ({', '.join((guide, target)[name == 'target'].names)}); "
-                            "give convert.mapping, or split it in more stages")
-    count = min(len(ends["guide"]), len(ends["target"]))
-    share = {name: [parts[round((i + 1) * len(parts) / count) - 1] for i in range(count)] for name, parts in ends.items()}
-    return tuple(zip(share["guide"], share["target"]))
-
-
-def _part_ends(net: Network) -> list[str]:
-    body = net.stages[1:-1]
-    return [stage.name for i, stage in enumerate(body)
-            if i + 1 == len(body) or not isinstance(body[i + 1].module, NORMALISATIONS)]
+    ridge: float = 1e-4
+    stitch_rank: int = 64
+    recalibrate: int = 0
+    augment: Any = None
+    remember: bool = False
 
 
 def check_mapping(guide: Network, target: Network, mapping: Mapping) -> None:
@@ -94,10 +77,10 @@ def check_mapping(guide: Network, target: Network, mapping: Mapping) -> None:
                             f"{net.names[-2]!r}, the stage before the head; its stages are {', '.join(net.names)}")
 
 
-def parse_mapping(text: str, guide: Network, target: Network) -> Mapping:
-    """"auto", or seams "guide_stage=target_stage, ..." -> a checked mapping. Raises UserError."""
+def parse_mapping(text: str, guide: Network, target: Network, example: Any) -> Mapping:
+    """"auto", or seams "guide_stage=target_stage, ..." -> a checked mapping. example: see `auto_mapping`. Raises UserError."""
     if text == "auto":
-        return auto_mapping(guide, target)
+        return auto_mapping(guide, target, example)
     pairs = [tuple(part.strip() for part in item.split("=")) for item in text.split(",")]
     if any(len(pair) != 2 for pair in pairs):
         raise UserError(f"convert.mapping is {text!r}; write 'auto' or 'guide_stage=target_stage, ...'")
@@ -128,7 +111,7 @@ def plan(guide: Network, target: Network, mapping: Mapping, settings: Settings, 
     if finish < 1 or any(phase.steps < 1 for phase in stages):
         raise UserError(f"{settings.steps} steps with a share of {settings.align:g} for {len(stages)} alignment stages leave "
                         "a phase without steps; raise convert.steps or change convert.align")
-    fold = (Fold(guide, mapping[-1]),) if stages and settings.stitch == "ridge" and settings.schedule != "stochastic" else ()
+    fold = (Fold(guide, mapping[-1], settings.ridge),) if stages and settings.stitch == "ridge" and settings.schedule != "stochastic" else ()
     inherit = _inherit(guide, target, mapping, settings)
     terms = [Term("cross_entropy", 1.0 - settings.finish_kl, CrossEntropy())] if settings.finish_kl < 1 else []
     if settings.finish_kl:
@@ -137,7 +120,13 @@ def plan(guide: Network, target: Network, mapping: Mapping, settings: Settings, 
         terms.append(Term("distance", settings.finish_align, Alignment(mapping, settings.metric, settings.samples)))
     finetune = Phase("finetune", target, guide, whole(target, shapes), tuple(terms), finish, Route(),
                      settings.finish_optimizer, absorb=True, before=fold if stages else inherit)
-    return (*stages, finetune)
+    return tuple(dataclasses.replace(phase, before=(*(_recalibrate(phase, settings) if i else ()), *phase.before),
+                                     augment=settings.augment, remember=settings.remember and not isinstance(phase.route, Swap))
+                 for i, phase in enumerate((*stages, finetune)))
+
+
+def _recalibrate(phase: Phase, settings: Settings) -> tuple[Recalibrate, ...]:
+    return (Recalibrate(None, settings.recalibrate),) if settings.recalibrate else ()
 
 
 def _inherit(guide, target, mapping, settings) -> tuple[Inherit, ...]:
@@ -148,7 +137,7 @@ def _inherit(guide, target, mapping, settings) -> tuple[Inherit, ...]:
 
 def whole(net: Network, shapes: dict[str, Any]) -> tuple[str, ...]:
     """Every stage that has parameters, in order."""
-    return tuple(name for name in net.names if shapes.get(name))
+    return tuple(name for name in net.names if shapes.get(name, {}).get("params"))
 
 
 def stage_pairs(guide: Network, target: Network, mapping: Mapping) -> Mapping:
@@ -173,7 +162,7 @@ def _kinds(net: Network, names: Sequence[str]) -> tuple[list[str], list[str], li
 def _trainable(names: Sequence[str], settings: Settings, shapes: dict[str, Any]) -> tuple[str, ...]:
     """Parameter prefixes of these stages, less what was inherited where that is to stay frozen during alignment."""
     if settings.train_inherited == "stage":
-        return tuple(name for name in names if name in shapes)
+        return tuple(name for name in names if shapes.get(name, {}).get("params"))
     chosen: list[str] = []
     for name in names:
         inside = [key for key in shapes.get(name, {}).get("params", {}) if key not in settings.inherit]
@@ -231,8 +220,12 @@ def _parallel(guide, target, mapping, settings, stage: Phase) -> Phase:
 
 
 def _stochastic(guide, target, mapping, settings, shapes, steps, before) -> Phase:
+    return Phase("swap", target, guide, whole(target, shapes), (Term("cross_entropy", 1.0, CrossEntropy()),), steps,
+                 Swap(swap_groups(guide, target, mapping)), settings.align_optimizer, before=before)
+
+
+def swap_groups(guide: Network, target: Network, mapping: Mapping) -> tuple[tuple[tuple[str, str], tuple[str, str]], ...]:
+    """((guide first, guide last), (target first, target last)) of every part, and of the heads: the groups of `plan.Swap`."""
     groups = [((part(guide, mapping, s, 0)[0], mapping[s][0]), (part(target, mapping, s, 1)[0], mapping[s][1]))
               for s in range(len(mapping))]
-    groups.append(((guide.names[-1],) * 2, (target.names[-1],) * 2))
-    return Phase("swap", target, guide, whole(target, shapes), (Term("cross_entropy", 1.0, CrossEntropy()),), steps,
-                 Swap(tuple(groups)), settings.align_optimizer, before=before)
+    return (*groups, ((guide.names[-1],) * 2, (target.names[-1],) * 2))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,76 +11,101 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
+from theseus_jax.nets.bridge import Bridge, bridge, fitted
 from theseus_jax.nets.gpt2 import Head
-from theseus_jax.nets.stage import Network, Stage, Variables, forward, merge, position, tied
-from theseus_jax.program import over_seeds
+from theseus_jax.nets.stage import Network, Stage, Variables, forward, merge, position, tied, values_and_mask
+from theseus_jax.program import in_blocks, inputs_and_labels, over_seeds
 from theseus_jax.train import Inputs, State
 
 
-STITCH_WINDOWS = 16  # enough tokens for a width of a few hundred; a forward pass over them costs as much as 1 to 2 steps
-
-
-class Affine(nn.Module):
-    """x M + c: (..., P) -> (..., Q)."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Dense(self.features, name="map")(x)
+STITCH_SAMPLES = 2048  # tokens of text or examples: a forward pass over them costs as much as a few steps
 
 
 class Stitch(NamedTuple):
-    """The affine map x M + c from a target stage's output to a guide stage's: matrix (P, Q), offset (Q,)."""
+    """A fitted map from a target stage's output to a guide stage's: a bridge, and its parameters with a seed axis."""
 
-    matrix: jax.Array
-    offset: jax.Array
+    bridge: Bridge
+    params: dict[str, Any]
 
 
-def ridge(x: jax.Array, y: jax.Array, ridge_weight: float) -> Stitch:
-    """argmin over M, c of ||x M + c - y||^2 + lambda ||M||^2, lambda = ridge_weight * trace of x's scatter / P.
+def ridge(x: jax.Array, y: jax.Array, ridge_weight: float, rank: int = 0) -> dict[str, Any]:
+    """argmin over M, c of ||x M + c - y||^2 + lambda ||M||^2, lambda = ridge_weight * trace of x's scatter / P, as the
+    parameters of a `Bridge`.
 
-    x: (N, P), y: (N, Q), float. Centred first, so that c is not penalised; solved in float32 by Cholesky.
+    x: (N, P), y: (N, Q), float. Centred first, so that c is not penalised; solved in float32 by Cholesky. rank r > 0: the best
+    M of that rank under the same penalised loss, M V V^T with V the r leading directions of the penalised fit (reduced-rank
+    regression, Izenman 1975; ridge form: Mukherjee and Zhu 2011).
     """
     mean_x, mean_y = x.mean(0), y.mean(0)
     u, v = x - mean_x, y - mean_y
     gram = jnp.matmul(u.T, u, precision="highest")
     weight = ridge_weight * jnp.trace(gram) / x.shape[1] + 1e-12
-    matrix = jax.scipy.linalg.solve(gram + weight * jnp.eye(x.shape[1]), jnp.matmul(u.T, v, precision="highest"),
-                                    assume_a="pos")
-    return Stitch(matrix, mean_y - mean_x @ matrix)
+    root = jnp.linalg.cholesky(gram + weight * jnp.eye(x.shape[1]))
+    half = jax.scipy.linalg.solve_triangular(root, jnp.matmul(u.T, v, precision="highest"), lower=True)
+    if not rank:
+        matrix = jax.scipy.linalg.solve_triangular(root.T, half, lower=False)
+        return {"map": {"kernel": matrix, "bias": mean_y - jnp.matmul(mean_x, matrix, precision="highest")}}
+    _, directions = jnp.linalg.eigh(jnp.matmul(half, half.T, precision="highest"))
+    leading = directions[:, -rank:]
+    down = jax.scipy.linalg.solve_triangular(root.T, leading, lower=False)  # M V = root^-T half V, half V = leading * scale
+    up = jnp.matmul(leading.T, half, precision="highest")
+    offset = mean_y - jnp.matmul(jnp.matmul(mean_x, down, precision="highest"), up, precision="highest")
+    return {"down": {"kernel": down}, "up": {"kernel": up, "bias": offset}}
 
 
-@functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "ridge_weight"))
-def _fit_stitch(net, variables, guide, guide_variables, tokens, pair, ridge_weight):
-    y = forward(guide, guide_variables, tokens, stop=pair[0])[0]
+def drawn(inputs: Inputs, count: int) -> Any:
+    """What the networks read of `count` training examples drawn once (all, if there are fewer), the same for every seed."""
+    total = len(jax.tree.leaves(inputs.examples)[0])
+    rows = jax.random.permutation(inputs.surgery[0], total)[:count]
+    return inputs_and_labels(jax.tree.map(lambda leaf: leaf[rows], inputs.examples))[0]
+
+
+def stitch_bridge(net: Network, variables: Variables, guide: Network, guide_variables: Variables, x: Any,
+                  pair: tuple[str, str], rank: int) -> Bridge:
+    """The bridge of a seam (guide stage, target stage) for inputs like x. variables: shapes or arrays of one seed."""
+    def shape(net, variables, stop):
+        return jax.eval_shape(lambda v, z: forward(net, v, z, stop=stop)[0], variables, x)
+
+    return bridge(shape(net, variables, pair[1]), shape(guide, guide_variables, pair[0]), rank=rank,
+                  what=f"the target's {pair[1]} to the guide's {pair[0]}")
+
+
+@functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "ridge_weight", "made"))
+def _fit_stitch(net, variables, guide, guide_variables, x, pair, ridge_weight, made):
+    def rows(net, variables, stop):
+        values, mask = values_and_mask(in_blocks(lambda block: forward(net, variables, block, stop=stop)[0], x))
+        return values if mask is None else values * (mask > 0)[..., None]  # padding is 0 on both sides
+
+    y = rows(guide, guide_variables, pair[0])
 
     def one_seed(variables):
-        x = forward(net, variables, tokens, stop=pair[1])[0]
-        return ridge(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), ridge_weight)
+        z = fitted(rows(net, variables, pair[1]), made.shape)
+        features = math.prod(y.shape) // math.prod(z.shape[:-1])
+        return ridge(z.reshape(-1, z.shape[-1]), y.reshape(-1, features), ridge_weight, made.rank)
 
     return over_seeds(one_seed, variables)
 
 
-def fit_stitch(state: State, inputs: Inputs, guide: Network, pair: tuple[str, str], *, windows: int = STITCH_WINDOWS,
-               ridge_weight: float = 1e-4) -> Stitch:
-    """The stitch at a seam (guide stage, target stage) from training windows drawn once, the same for every seed.
+def fit_stitch(state: State, inputs: Inputs, guide: Network, pair: tuple[str, str], *, ridge_weight: float = 1e-4,
+               rank: int = 64) -> Stitch:
+    """The stitch at a seam (guide stage, target stage) from training examples drawn once, the same for every seed.
 
-    Returns matrices (S, P, Q) and offsets (S, Q). windows: how many training windows are used (fewer if there are fewer).
+    rank: of a map between whole activations (see `nets.bridge`). About STITCH_SAMPLES tokens of text or examples are read.
     """
-    rows = jax.random.permutation(inputs.surgery[0], inputs.examples.shape[0])[:windows]
-    tokens = inputs.examples[rows, :-1].astype(jnp.int32)
-    return _fit_stitch(inputs.phase.net, state.variables, guide, state.guide_variables, tokens, pair, ridge_weight)
+    x = drawn(inputs, STITCH_SAMPLES if isinstance(inputs.examples, dict) else STITCH_SAMPLES // (inputs.examples.shape[1] - 1))
+    first = jax.eval_shape(functools.partial(jax.tree.map, lambda leaf: leaf[0]), state.variables)
+    made = stitch_bridge(inputs.phase.net, first, guide, state.guide_variables, x, pair, rank)
+    return Stitch(made, _fit_stitch(inputs.phase.net, state.variables, guide, state.guide_variables, x, pair, ridge_weight, made))
 
 
-def hybrid(net: Network, guide: Network, pair: tuple[str, str], features: int) -> Network:
-    """Target stages up to the seam, a stitch to the guide's width, then the guide's stages after the seam: a Network.
+def hybrid(net: Network, guide: Network, pair: tuple[str, str], made: Bridge) -> Network:
+    """Target stages up to the seam, a bridge to the guide, then the guide's stages after the seam: a Network.
 
-    Stage names get the prefixes `target.` and `guide.`; `features` is the guide's width at the seam.
+    Stage names get the prefixes `target.` and `guide.`.
     """
     ours = net.stages[: position(net, pair[1]) + 1]
     theirs = guide.stages[position(guide, pair[0]) + 1:]
-    stages = [Stage(f"target.{s.name}", s.module) for s in ours] + [Stage("stitch", Affine(features))]
+    stages = [Stage(f"target.{s.name}", s.module) for s in ours] + [Stage("stitch", made)]
     stages += [Stage(f"guide.{s.name}", s.module) for s in theirs]
     return Network(tuple(stages))
 
@@ -87,13 +113,12 @@ def hybrid(net: Network, guide: Network, pair: tuple[str, str], features: int) -
 def hybrid_module_variables(net: Network, variables: Variables, guide: Network, guide_variables: Variables,
                             pair: tuple[str, str], stitch: Stitch) -> Variables:
     """The variables of `hybrid(...)` for every seed (leading axis S); what guide stages share by ties is written out."""
-    seeds = stitch.matrix.shape[0]
+    seeds = len(jax.tree.leaves(stitch.params)[0])
     ours = {f"target.{s.name}": tied(net, s.name, variables) for s in net.stages[: position(net, pair[1]) + 1]}
     repeat = functools.partial(jax.tree.map, lambda leaf: jnp.broadcast_to(leaf, (seeds, *leaf.shape)))
     theirs = {f"guide.{s.name}": repeat(tied(guide, s.name, guide_variables))
               for s in guide.stages[position(guide, pair[0]) + 1:]}
-    glue = {"params": {"map": {"kernel": stitch.matrix, "bias": stitch.offset}}}
-    return {name: tree for name, tree in {**ours, "stitch": glue, **theirs}.items() if tree}
+    return {name: tree for name, tree in {**ours, "stitch": {"params": stitch.params}, **theirs}.items() if tree}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +178,9 @@ class Fold:
     def __call__(self, state: State, inputs: Inputs) -> State:
         stitch = fit_stitch(state, inputs, self.guide, self.pair, ridge_weight=self.ridge_weight)
         kernel, bias = read_out(self.guide, state.guide_variables)
-        folded = (jnp.einsum("spq,qo->spo", stitch.matrix, kernel, precision="highest"),
-                  jnp.matmul(stitch.offset, kernel, precision="highest") + bias)
+        given = stitch.params["map"]
+        folded = (jnp.einsum("spq,qo->spo", given["kernel"], kernel, precision="highest"),
+                  jnp.matmul(given["bias"], kernel, precision="highest") + bias)
         head = inputs.phase.net.stages[-1]
         return state._replace(variables=merge(state.variables, {head.name: {"params": _as_head(head, *folded)}}))
 

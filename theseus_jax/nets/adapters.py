@@ -1,6 +1,9 @@
 """Low-rank linear adapters: the glue between parts whose widths differ."""
 from __future__ import annotations
 
+import math
+from typing import Any, Mapping
+
 import flax.linen as nn
 import jax
 
@@ -17,6 +20,17 @@ class LowRank(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         narrow = nn.Dense(self.rank, use_bias=False, name="down")(x)
         return nn.Dense(self.features, use_bias=False, name="up")(narrow)
+
+
+def adapter_count(variables: Any) -> int:
+    """How many parameters of a network stand in adapters: in a `LowRank`, or in a submodule named "adapter"."""
+    def count(tree: Any, inside: bool) -> int:
+        if not isinstance(tree, Mapping):
+            return math.prod(tree.shape) if inside else 0
+        low_rank = {"down", "up"} == set(tree) and not any("bias" in leaf for leaf in tree.values())
+        return sum(count(value, inside or low_rank or name == "adapter") for name, value in tree.items())
+
+    return sum(count(collections.get("params", {}), False) for collections in variables.values())
 
 
 class Adapted(nn.Module):

@@ -6,14 +6,13 @@ stages goes a `Masked`; the last stage averages the hidden states of the mask's 
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import Network, Variables, network
+from theseus_jax.nets.stage import Masked, Network, Variables, network
 from theseus_jax.nets.weights import KERNEL, Pinned, Place, pinned_file, placed, read_tensors
 
 EPSILON = 1e-12
@@ -33,13 +32,6 @@ LINEAR = {"attention.self.query": "query", "attention.self.key": "key", "attenti
           "attention.output.dense": "out", "intermediate.dense": "up", "output.dense": "down"}
 NORMS = {"attention.output.LayerNorm": "attention_norm", "output.LayerNorm": "norm"}
 _normal = nn.initializers.normal(0.02)
-
-
-class Masked(NamedTuple):
-    """What goes between the stages: token ids (B, T) int32 or hidden states (B, T, D); mask (B, T), 1 for a token."""
-
-    values: jax.Array
-    mask: jax.Array
 
 
 def _layer_norm(name: str) -> nn.LayerNorm:

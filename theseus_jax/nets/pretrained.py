@@ -5,21 +5,20 @@ Hugging Face stores GPT-2's kernels as (inputs, outputs), as flax does, so no te
 """
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import zipfile
 from pathlib import Path
-from types import ModuleType
-from typing import Callable, Mapping, NamedTuple
+from typing import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
+from theseus_jax.nets.containers import Tensor, library, open_tensors
 from theseus_jax.nets.gpt2 import gpt2
 from theseus_jax.nets.stage import Variables, init
+from theseus_jax.nets.weights import listed, problems
 from theseus_jax.trees import bit_equal, difference, host_array, leaves_by_path
 
 PREFIX = "transformer."
@@ -37,16 +36,6 @@ BLOCK_TENSORS = {
     "mlp.c_fc.weight": "mlp/c_fc/kernel", "mlp.c_fc.bias": "mlp/c_fc/bias",
     "mlp.c_proj.weight": "mlp/c_proj/kernel", "mlp.c_proj.bias": "mlp/c_proj/bias",
 }
-SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-SHOWN = 4  # problems spelled out in an error's one line; the others are counted
-
-
-class Tensor(NamedTuple):
-    """A tensor of a file: its shape and dtype, and `read()` for its values."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], np.ndarray]
 
 
 def tensor_names(depth: int) -> dict[str, str]:
@@ -70,9 +59,9 @@ def load_gpt2(
     expected = _expected(vocabulary, width, depth, heads, positions)
     leaves, paths = leaves_by_path(expected), tensor_names(depth)
     tensors = _weights(path)
-    problems = _problems({name: leaves[leaf] for name, leaf in paths.items()}, tensors)
-    if problems:
-        raise UserError(f"{path} does not hold the expected GPT-2: {_listed(problems)}; compare the sizes "
+    lines = _problems({name: leaves[leaf] for name, leaf in paths.items()}, tensors)
+    if lines:
+        raise UserError(f"{path} does not hold the expected GPT-2: {listed(lines)}; compare the sizes "
                         "with gpt2_sizes(path), or correct the file")
     names = {leaf: name for name, leaf in paths.items()}
     arrays = [jnp.asarray(tensors[names[leaf]].read()) for leaf in leaves]
@@ -93,7 +82,7 @@ def save_gpt2(path: str | os.PathLike, variables: Variables) -> None:
     depth = sum(name.startswith("block_") for name in variables)
     lines = difference(_expected(*tables[0], depth, 1, tables[1][0]), variables)
     if lines:
-        raise UserError(f"the variables are not those of a gpt2(...): {_listed(lines)}; give those of one")
+        raise UserError(f"the variables are not those of a gpt2(...): {listed(lines)}; give those of one")
     if not target.parent.is_dir():
         raise UserError(f"there is no folder {target.parent} to write {target.name} in; create it")
     arrays = {PREFIX + name: np.ascontiguousarray(host_array(leaves[leaf]))
@@ -102,7 +91,7 @@ def save_gpt2(path: str | os.PathLike, variables: Variables) -> None:
         np.savez(target, **arrays)
     else:
         # transformers refuses a file without this metadata; save_file would ignore the umask (mode 0600)
-        target.write_bytes(_safetensors().numpy.save(arrays, metadata={"format": "pt"}))
+        target.write_bytes(library("safetensors.numpy").numpy.save(arrays, metadata={"format": "pt"}))
 
 
 def gpt2_sizes(path: str | os.PathLike) -> dict[str, int]:
@@ -127,35 +116,16 @@ def _expected(vocabulary: int, width: int, depth: int, heads: int, positions: in
 
 
 def _problems(expected: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str, Tensor]) -> list[str]:
-    known = {**expected, TIED_HEAD: expected["wte.weight"]}
-    missing = [name for name in expected if name not in tensors]
-    found = [f"missing {name}" for name in missing]
-    for name in sorted(set(tensors) - set(known)):
-        close = difflib.get_close_matches(name, missing, n=1)
-        found.append(f"extra {name}" + (f" (did you mean {close[0]}?)" if close else ""))
-    for name in (name for name in known if name in tensors):
-        wanted, (shape, dtype, _) = known[name], tensors[name]
-        if shape != wanted.shape:
-            how = "is transposed" if shape == wanted.shape[::-1] else "has another shape"
-            found.append(f"{name} {how}: given {shape}, expected {wanted.shape}")
-        if dtype != wanted.dtype.name:
-            found.append(f"{name} has another dtype: given {dtype}, expected {wanted.dtype.name}")
-    if not found and TIED_HEAD in tensors:
-        if not bit_equal(tensors[TIED_HEAD].read(), tensors["wte.weight"].read()):
-            found.append(f"{TIED_HEAD} differs from wte.weight, to which the network ties it")
+    tied = {TIED_HEAD: expected["wte.weight"]} if TIED_HEAD in tensors else {}
+    found = problems({**expected, **tied}, tensors)
+    if tied and not found and not bit_equal(tensors[TIED_HEAD].read(), tensors["wte.weight"].read()):
+        found.append(f"{TIED_HEAD} differs from wte.weight, to which the network ties it")
     return found
-
-
-def _listed(problems: list[str]) -> str:
-    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    return "; ".join(problems[:SHOWN]) + more
 
 
 def _weights(path: str | os.PathLike) -> dict[str, Tensor]:
     source = _checked(path)
-    if not source.is_file():
-        raise UserError(f"there is no file {source}; give the .safetensors or .npz file of the weights")
-    named = (_npz if source.suffix == ".npz" else _safetensors_file)(source)
+    named = open_tensors(source)
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in named.items()}
     if len(weights) < len(named):
         raise UserError(f"{source} holds tensors both with and without {PREFIX!r}; keep one copy")
@@ -166,32 +136,3 @@ def _checked(path: str | os.PathLike) -> Path:
     if Path(path).suffix not in (".safetensors", ".npz"):
         raise UserError(f"{str(path)!r} does not end in .safetensors or .npz; convert or rename it")
     return Path(path).expanduser()
-
-
-def _npz(path: Path) -> dict[str, Tensor]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a readable .npz file of arrays ({error}); save it again") from error
-    return {name: Tensor(array.shape, array.dtype.name, lambda array=array: array)
-            for name, array in arrays.items()}
-
-
-def _safetensors_file(path: Path) -> dict[str, Tensor]:
-    library = _safetensors()
-    try:
-        file = library.safe_open(path, framework="numpy")
-    except (library.SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable .safetensors file ({error}); download it again") from error
-    slices = {name: file.get_slice(name) for name in file.keys()}
-    return {name: Tensor(tuple(part.get_shape()), SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()),
-                         lambda name=name: file.get_tensor(name)) for name, part in slices.items()}
-
-
-def _safetensors() -> ModuleType:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise UserError(".safetensors needs the package safetensors: pip install it, or use .npz") from error
-    return safetensors

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,20 @@ import jax
 from theseus_jax.errors import UserError
 
 Variables = dict[str, dict[str, Any]]
+
+
+class Masked(NamedTuple):
+    """What goes between stages that read padded texts: token ids (B, T) int32 or hidden states (B, T, D); mask (B, T), 1
+    for a token.
+    """
+
+    values: jax.Array
+    mask: jax.Array
+
+
+def values_and_mask(x: Any) -> tuple[jax.Array, jax.Array | None]:
+    """A stage's output as (values (B, ..., D), mask of what counts, or None)."""
+    return (x.values, x.mask) if isinstance(x, Masked) else (x, None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.pth import read_pth
+from theseus_jax.nets.containers import read_tensors
 from theseus_jax.nets.stage import Network, Variables, init
 from theseus_jax.trees import leaves_by_path
 
@@ -77,21 +77,15 @@ def file_sha256(path: str | os.PathLike) -> str:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); give another file") from error
 
 
-def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """{name: array} of a .safetensors or .pth file. Raises UserError for another or a damaged file."""
-    path = Path(path).expanduser()
-    if path.suffix == ".pth":
-        return read_pth(path)
-    if path.suffix != ".safetensors":
-        raise UserError(f"{str(path)!r} does not end in .safetensors or .pth; convert or rename it")
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise UserError(f"reading {path.name} needs the package safetensors ({error}); pip install safetensors") from error
-    try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, KeyError) as error:
-        raise UserError(f"{path} is not a readable .safetensors file ({error}); download it again") from error
+def load(
+    net: Network, x: Any, pinned: Pinned, path: str | os.PathLike | None, places: Mapping[str, Place], *, unused: str = "",
+    what: str,
+) -> Variables:
+    """The variables of `net` from the file `path`, or where that is None from the pinned one; the rest is as in `placed`.
+
+    Raises UserError as `pinned_file`, `read_tensors` and `placed` do.
+    """
+    return placed(net, x, read_tensors(pinned_file(pinned) if path is None else path), places, unused=unused, what=what)
 
 
 def placed(
@@ -101,7 +95,8 @@ def placed(
 
     places: {tensor name: place}, one for every leaf of the variables. unused: a regular expression of tensor names that
     may be in the file and have no place. what: the name of the network in errors.
-    Raises UserError naming the tensors that are missing, extra, renamed, of other shape or dtype, and leaves without one.
+    Raises UserError naming the tensors that are missing, extra, renamed, transposed, of other shape or dtype, and leaves
+    without one.
     """
     expected = jax.eval_shape(lambda key: init(net, key, x), jax.random.key(0))
     leaves = leaves_by_path(expected)
@@ -109,33 +104,41 @@ def placed(
     if set(wanted) != set(leaves):
         lines = [f"no tensor is declared for {path}" for path in leaves if path not in wanted]
         lines += [f"{name} is declared for {path}, which is no leaf" for path, name in wanted.items() if path not in leaves]
-        raise UserError(f"the name map does not fit the {what}: {_listed(lines)}; correct one of the two")
+        raise UserError(f"the name map does not fit the {what}: {listed(lines)}; correct one of the two")
     given = {name: tensor for name, tensor in tensors.items() if name in places or not re.fullmatch(unused, name)}
-    lines = _problems({name: (leaves[place.path], place.axes) for name, place in places.items()}, given)
+    lines = problems({name: _in_file(leaves[place.path], place.axes) for name, place in places.items()}, given)
     if lines:
-        raise UserError(f"the file does not hold the expected {what}: {_listed(lines)}; give the file of that network")
+        raise UserError(f"the file does not hold the expected {what}: {listed(lines)}; give the file of that network")
     arrays = [jnp.asarray(np.transpose(given[wanted[path]], places[wanted[path]].axes)
                           if places[wanted[path]].axes else given[wanted[path]]) for path in leaves]
     return jax.tree.unflatten(jax.tree.structure(expected), arrays)
 
 
-def _problems(expected: Mapping[str, tuple], tensors: Mapping[str, np.ndarray]) -> list[str]:
+def _in_file(leaf: jax.ShapeDtypeStruct, axes: tuple[int, ...] | None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct([leaf.shape[axes.index(i)] for i in range(len(axes))], leaf.dtype) if axes else leaf
+
+
+def problems(expected: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str, Any]) -> list[str]:
+    """One line for each tensor that is missing, extra (and of which name it may be a misspelling), transposed, of another
+    shape, or of another dtype; `tensors` need only `shape` and `dtype`. [] means that all fit.
+    """
     missing = [name for name in expected if name not in tensors]
     found = [f"missing {name}" for name in missing]
     for name in sorted(set(tensors) - set(expected)):
         close = difflib.get_close_matches(name, missing, n=1)
         found.append(f"extra {name}" + (f" (did you mean {close[0]}?)" if close else ""))
     for name in (name for name in expected if name in tensors):
-        leaf, axes = expected[name]
-        shape = tuple(leaf.shape[axes.index(i)] for i in range(len(axes))) if axes else leaf.shape
-        if tensors[name].shape != shape:
-            found.append(f"{name} has another shape: given {tensors[name].shape}, expected {shape}")
-        if tensors[name].dtype != leaf.dtype:
-            found.append(f"{name} has another dtype: given {tensors[name].dtype}, expected {leaf.dtype}")
+        wanted, shape, dtype = expected[name], tuple(tensors[name].shape), str(tensors[name].dtype)
+        if shape != wanted.shape:
+            how = "is transposed" if shape == wanted.shape[::-1] else "has another shape"
+            found.append(f"{name} {how}: given {shape}, expected {wanted.shape}")
+        if dtype != str(wanted.dtype):
+            found.append(f"{name} has another dtype: given {dtype}, expected {wanted.dtype}")
     return found
 
 
-def _listed(lines: list[str]) -> str:
+def listed(lines: list[str]) -> str:
+    """The first lines as one, and how many more there are."""
     return "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
 
 

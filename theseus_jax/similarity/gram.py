@@ -137,22 +137,25 @@ def u_centred_gram(features: Features) -> tuple[jax.Array, jax.Array]:
     return jnp.where(keep, centred, 0), jnp.sum(gram * gram)
 
 
+SAMPLES = ("tokens", "sequences", "pooled")
+
+
 def samples(activations: jax.Array, *, kind: str = "tokens", mask: jax.Array | None = None
             ) -> tuple[jax.Array, jax.Array | None]:
     """Activations of a layer as (samples, features) and the mask that belongs to them.
 
     kind="tokens" counts every position: (B, T, D) -> (B*T, D), images (B, H, W, C) -> (B*H*W, C).
     kind="sequences" counts every example: (B, T, D) -> (B, T*D), (B, H, W, C) -> (B, H*W*C). (B, D) is
-    unchanged.
+    unchanged. kind="pooled" averages every example over its positions: (B, T, D) -> (B, D), (B, H, W, C) -> (B, C).
     mask: None (everything counts; None is returned), (B,) for whole examples, or one entry per position: (B,
     T) or (B, H, W). With tokens it becomes (B*T,). With sequences masked positions are set to 0, the same in
-    any network compared, and an example counts if any of its positions does: (B,). Dtypes are kept; the mask
-    becomes boolean.
+    any network compared, and an example counts if any of its positions does: (B,). Pooled, the mean is that of
+    the positions that count. Dtypes are kept; the mask becomes boolean.
     Raises UserError for another rank, kind or mask shape.
     """
     x = jnp.asarray(activations)
-    if kind not in ("tokens", "sequences"):
-        raise UserError(f"samples: kind={kind!r}, expected 'tokens' or 'sequences'; "
+    if kind not in SAMPLES:
+        raise UserError(f"samples: kind={kind!r}, expected {', '.join(map(repr, SAMPLES))}; "
                         "say which axis counts as samples")
     if x.ndim not in (2, 3, 4):
         raise UserError(f"samples: activations of shape {x.shape}, expected (B, D), (B, T, D) or "
@@ -166,10 +169,14 @@ def samples(activations: jax.Array, *, kind: str = "tokens", mask: jax.Array | N
         mask = jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (len(positions) - mask.ndim)), positions)
     if kind == "tokens":
         return x.reshape(-1, x.shape[-1]), None if mask is None else mask.reshape(-1)
-    if mask is None:
-        return x.reshape(x.shape[0], -1), None
-    x = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
-    return x.reshape(x.shape[0], -1), jnp.any(mask.reshape(x.shape[0], -1), axis=1)
+    counted = None if mask is None else jnp.any(mask.reshape(x.shape[0], -1), axis=1)
+    if mask is not None:
+        x = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
+    if kind == "sequences":
+        return x.reshape(x.shape[0], -1), counted
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    count = x.shape[1] if mask is None else jnp.maximum(mask.reshape(x.shape[0], -1).sum(1), 1)[:, None].astype(x.dtype)
+    return x.sum(1) / count, counted
 
 
 def check_finite(x: jax.Array, name: str) -> None:

