@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from theseus_jax.nets.conv import Conv
 from theseus_jax.nets.stage import Network, Variables, network
 from theseus_jax.nets.weights import KERNEL, Pinned, Place, pinned_file, placed, read_tensors
 
@@ -47,7 +48,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        return nn.relu6(_norm(train, "norm")(nn.Conv(self.width, (3, 3), 2, use_bias=False, name="conv")(x)))
+        return nn.relu6(_norm(train, "norm")(Conv(self.width, (3, 3), 2, use_bias=False, name="conv")(x)))
 
 
 class Depthwise(nn.Module):
@@ -84,10 +85,10 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         h = x
         if self.expansion > 1:
-            h = nn.Conv(self.expansion * x.shape[-1], (1, 1), use_bias=False, name="expand")(h)
+            h = Conv(self.expansion * x.shape[-1], (1, 1), use_bias=False, name="expand")(h)
             h = nn.relu6(_norm(train, "expand_norm")(h))
         h = nn.relu6(_norm(train, "depthwise_norm")(Depthwise(self.kernel, self.stride, name="depthwise")(h)))
-        h = _norm(train, "project_norm")(nn.Conv(self.width, (1, 1), use_bias=False, name="project")(h))
+        h = _norm(train, "project_norm")(Conv(self.width, (1, 1), use_bias=False, name="project")(h))
         return h + x if self.stride == 1 and x.shape[-1] == self.width else h
 
 
@@ -98,7 +99,7 @@ class Features(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        h = nn.relu6(_norm(train, "norm")(nn.Conv(self.width, (1, 1), use_bias=False, name="conv")(x)))
+        h = nn.relu6(_norm(train, "norm")(Conv(self.width, (1, 1), use_bias=False, name="conv")(x)))
         return h.mean((1, 2))
 
 

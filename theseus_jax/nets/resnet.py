@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
+from theseus_jax.nets.conv import Conv
 from theseus_jax.nets.norms import known_norm, normalized
 from theseus_jax.nets.stage import Network, Variables, network
 from theseus_jax.nets.weights import KERNEL, Place, placed, read_tensors
@@ -43,9 +44,9 @@ DEPTHS = {18: Depth((2, 2, 2, 2), (3, 3), 0, 1), 34: Depth((3, 4, 6, 3), (3, 3),
           50: Depth((3, 4, 6, 3), (1, 3, 1), 1, 4)}
 
 
-def _conv(layer: Layer, name: str) -> nn.Conv:
+def _conv(layer: Layer, name: str) -> Conv:
     rim = layer.kernel // 2
-    return nn.Conv(layer.width, (layer.kernel, layer.kernel), layer.stride, padding=((rim, rim), (rim, rim)), use_bias=False,
+    return Conv(layer.width, (layer.kernel, layer.kernel), layer.stride, padding=((rim, rim), (rim, rim)), use_bias=False,
                    kernel_init=_he, name=name)
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
+from theseus_jax.nets.conv import Conv
 from theseus_jax.nets.heads import Hidden
 from theseus_jax.nets.stage import Network, Variables, network
 from theseus_jax.nets.weights import KERNEL, Pinned, Place, load
@@ -36,7 +37,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nn.relu(nn.Conv(self.width, (3, 3), name="conv")(x))
+        y = nn.relu(Conv(self.width, (3, 3), name="conv")(x))
         return nn.max_pool(y, (2, 2), (2, 2)) if self.pool else y
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
+from theseus_jax.nets.conv import Conv
 from theseus_jax.nets.stage import Network, Stage, Variables, network, replace
 from theseus_jax.nets.weights import KERNEL, Place, placed, read_tensors
 
@@ -47,7 +48,7 @@ class Patches(nn.Module):
         if x.ndim != 4 or not x.shape[1] or not x.shape[2] or x.shape[1] % p or x.shape[2] % p:
             raise UserError(f"images (B, height, width, channels) of shape {x.shape} do not divide into patches of {p} x {p}"
                             "; resize them or change patch")
-        y = nn.Conv(self.width, (p, p), p, padding="VALID", name="conv")(x)
+        y = Conv(self.width, (p, p), p, padding="VALID", name="conv")(x)
         return y.reshape(len(y), -1, self.width)
 
 
