@@ -53,10 +53,12 @@ def trial(config, arm, data, guide, home):
     share = classify_data.share_of(config, data)
     held = HeldClasses(classify_data.inputs(data.validation.x), data.validation.y)
     made = classify._setup(config)
-    bench = arms.Bench(config, home, made, classify_data.examples(share.train), None, held, held)
+    everything = classify_data.examples(data.train)
+    bench = arms.Bench(config, home, made, classify_data.examples(share.train), everything, held, held,
+                       pool=classify_data.unlabelled(everything) if config.data.unlabelled else None)
     began = time.monotonic()
     keys = run_keys(config.seed + 1000, 2, config.seeds)  # other seeds than the table's
-    variables = arms.train(bench, arm, made.plans[arm], made.target, guide, keys, bench.examples)
+    variables = arms.train(bench, arm, made.plans[arm], made.target, guide, keys, bench.of(arm, made.plans[arm]))
     scores = held.scores(made.target, variables)
     return scores["accuracy"], scores["loss"].mean(), time.monotonic() - began
 

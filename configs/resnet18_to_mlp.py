@@ -1,4 +1,4 @@
-"""A trained ResNet-18 becomes an MLP, part by part, on Fashion-MNIST.
+"""A trained ResNet-18 becomes an MLP, part by part, on Fashion-MNIST: labels are few, pictures are not.
 
     python launch/run.py --config=configs/resnet18_to_mlp.py
 """
@@ -7,31 +7,34 @@ from theseus_jax.config import base, preset
 
 def default():
     c = base("classification")
-    c.data.source = "fashion_mnist"
-    c.data.share = 2000
-    c.data.crop, c.data.flip = 2, True
-    c.guide.arch, c.guide.width, c.guide.stem, c.guide.steps = "resnet18", 8, "cifar", 1000
+    c.data.source, c.data.share, c.data.unlabelled = "fashion_mnist", 1000, True
+    c.guide.arch, c.guide.width, c.guide.steps = "resnet18", 8, 1500
     c.target.arch, c.target.width, c.target.depth, c.target.norm = "mlp", 512, 4, "layer"
-    c.convert.steps, c.convert.align, c.convert.schedule = 600, 0.4, "progressive"
-    c.convert.finish_kl, c.controls.kl = 1.0, 1.0
-    c.controls.equal_flops = False
-    c.controls.names = ("from_scratch", "distilled", "one_shot", "fitnets", "theseus", "ted")
+    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 600, 0.1, "joint", "cka_debiased"
+    c.convert.align_rate = c.convert.finish_rate = 1e-3
+    c.convert.finish_kl, c.convert.finish_align, c.convert.stitch_ridge = 1.0, 10.0, 1e-3
+    c.controls.names = ("from_scratch", "distilled", "fitnets", "theseus", "ted", "supervised")
+    c.controls.kl, c.controls.equal_flops = 1.0, False
+    for name in ("scratch", "distilled", "fitnets", "theseus", "ted", "supervised"):
+        c.controls[f"{name}_rate"] = 1e-3
     return c
 
 
 def smoke():
     c = default()
-    c.data.source, c.data.share = "digits", 500
-    c.data.crop, c.data.flip = 1, False
-    c.guide.width, c.guide.steps = 4, 40
-    c.target.width, c.target.depth = 32, 3
-    c.convert.steps, c.train.chunk, c.train.batch, c.seeds = 40, 10, 32, 2
-    c.report.latency_repeats = 5
+    c.data.source, c.data.share, c.guide.width, c.guide.steps = "digits", 200, 4, 20
+    c.target.width, c.target.depth, c.convert.align = 32, 3, 0.3
+    c.convert.steps, c.train.chunk, c.train.batch, c.seeds, c.report.latency_repeats = 20, 5, 16, 1, 3
     return c
 
 
 def paper():
     c = default()
+    c.data.source, c.data.dataset, c.data.size, c.data.classes, c.data.share = "tfds", "imagenet2012", 224, 1000, 0
+    c.data.mean, c.data.deviation, c.data.flip = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True
+    c.data.unlabelled, c.train.batch = False, 256
+    c.guide.width, c.guide.stem, c.guide.steps, c.guide.learning_rate = 64, "imagenet", 450000, 1e-3
+    c.target.width, c.target.depth, c.convert.steps = 2048, 9, 50000
     return c
 
 

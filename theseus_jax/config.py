@@ -100,6 +100,7 @@ def _controls() -> dict[str, Any]:
         "fitnets_rate": 3e-3,
         "theseus_rate": 3e-3,
         "ted_rate": 3e-3,
+        "supervised_rate": 3e-3,
     }
 
 
@@ -125,6 +126,7 @@ def _labelled_data() -> dict[str, Any]:
         "validation": 0,
         "test": 0,
         "share": 0,                         # training examples, stratified, that conversion and controls may use; 0: all
+        "unlabelled": False,                # arms whose losses read no labels may use all training examples, without labels
         "mean": (127.5,),                   # levels, one for all channels or one each
         "deviation": (127.5,),
         "crop": 0,                          # pixels of padding before a random crop
@@ -175,6 +177,7 @@ def _class_convert() -> dict[str, Any]:
 def _class_report() -> dict[str, Any]:
     return {
         "latency_repeats": 30,
+        "probe": False,                     # also fit a linear probe on every network's features, and compare them with the guide's
         "guide_table": True,                # debiased CKA of all guide stages against each other
     }
 

@@ -5,7 +5,7 @@ An objective says which activations it needs (`target`, `guide`, `suffix`), so t
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -43,6 +43,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 class CrossEntropy:
     """Mean cross-entropy, nats per token or example, of the target's logits (B, O) or (B, T, O), or of the guide suffix's."""
 
+    reads_labels: ClassVar[bool] = True
     suffix: bool = False
     target: tuple[str, ...] = ()
     guide: tuple[str, ...] = ()
@@ -193,6 +194,7 @@ class FilterTask:
     averaged over positions. The stages themselves get no gradient.
     """
 
+    reads_labels: ClassVar[bool] = True
     stages: tuple[str, ...]
     filters: tuple[Side, ...]
     heads: tuple[Side, ...]

@@ -163,6 +163,11 @@ def sides(plan: Plan) -> tuple[Side, ...]:
     return tuple(found.values())
 
 
+def reads_labels(plan: Plan) -> bool:
+    """Whether any loss of a plan compares with labels."""
+    return any(getattr(term.fn, "reads_labels", False) for phase in plan for term in phase.terms)
+
+
 def describe(plan: Plan) -> str:
     """The plan as text, a few lines a phase; equal plans give equal texts."""
     return "\n".join(_describe_phase(i, phase) for i, phase in enumerate(plan, start=1))

@@ -16,13 +16,15 @@ from theseus_jax.experiment.plans import Setup, control_plan, side_variables
 from theseus_jax.experiment.workdir import Workdir
 from theseus_jax.methods.probes import HeldClasses, HeldWindows
 from theseus_jax.nets.stage import Network, Variables
-from theseus_jax.plan import Plan, sides
+from theseus_jax.plan import Plan, reads_labels, sides
 
 LOG = logging.getLogger("theseus_jax")
 
 
 class Bench(NamedTuple):
-    """What all models of a run share. examples: for conversion and controls; guide_examples: for the guide, or None."""
+    """What all models of a run share. examples: for conversion and controls; guide_examples: for the guide, or None; pool: for
+    arms whose losses read no labels, or None where they use the examples.
+    """
 
     config: Any
     home: Workdir
@@ -31,6 +33,13 @@ class Bench(NamedTuple):
     guide_examples: Any
     validation: HeldWindows | HeldClasses
     test: HeldWindows | HeldClasses
+    pool: Any = None
+
+    def of(self, name: str, plan: Plan) -> Any:
+        """The examples that an arm may use."""
+        if name.removesuffix("_equal_flops") == "supervised":
+            return self.guide_examples
+        return self.examples if self.pool is None or reads_labels(plan) else self.pool
 
 
 def names(config: Any, made: Setup) -> list[str]:
@@ -81,7 +90,7 @@ def arms(bench: Bench, guide_variables: Variables) -> dict[str, Variables]:
     """The converted network and every control, then controls prolonged to the conversion's FLOPs where those are more."""
     config, made = bench.config, bench.made
     keys = run_keys(config.seed, 2, config.seeds)
-    made_arms = {name: train(bench, name, plan, made.target, guide_variables, keys, bench.examples)
+    made_arms = {name: train(bench, name, plan, made.target, guide_variables, keys, bench.of(name, plan))
                  for name, plan in made.plans.items() if name != "guide"}
     if not config.controls.equal_flops:
         return made_arms
@@ -93,7 +102,7 @@ def arms(bench: Bench, guide_variables: Variables) -> dict[str, Variables]:
             steps = math.ceil(config.convert.steps * ratio / config.train.chunk) * config.train.chunk
             longer = f"{name}_equal_flops"
             plan = control_plan(config, name, made, steps)
-            made_arms[longer] = train(bench, longer, plan, made.target, guide_variables, keys, bench.examples)
+            made_arms[longer] = train(bench, longer, plan, made.target, guide_variables, keys, bench.of(longer, plan))
     return made_arms
 
 

@@ -18,6 +18,7 @@ from theseus_jax.experiment.workdir import Workdir, write
 from theseus_jax.methods.probes import HeldClasses, StageProbe
 from theseus_jax.methods.recalibrate import Recalibrate
 from theseus_jax.nets.stage import Network, Variables
+from theseus_jax.plan import reads_labels
 
 LOG = logging.getLogger("theseus_jax")
 ACCURACY = measured.Compared("test_accuracy", "seeds", "value", "stderr", 1.0, "accuracy")
@@ -50,10 +51,22 @@ def execute(config: Any, home: Workdir) -> dict[str, Any]:
                                      rank=c.stitch_rank, recalibrate=Recalibrate(None, c.recalibrate) if c.recalibrate else None))
     write(home.path / "plan.txt", outline(config, made, "examples"))
     rewind(home, names(config, made))
-    bench = Bench(config, home, made, classify_data.examples(share.train), classify_data.examples(data.train), *held)
+    everything = classify_data.examples(data.train)
+    bench = Bench(config, home, made, classify_data.examples(share.train), everything, *held,
+                  pool=classify_data.unlabelled(everything) if config.data.unlabelled else None)
     guide_variables = guide(bench, lambda keys: _given(bench, keys, facts.classes))
     table = _guide_table(bench, guide_variables)
     return {**_results(bench, data, share, guide_variables, arms(bench, guide_variables)), "guide_similarity": table}
+
+
+def _allowed(bench: Bench, name: str) -> dict[str, int]:
+    """How many training examples an arm could use, and of how many the labels; of a guide that came from elsewhere nothing."""
+    plan = bench.made.plans.get(name.removesuffix("_equal_flops"))
+    if plan is None:
+        return {}
+    read = bench.guide_examples if name == "guide" else bench.of(name, plan)
+    count = len(read["labels"])
+    return {"train_examples": count, "labels": count if reads_labels(plan) else 0}
 
 
 def _given(bench: Bench, keys: jax.Array, classes: int) -> Variables:
@@ -88,11 +101,26 @@ def _results(bench: Bench, data: DataSet, share: DataSet, guide_variables: Varia
     costs = {"guide": measured.classifier_cost(made.guide, guide_variables, example, repeats=repeats),
              "target": measured.classifier_cost(made.target, first, example, repeats=repeats)}
     rows = bench.home.records.read()
-    models = [measured.model_record(name, rows, costs["guide" if name == "guide" else "target"], ACCURACY)
-              for name in ("guide", *trained)]
+    models = [{**measured.model_record(name, rows, costs["guide" if name == "guide" else "target"], ACCURACY),
+               **_allowed(bench, name)} for name in ("guide", *trained)]
+    probes = _probes(bench, guide_variables, trained)
+    models = [{**model, **probes.get(model["name"], {})} for model in models]
     most_common = np.bincount(data.train.y).argmax()
     facts = {"name": data.name, "sha256": data.sha256, "note": share.note, "classes": list(data.classes),
              "train_examples": len(share.train.y), "guide_train_examples": len(data.train.y),
              "validation_examples": len(data.validation.y), "eval_examples": len(data.test.y)}
     return {"metric": "accuracy", "higher_is_better": True, "chance": float((data.test.y == most_common).mean()), "data": facts,
             "models": models, "stages": measured.stage_records(rows, "accuracy"), "claims": measured.claims(models, ACCURACY)}
+
+
+def _probes(bench: Bench, guide_variables: Variables, trained: dict[str, Variables]) -> dict[str, dict[str, Any]]:
+    """`guides.probe` of every model, where the config asks for it."""
+    if not bench.config.report.probe:
+        return {}
+    LOG.info("fitting probes")
+    held = {split: {"inputs": part.x, "labels": part.y} for split, part in (("validation", bench.validation), ("test", bench.test))}
+    sets, classes, guide_net = {"train": bench.examples, **held}, facts_of(bench.config).classes, bench.made.guide
+    original = guides.features(guide_net, guide_variables, sets["test"]["inputs"])
+    stacked = jax.tree.map(lambda leaf: leaf[None], guide_variables)
+    return {"guide": guides.probe(guide_net, stacked, original, sets, classes),
+            **{name: guides.probe(bench.made.target, variables, original, sets, classes) for name, variables in trained.items()}}

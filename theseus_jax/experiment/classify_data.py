@@ -44,6 +44,11 @@ def inputs(x: np.ndarray) -> Any:
     return jnp.asarray(x) if x.ndim == 4 else Masked(jnp.asarray(x[:, 0]), jnp.asarray(x[:, 1]))
 
 
+def unlabelled(labelled_examples: dict[str, Any]) -> dict[str, Any]:
+    """The same inputs with labels of no class."""
+    return {"inputs": labelled_examples["inputs"], "labels": jnp.full_like(labelled_examples["labels"], -1)}
+
+
 def examples(part: Labelled) -> dict[str, Any]:
     """A split as `train.fit` takes it."""
     return {"inputs": inputs(part.x), "labels": jnp.asarray(part.y)}

@@ -16,6 +16,7 @@ from theseus_jax.methods.recalibrate import batch_statistics
 from theseus_jax.nets import bert, efficientnet, mobilenet, resnet, vgg, vit, zoo
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.program import in_blocks
+from theseus_jax.similarity.sentences import sentence_agreement
 
 LOG = logging.getLogger("theseus_jax")
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -56,21 +57,47 @@ def pretrained(config: Any, net: Network, train: dict[str, Any], validation: dic
     loaded = BACKBONES[config.guide.arch]()
     variables = {name: loaded.get(name, {}) for name in net.names[:-1]}
     LOG.info("fitting a head on the features of %s for %d examples", config.guide.arch, len(train["labels"]))
-    run = jax.jit(functools.partial(_features, net))
-    x, held = run(variables, train["inputs"]), run(variables, validation["inputs"])
-    mean, deviation = x.mean(0), x.std(0) + 1e-6
-    ones = [jnp.concatenate([(z - mean) / deviation, jnp.ones((len(z), 1))], axis=1) for z in (x, held)]
-    classes = facts_of(config).classes
-
-    def accuracy(weights: jax.Array) -> float:
-        return float((jnp.argmax(ones[1] @ weights, axis=1) == validation["labels"]).mean())
-
-    found = [logistic(ones[0], train["labels"], classes, penalty).weights for penalty in PENALTIES]
-    best = found[int(np.argmax([accuracy(weights) for weights in found]))]
-    kernel = best[:-1] / deviation[:, None]
-    variables["head"] = {"params": {"kernel": kernel, "bias": best[-1] - mean @ kernel}}
+    x, held = (features(net, variables, part["inputs"]) for part in (train, validation))
+    variables["head"] = {"params": fitted_head(x, train["labels"], held, validation["labels"], facts_of(config).classes)}
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
 
 
-def _features(net: Network, variables: Variables, x: Any) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="net")
+def features(net: Network, variables: Variables, x: Any) -> jax.Array:
+    """What the head of a network reads, (N, D). variables: of one seed."""
     return in_blocks(lambda block: forward(net, variables, block, stop=net.names[-2])[0], x)
+
+
+def fitted_head(x: jax.Array, y: jax.Array, held_x: jax.Array, held_y: jax.Array, classes: int) -> dict[str, jax.Array]:
+    """Logistic regression on features x (N, D) as a linear head: {"kernel": (D, O), "bias": (O,)}.
+
+    Standardised first, the scale folded in; its penalty out of PENALTIES by accuracy on the held-out features.
+    """
+    mean, deviation = x.mean(0), x.std(0) + 1e-6
+    ones = [jnp.concatenate([(z - mean) / deviation, jnp.ones((len(z), 1))], axis=1) for z in (x, held_x)]
+
+    def accuracy(weights: jax.Array) -> float:
+        return float((jnp.argmax(ones[1] @ weights, axis=1) == held_y).mean())
+
+    found = [logistic(ones[0], y, classes, penalty).weights for penalty in PENALTIES]
+    best = found[int(np.argmax([accuracy(weights) for weights in found]))]
+    kernel = best[:-1] / deviation[:, None]
+    return {"kernel": kernel, "bias": best[-1] - mean @ kernel}
+
+
+def probe(net: Network, variables: Variables, original: jax.Array, sets: dict[str, Any], classes: int) -> dict[str, Any]:
+    """How much a network's features (stacked seeds) still hold: {"probe_accuracy": mean over seeds, "probe_seeds": each,
+    "agreement": means of `sentence_agreement` with the original's test features (N, D)}.
+
+    sets: {"train", "validation", "test"} of {"inputs", "labels"}; the probe is `fitted_head`.
+    """
+    found = []
+    for seed in range(len(jax.tree.leaves(variables)[0])):
+        one = jax.tree.map(lambda leaf, seed=seed: leaf[seed], variables)
+        x, held, test = (features(net, one, sets[name]["inputs"]) for name in ("train", "validation", "test"))
+        head = fitted_head(x, sets["train"]["labels"], held, sets["validation"]["labels"], classes)
+        right = jnp.argmax(test @ head["kernel"] + head["bias"], axis=1) == sets["test"]["labels"]
+        found.append((float(right.mean()), sentence_agreement(test, original)))
+    keys = [key for key in ("cosine", "pearson", "spearman") if found[0][1][key] is not None]
+    return {"probe_accuracy": float(np.mean([accuracy for accuracy, _ in found])), "probe_seeds": [accuracy for accuracy, _ in found],
+            "agreement": {key: float(np.mean([agreement[key] for _, agreement in found])) for key in keys}}

@@ -129,6 +129,10 @@ def claims(models: list[dict[str, Any]], compared: Compared) -> list[dict[str, A
                      "measured": f"{small:,} bytes against {large:,}, from the shapes of one sequence's state"})
     elif "from_scratch" in named:
         made.append(_recovery(named, compared))
+    if "probe_accuracy" in ours:
+        lost = named["guide"]["probe_accuracy"] - ours["probe_accuracy"]
+        made.append({"text": "a linear probe on converted's features is within 3 points of one on the guide's", "holds": lost <= 0.03,
+                     "measured": f"{ours['probe_accuracy']:.4f} against {named['guide']['probe_accuracy']:.4f} accuracy, mean over seeds"})
     return made
 
 

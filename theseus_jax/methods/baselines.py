@@ -15,7 +15,7 @@ from theseus_jax.nets.stage import Network, init, seams, values_and_mask
 from theseus_jax.objectives import CrossEntropy, Distillation, FilterTask, Regression, Side, Term
 from theseus_jax.plan import Optimizer, Phase, Plan, Route, Swap
 
-CONTROLS = ("from_scratch", "distilled", "one_shot", "one_shot_distilled", "fitnets", "theseus", "ted")
+CONTROLS = ("from_scratch", "distilled", "one_shot", "one_shot_distilled", "fitnets", "theseus", "ted", "supervised")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def plan(name: str, guide: Network, target: Network, mapping: convert.Mapping, *
     theseus: `hint_share` of the steps with every part swapped in at random, the task's loss alone, then the same loss on the
     target (Xu et al. 2020, arXiv 2002.02925). ted: `hint_share` of the steps on task-aware filters of both frozen networks,
     then distillation and the filtered layers' distance (Liang et al. 2022, arXiv 2210.01351). These three inherit as one_shot
-    does. example: one input, (1, ...). rank: of regressors between whole activations. augment, remember: see `plan.Phase`.
+    does. supervised: from_scratch with every training label that the guide had, an upper reference. example: one input, (1, ...). rank: of regressors between whole activations. augment, remember: see `plan.Phase`.
     Raises UserError for another name, or seams that no regressor can bridge.
     """
     if name not in CONTROLS:

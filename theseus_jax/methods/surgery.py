@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.bridge import Bridge, bridge, fitted
+from theseus_jax.nets.bridge import LARGEST, Bridge, bridge, fitted
 from theseus_jax.nets.gpt2 import Head
 from theseus_jax.nets.stage import Network, Stage, Variables, forward, merge, position, tied, values_and_mask
 from theseus_jax.program import in_blocks, inputs_and_labels, over_seeds
@@ -66,8 +66,14 @@ def stitch_bridge(net: Network, variables: Variables, guide: Network, guide_vari
     def shape(net, variables, stop):
         return jax.eval_shape(lambda v, z: forward(net, v, z, stop=stop)[0], variables, x)
 
-    return bridge(shape(net, variables, pair[1]), shape(guide, guide_variables, pair[0]), rank=rank,
-                  what=f"the target's {pair[1]} to the guide's {pair[0]}")
+    given, what = shape(net, variables, pair[1]), f"the target's {pair[1]} to the guide's {pair[0]}"
+    made = bridge(given, shape(guide, guide_variables, pair[0]), rank=rank, what=what)
+    values = values_and_mask(given)[0]
+    features = math.prod(values.shape[1:]) if made.rank else values.shape[-1]
+    if features**2 > LARGEST:
+        raise UserError(f"the stitch from {what} would solve for {features:,} features at once; choose smaller stages in "
+                        "convert.mapping, or set convert.stitch to 'none'")
+    return made
 
 
 @functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "ridge_weight", "made"))

@@ -81,9 +81,9 @@ def bridge(given: Any, wanted: Any, *, rank: int, what: str = "") -> Bridge:
                         "correspond; set convert.stitch_rank to at least 1")
     rank = min(rank, inputs, outputs)
     numbers = rank * (inputs + outputs) if whole else inputs * outputs
-    if numbers > LARGEST or inputs**2 > LARGEST:
-        raise UserError(f"no bridge leads from {what or 'a stage'} of shapes {shapes}: it would need {max(numbers, inputs**2):,} "
-                        "numbers; choose smaller stages in convert.mapping, or set convert.stitch to 'none'")
+    if numbers > LARGEST:
+        raise UserError(f"no bridge leads from {what or 'a stage'} of shapes {shapes}: it would need {numbers:,} numbers; choose "
+                        "smaller stages in convert.mapping, or lower convert.stitch_rank")
     return Bridge(tuple(y.shape[1:]), rank if whole else 0)
 
 

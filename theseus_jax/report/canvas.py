@@ -15,6 +15,10 @@ COLORS = {
     "distilled": "#17a398",
     "one_shot": "#a463d6",
     "one_shot_distilled": "#d6a01d",
+    "supervised": "#6b7a2f",
+    "fitnets": "#c2588a",
+    "theseus": "#4aa3c7",
+    "ted": "#9a6b4b",
     # heads: GLAI arms are warm, MLPs blue, linear models green
     "glai_joint": "#e4572e",
     "glai_path": "#d6a01d",

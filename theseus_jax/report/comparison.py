@@ -7,13 +7,14 @@ import pathlib
 from typing import Any, Sequence
 
 from theseus_jax.errors import UserError
-from theseus_jax.report import heads, markup, units
+from theseus_jax.report import class_tables, classes, heads, markup, units
 from theseus_jax.report.read import Run, read_run
 from theseus_jax.report.tables import (
     Grid,
     aligned,
     drop_empty,
     gap_recovered,
+    gap_unit,
     loss_unit,
     ordered,
     score,
@@ -24,6 +25,7 @@ Workdirs = Sequence[str | os.PathLike[str]]
 # What must agree before scores may stand in one table. A perplexity per token also depends on the tokenizer,
 # and the bytes of the test split tell other held-out documents of the same corpus apart.
 SAME = ("task", "metric", "data.sha256", "data.tokenizer", "data.vocabulary", "data.bytes.test")
+SAME_CLASSES = ("data.eval_examples",)  # a classification may be judged on fewer examples of the same data
 
 
 def compare(workdirs: Workdirs, *, anyway: bool = False) -> str:
@@ -90,7 +92,7 @@ def _read(workdirs: Workdirs) -> list[Run]:
 def _differences(runs: list[Run], anyway: bool) -> list[str]:
     """What forbids one table, in words; raises UserError with the first unless `anyway`."""
     found = []
-    for key in SAME:
+    for key in (*SAME, *(SAME_CLASSES if all(classes.classifies(run.results) for run in runs) else ())):
         values = [_leaves(run.results).get(key) for run in runs]
         other = next((i for i, value in enumerate(values) if value != values[0]), None)
         if other is not None:
@@ -127,19 +129,17 @@ def _scores(runs: list[Run]) -> Grid:
                     units.number(model.get("loss"), 3),
                     "-" if gap is None else f"{gap:.1%}",
                     units.number(model.get("bits_per_byte"), 3),
+                    *class_tables.feature_cells(model),
+                    units.number(model.get("train_examples"), 0),
+                    units.number(model.get("labels"), 0),
                     units.number(model.get("optimizer_steps"), 0),
                     units.human(model.get("training_flops")),
                     units.human(model.get("parameters")),
                 )
             )
     metrics = list(dict.fromkeys(run.results["metric"] for run in runs))
-    return drop_empty(
-        Grid(
-            ("run", "model", "/".join(metrics), "loss", "gap", "bits/byte", "steps", "FLOPs", "params"),
-            rows,
-            names=2,
-        )
-    )
+    header = ("run", "model", "/".join(metrics), "loss", "gap", "bits/byte", "probe", *class_tables.AGREEMENT)
+    return drop_empty(Grid((*header, "examples", "labels", "steps", "FLOPs", "params"), rows, names=2))
 
 
 def config_grid(runs: list[Run]) -> Grid:
@@ -173,4 +173,5 @@ def _loss_units(runs: list[Run]) -> str:
 def _gap_meaning(runs: list[Run]) -> str:
     if all(heads.compares_heads(run.results) for run in runs):
         return ""
-    return "; gap: share of the loss between from_scratch and guide that converted recovers"
+    found = " or ".join(dict.fromkeys(gap_unit(r.results) for r in runs if not heads.compares_heads(r.results)))
+    return f"; gap: share of the {found} between from_scratch and guide that converted recovers"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Sequence
 from theseus_jax.report.units import measured
 
 Rows = Sequence[dict[str, Any]]
+FINISH = "finetune"  # the phase that trains the whole network: its losses are its own, a distance only one of them
 
 
 class Point(NamedTuple):
@@ -54,6 +55,7 @@ def task_curve(rows: Rows, model: str) -> list[Point]:
         if row.get("kind") == "train"
         and row.get("model") == model
         and ("distance" in row or row.get("phase") == "swap")
+        and row.get("phase") != FINISH
     }
     return [point for point in curve(rows, model, "cross_entropy") if point.phase not in mixed]
 
@@ -65,25 +67,37 @@ def extent(rows: Rows, model: str) -> tuple[int, float]:
 
 
 def distance_curves(rows: Rows, model: str = "converted") -> dict[str, list[Point]]:
-    """Alignment distance by stage (by phase where no stage is recorded for it), in order of training."""
-    stages = {
-        row.get("phase"): str(row.get("stage"))
-        for row in rows
-        if row.get("kind") == "stage" and row.get("model") == model
-    }
+    """Alignment distance by stage (by phase where none or several are recorded for it), in order of training."""
+    stages: dict[Any, set[str]] = {}
+    for row in rows:
+        if row.get("kind") == "stage" and row.get("model") == model:
+            stages.setdefault(row.get("phase"), set()).add(str(row.get("stage")))
     curves: dict[str, list[Point]] = {}
     for point in curve(rows, model, "distance"):
-        curves.setdefault(stages.get(point.phase, point.phase), []).append(point)
+        found = stages.get(point.phase, ())
+        curves.setdefault(*found if len(found) == 1 else (point.phase,), []).append(point)
     return curves
 
 
-def stage_losses(rows: Rows, key: str) -> dict[str, list[float]]:
-    """Loss of the hybrid after each stage, one a seed. key: "hybrid_loss" (stitched) or "hybrid_raw_loss"."""
-    losses: dict[str, list[float]] = {}
+def final(rows: Rows, model: str, key: str) -> list[float]:
+    """What was measured of the trained `model` under `key`, one a seed."""
+    return [
+        row[key]
+        for row in rows
+        if row.get("kind") == "model"
+        and row.get("model") == model
+        and row.get("seed", 0) >= 0
+        and measured(row.get(key))
+    ]
+
+
+def stage_scores(rows: Rows, key: str) -> dict[str, list[float]]:
+    """A score of the hybrid after each stage, one a seed. key: such as "hybrid_loss", "hybrid_raw_accuracy"."""
+    scores: dict[str, list[float]] = {}
     for row in rows:
         if row.get("kind") == "stage" and row.get("model", "converted") == "converted":
-            losses.setdefault(str(row.get("stage")), []).extend([row[key]] if measured(row.get(key)) else [])
-    return losses
+            scores.setdefault(str(row.get("stage")), []).extend([row[key]] if measured(row.get(key)) else [])
+    return scores
 
 
 def thinned(points: Sequence[Point], limit: int = 300) -> list[Point]:

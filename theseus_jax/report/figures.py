@@ -12,7 +12,10 @@ from theseus_jax.report.tables import loss_unit, named, ordered
 
 
 class Arm(NamedTuple):
-    """A model in training. points: its curve; steps, flops: where it ended; loss: on test data, or None."""
+    """A model in training. points: its curve, empty where no cross-entropy was logged; steps, flops: where it ended.
+
+    loss: on test data, or None.
+    """
 
     name: str
     points: list[curves.Point]
@@ -22,14 +25,15 @@ class Arm(NamedTuple):
 
 
 def _arms(run: Run) -> list[Arm]:
-    """Every model with a curve to draw, in the order of the tables."""
+    """Every model with a curve or an end to draw, in the order of the tables."""
     arms = []
     for model in ordered(run.results["models"]):
         loss = model.get("loss")
+        loss = loss if units.measured(loss) else None
         points = curves.task_curve(run.rows, model["name"])
-        if points:
-            steps, flops = curves.extent(run.rows, model["name"])
-            arms.append(Arm(model["name"], points, steps, flops, loss if units.measured(loss) else None))
+        steps, flops = curves.extent(run.rows, model["name"])
+        if points or (steps and loss is not None):
+            arms.append(Arm(model["name"], points, steps, flops, loss))
     return arms
 
 
@@ -91,12 +95,13 @@ def _limits(axes: Any, arms: list[Arm]) -> None:
 
 
 def _shade_alignment(axes: Any, aligned: list[curves.Point]) -> None:
+    aligned = [point for point in aligned if point.phase != curves.FINISH]
     if aligned:
         end, place = aligned[-1].step, axes.get_xaxis_transform()
         axes.axvspan(0, end, color=canvas.color("converted"), alpha=0.08, linewidth=0)
-        axes.text(
-            0.5 * end, 0.01, "alignment of converted", transform=place, ha="center", va="bottom", fontsize=8
-        )
+        wide = end > 0.3 * axes.get_xlim()[1]  # else the words begin at its left edge and leave it
+        x, side = (0.5 * end, "center") if wide else (0.0, "left")
+        axes.text(x, 0.01, "alignment of converted", transform=place, ha=side, va="bottom", fontsize=8)
 
 
 def distances(run: Run) -> str | None:
@@ -126,8 +131,8 @@ def distances(run: Run) -> str | None:
 def hybrids(run: Run) -> str | None:
     """Loss of the hybrid after each replaced part, raw and stitched: a dot a seed, a line through means."""
     kinds = [
-        ("raw", curves.stage_losses(run.rows, "hybrid_raw_loss"), "#17a398", -0.07),
-        ("stitched", curves.stage_losses(run.rows, "hybrid_loss"), "#e4572e", 0.07),
+        ("raw", curves.stage_scores(run.rows, "hybrid_raw_loss"), "#17a398", -0.07),
+        ("stitched", curves.stage_scores(run.rows, "hybrid_loss"), "#e4572e", 0.07),
     ]
     if not any(any(losses.values()) for _, losses, _, _ in kinds):
         return None

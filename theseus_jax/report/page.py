@@ -9,12 +9,14 @@ import pathlib
 from html import escape
 from typing import Any, Callable
 
-from theseus_jax.report import curves, figures, head_page, heads, markup, units
+from theseus_jax.report import class_page, classes, curves, figures, head_page, heads, markup, units
 from theseus_jax.report.read import Run, read_run
 from theseus_jax.report.tables import (
     Grid,
     cost_grid,
+    each_seed,
     gap_recovered,
+    gap_unit,
     loss_unit,
     model_grid,
     named,
@@ -31,7 +33,11 @@ def html(run: Run) -> str:
     Without matplotlib the page says so where pictures would be.
     """
     results = run.results
-    compares = heads.compares_heads(results)
+    title, sections = _title, _conversion_sections
+    if heads.compares_heads(results):
+        title, sections = head_page.title, _head_sections
+    elif classes.classifies(results):
+        title, sections = class_page.title, _class_sections
     drawable = importlib.util.find_spec("matplotlib") is not None
     note = (
         ""
@@ -46,12 +52,12 @@ def html(run: Run) -> str:
         return markup.figure(picture(run), caption) if drawable else ""
 
     return markup.page(
-        head_page.title(run) if compares else _title(run),
+        title(run),
         markup.paragraph(_meta(run), "meta"),
         markup.paragraph(summary(run), "lead"),
         note,
         _claims(results),
-        *(_head_sections(run, draw) if compares else _conversion_sections(run, draw)),
+        *sections(run, draw),
         _provenance(run),
     )
 
@@ -87,6 +93,17 @@ def _head_sections(run: Run, draw: Callable[..., str]) -> list[str]:
     ]
 
 
+def _class_sections(run: Run, draw: Callable[..., str]) -> list[str]:
+    return [
+        _scores(run.results),
+        class_page.features(run.results),
+        markup.section("Training", draw(figures.training, _training_caption(run))),
+        class_page.guide_section(run, draw),
+        markup.section("Alignment", *class_page.alignment(run, draw)),
+        class_page.cost_section(run, draw),
+    ]
+
+
 def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
     """Write report.html of the finished run in `workdir`; returns its path. Raises as `read_run`."""
     return markup.save(pathlib.Path(workdir) / "report.html", html(read_run(workdir)))
@@ -105,6 +122,21 @@ def summary(run: Run) -> str:
         return (
             f"{len(results['models'])} models were compared on {_data_name(results)} by {results['metric']}."
         )
+    text = class_page.subject(run) if classes.classifies(results) else _subject(run, guide, ours)
+    text += f"Test {results['metric']}: converted {_score(results, ours)}, guide {_score(results, guide)}"
+    text += f", the same target trained from scratch {_score(results, scratch)}. " if scratch else ". "
+    gap, unit = gap_recovered(results), gap_unit(results)
+    if gap is None:
+        return text + "No gap between from_scratch and guide was measured that a conversion could recover."
+    if gap < 0:
+        return text + (
+            f"The conversion is worse than training from scratch by {-gap:.0%} of the {unit} between "
+            "from_scratch and guide."
+        )
+    return text + f"The conversion recovers {gap:.0%} of the {unit} between from_scratch and guide."
+
+
+def _subject(run: Run, guide: dict[str, Any], ours: dict[str, Any]) -> str:
     schedule = (run.config.get("convert") or {}).get("schedule")
     way = f" by the {schedule} schedule" if schedule else ""
     steps = (
@@ -112,22 +144,11 @@ def summary(run: Run) -> str:
         if ours.get("optimizer_steps")
         else ""
     )
-    text = (
+    return (
         f"The guide ({_architecture(run, 'guide', guide)}) became a target of another architecture "
         f"({_architecture(run, 'target', ours)}){way}{steps} on "
-        f"{_data_name(results)}. "
+        f"{_data_name(run.results)}. "
     )
-    text += f"Test {results['metric']}: converted {_score(results, ours)}, guide {_score(results, guide)}"
-    text += f", the same target trained from scratch {_score(results, scratch)}. " if scratch else ". "
-    gap = gap_recovered(results)
-    if gap is None:
-        return text + "No gap between from_scratch and guide was measured that a conversion could recover."
-    if gap < 0:
-        return text + (
-            f"The conversion is worse than training from scratch by {-gap:.0%} of the loss between "
-            "from_scratch and guide."
-        )
-    return text + f"The conversion recovers {gap:.0%} of the loss between from_scratch and guide."
 
 
 def _score(results: dict[str, Any], model: dict[str, Any]) -> str:
@@ -162,7 +183,8 @@ def _meta(run: Run) -> str:
     better = "higher is better" if results.get("higher_is_better") else "lower is better"
     items = [f"{results['metric']}, {better}"]
     if units.measured(results.get("chance")):
-        items.append(f"chance {units.number(results['chance'])}")
+        text = classes.percent if classes.classifies(results) else units.number
+        items.append(f"chance {text(results['chance'])}")
     items += [str(results[key]) for key in ("device",) if results.get(key)]
     if units.measured(results.get("seconds_total")):
         items.append(f"{results['seconds_total'] / 60:.1f} minutes in all")
@@ -180,13 +202,10 @@ def _claims(results: dict[str, Any]) -> str:
 
 def _scores(results: dict[str, Any]) -> str:
     content = model_grid(results)
-    decimals = 2 if results["metric"] == "perplexity" else 4
-    seeds = [
-        " ".join(units.number(value, decimals) for value in model.get("seeds") or ()) or "-"
-        for model in ordered(results["models"])
-    ]
-    content = Grid((*content.header, "each seed"), [(*row, each) for row, each in zip(content.rows, seeds)])
-    note = (
+    seeds = [each_seed(results, model) for model in ordered(results["models"])]
+    each = "each seed (%)" if classes.classifies(results) else "each seed"
+    content = Grid((*content.header, each), [(*row, cell) for row, cell in zip(content.rows, seeds)])
+    note = class_page.scores_note(results) if classes.classifies(results) else (
         f"Test {results['metric']}, mean ± standard error over seeds; loss in {loss_unit(results)}; steps, "
         "FLOPs and seconds are the training of one seed."
     )
@@ -197,11 +216,15 @@ def _scores(results: dict[str, Any]) -> str:
 
 def _training_caption(run: Run) -> str:
     text = "Cross-entropy on training batches, mean over seeds; diamonds are the test losses at the end. "
-    if curves.distance_curves(run.rows):
+    if curves.distance_curves(run.rows) and curves.task_curve(run.rows, "converted"):
         text += (
-            "The converted network's curve begins after its alignment steps, which have no loss of their own."
+            "The converted network's curve begins after its alignment steps, which have no loss of their own. "
         )
-    return text
+    models = [model["name"] for model in run.results["models"]]
+    alone = [m for m in models if curves.extent(run.rows, m)[0] and not curves.task_curve(run.rows, m)]
+    if alone:
+        text += f"Trained without a cross-entropy of their own, so without a curve: {', '.join(alone)}."
+    return text.strip()
 
 
 def _alignment(run: Run, draw: Callable[..., str]) -> list[str]:
@@ -239,13 +262,13 @@ def _samples(results: dict[str, Any]) -> str:
 
 
 def _provenance(run: Run) -> str:
-    data = [
+    facts = classes.data_facts(run.results) if classes.classifies(run.results) else [
         (key, json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value)
         for key, value in (run.results.get("data") or {}).items()
     ]
     return markup.section(
         "Where this comes from",
-        markup.facts(data),
+        markup.facts(facts),
         markup.folded("Plan", run.plan),
         markup.folded("Config", json.dumps(run.config, indent=2, ensure_ascii=False)),
         markup.folded("Versions", json.dumps(run.versions, indent=2, ensure_ascii=False)),

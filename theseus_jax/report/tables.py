@@ -6,7 +6,7 @@ import math
 import textwrap
 from typing import Any, NamedTuple, Sequence
 
-from theseus_jax.report import units
+from theseus_jax.report import classes, units
 
 WIDTH = 100
 CONTEXTS = (("128", "128"), ("1024", "1k"), ("8192", "8k"))
@@ -34,7 +34,9 @@ def named(results: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def score(results: dict[str, Any], value: Any, error: Any, count: int) -> str:
-    """A value of the run's metric with its spread over `count` seeds."""
+    """A value of the run's metric with its spread over `count` seeds; accuracies of classifications in percent."""
+    if classes.classifies(results):
+        return classes.percent_spread(value, error, count)
     return units.spread(value, error, count, 2 if results["metric"] == "perplexity" else 4)
 
 
@@ -48,44 +50,68 @@ def loss_unit(results: dict[str, Any]) -> str:
     return "nats per token" if results["metric"] == "perplexity" else "nats"
 
 
+def gap_unit(results: dict[str, Any]) -> str:
+    """What the gap between from_scratch and guide is measured in, as in the run's claims: accuracy or loss."""
+    return "accuracy" if classes.classifies(results) else "loss"
+
+
 def gap_recovered(results: dict[str, Any]) -> float | None:
-    """(from_scratch - converted) / (from_scratch - guide) in loss: 1 is the guide's, 0 is from_scratch's.
+    """(from_scratch - converted) / (from_scratch - guide) in `gap_unit`: 1 is the guide's, 0 is from_scratch's.
 
     None where one of the three is not measured, or the guide is no better than from_scratch.
     """
-    guide, ours, scratch = (
-        named(results, name).get("loss") for name in ("guide", "converted", "from_scratch")
-    )
-    if not all(map(units.measured, (guide, ours, scratch))) or guide >= scratch:
+    key, sign = ("value", -1) if classes.classifies(results) else ("loss", 1)
+    found = [named(results, name).get(key) for name in ("guide", "converted", "from_scratch")]
+    if not all(map(units.measured, found)):
         return None
-    return (scratch - ours) / (scratch - guide)
+    guide, ours, scratch = (sign * value for value in found)
+    return (scratch - ours) / (scratch - guide) if guide < scratch else None
 
 
 def model_grid(results: dict[str, Any]) -> Grid:
-    """One row a model: test score and spread, loss, bits per byte, and what training one seed took."""
+    """One row a model: test score and spread, loss, bits per byte, and what training one seed took.
+
+    examples, labels: how many training examples the model could use, and how many of them with labels.
+    Parameters of classifiers stand with the costs of use alone.
+    """
+    sized = not classes.classifies(results)
     rows = [
         (
             model["name"],
             score(results, model.get("value"), model.get("stderr"), seed_count(model)),
             units.number(model.get("loss"), 3),
             units.number(model.get("bits_per_byte"), 3),
+            units.number(model.get("train_examples"), 0),
+            units.number(model.get("labels"), 0),
             units.number(model.get("optimizer_steps"), 0),
             units.human(model.get("training_flops")),
             units.number(model.get("seconds"), 1),
-            units.human(model.get("parameters")),
+            units.human(model.get("parameters")) if sized else "-",
         )
         for model in ordered(results["models"])
     ]
-    header = ("model", results["metric"], "loss", "bits/byte", "steps", "FLOPs", "seconds", "params")
-    return drop_empty(Grid(header, rows))
+    taken = ("examples", "labels", "steps", "FLOPs", "seconds", "params")
+    return drop_empty(Grid(("model", results["metric"], "loss", "bits/byte", *taken), rows))
+
+
+def each_seed(results: dict[str, Any], model: dict[str, Any]) -> str:
+    """The value of every seed, accuracies of classifications in percent."""
+    factor, decimals = (100, 2) if classes.classifies(results) else (1, 2 if results["metric"] == "perplexity" else 4)
+    values = (factor * value if units.measured(value) else value for value in model.get("seeds") or ())
+    return " ".join(units.number(value, decimals) for value in values) or "-"
 
 
 def cost_grid(results: dict[str, Any]) -> Grid:
-    """One row a model: what using it takes. Latencies are medians at batch 1."""
+    """One row a model: what using it takes, with the parameters in adapters where any has some.
+
+    Latencies are medians at batch 1.
+    """
+    adapted = any(model.get("adapter_parameters") for model in results["models"])
     rows = [
         (
             model["name"],
             units.human(model.get("parameters")),
+            units.human(model.get("adapter_parameters")) if adapted else "-",
             units.human(model.get("flops_per_example")),
             units.duration(model.get("latency_us")),
             units.duration(model.get("token_latency_us")),
@@ -98,6 +124,7 @@ def cost_grid(results: dict[str, Any]) -> Grid:
             (
                 "model",
                 "params",
+                "in adapters",
                 "FLOPs/ex.",
                 "forward",
                 "1 token",
@@ -124,11 +151,13 @@ def stage_grid(results: dict[str, Any]) -> Grid:
                 units.number(math.exp(raw) if perplexity else None),
                 units.number(stage.get("hybrid_loss"), 3),
                 score(results, stage.get("hybrid_value"), stage.get("hybrid_stderr") or None, 0),
+                units.human(stage.get("stitch_parameters")),
                 units.number(stage.get("optimizer_steps"), 0),
             )
         )
     short = {"perplexity": "ppl"}.get(results["metric"], results["metric"])
-    return drop_empty(Grid(("stage", "CKA", "kNN", "raw loss", f"raw {short}", "loss", short, "steps"), rows))
+    header = ("stage", "CKA", "kNN", "raw loss", f"raw {short}", "loss", short, "stitch", "steps")
+    return drop_empty(Grid(header, rows))
 
 
 def drop_empty(grid: Grid) -> Grid:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from theseus_jax.report import head_tables, heads
+from theseus_jax.report import class_tables, classes, head_tables, heads
 from theseus_jax.report.tables import (
     WIDTH,
     aligned,
     claim_lines,
     cost_grid,
     gap_recovered,
+    gap_unit,
     loss_unit,
     model_grid,
     stage_grid,
 )
+
+STATE = "; state bytes kept at 128, 1k and 8k tokens of context"
 
 
 def table(results: dict[str, Any]) -> str:
@@ -24,22 +27,23 @@ def table(results: dict[str, Any]) -> str:
     results: a dict as in results.json; keys other than metric and models may be missing, numbers None or nan.
     """
     better = "higher" if results.get("higher_is_better") else "lower"
-    title = f"Test results: {results['metric']}, {better} is better; loss in {loss_unit(results)}; "
-    parts = _heads(results) if heads.compares_heads(results) else _conversion(results)
+    chance = ""
+    if classes.classifies(results) and results.get("chance") is not None:
+        chance = f", chance {classes.percent(results['chance'])}"
+    title = f"Test results: {results['metric']}, {better} is better{chance}; loss in {loss_unit(results)}; "
+    body = _heads if heads.compares_heads(results) else _classes if classes.classifies(results) else _conversion
+    parts = body(results)
     claims = claim_lines(results.get("claims") or []) or ["none stated"]
     return "\n".join([title + "training of one seed", *parts, "", "Claims", *claims])
 
 
 def _conversion(results: dict[str, Any]) -> list[str]:
-    parts = [aligned(model_grid(results))]
-    gap = gap_recovered(results)
-    if gap is not None:
-        parts.append(f"converted recovers {gap:.1%} of the loss between from_scratch and guide")
+    parts = [aligned(model_grid(results)), *_gap(results)]
     costs = cost_grid(results)
     if len(costs.header) > 2:
         parts += [
             "",
-            "Costs of use: one example, medians; state bytes kept at 128, 1k and 8k tokens of context",
+            "Costs of use: one example, medians" + (STATE if any(m.get("state_bytes") for m in results["models"]) else ""),
             aligned(costs),
         ]
     if results.get("stages"):
@@ -48,6 +52,34 @@ def _conversion(results: dict[str, Any]) -> list[str]:
             "Stages: held-out similarity; hybrid = target up to the stage, guide after it, raw or stitched",
             aligned(stage_grid(results)),
         ]
+    return parts
+
+
+def _gap(results: dict[str, Any]) -> list[str]:
+    gap = gap_recovered(results)
+    words = f"of the {gap_unit(results)} between from_scratch and guide"
+    return [] if gap is None else [f"converted recovers {gap:.1%} {words}"]
+
+
+def _classes(results: dict[str, Any]) -> list[str]:
+    parts = [aligned(model_grid(results)), *_gap(results)]
+    if classes.data_line(results):
+        parts += textwrap.wrap(f"Data: {classes.data_line(results)}", WIDTH)
+    features, costs = class_tables.feature_grid(results), class_tables.use_grid(results)
+    stages, similarity = class_tables.stage_grid(results), class_tables.similarity_grid(results)
+    if features.rows:
+        text = "Features that heads read: test accuracy of a linear probe on them, agreement with the guide's"
+        parts += ["", text, aligned(features)]
+    if len(costs.header) > 2:
+        text = "Costs of use: one example, medians; controls have converted's network unless they are listed"
+        parts += ["", text, aligned(costs)]
+    if stages.rows:
+        text = "Stages (target = guide): validation similarity and accuracy; hybrid = target up to the stage, guide after it"
+        words = class_tables.stage_words(stages)
+        parts += ["", *textwrap.wrap(f"{text}; {words}" if words else text, WIDTH), aligned(stages)]
+    if similarity and len(similarity.rows) <= class_tables.TERMINAL_STAGES:
+        text = "Debiased CKA of the guide's stages with each other; = the target's stage at a seam"
+        parts += ["", *textwrap.wrap(text, WIDTH), aligned(similarity)]
     return parts
 
 

@@ -1,0 +1,41 @@
+"""EfficientNet-Lite0, trained on ImageNet by others, becomes a plain ConvNet without skips, on CIFAR-10 (JPEG).
+
+    python launch/run.py --config=configs/effnet_to_plain_convnet.py
+"""
+from theseus_jax.config import base, preset
+
+
+def default():
+    c = base("classification")
+    c.data.source, c.data.path, c.data.train, c.data.validation, c.data.test = "cifar10", "cifar10_jpeg.npz", 5000, 2000, 4000
+    c.guide.arch, c.guide.origin, c.guide.size = "efficientnet_lite0", "pretrained", 64
+    c.target.arch, c.target.width, c.target.norm = "plain18", 16, "batch"
+    c.data.mean, c.data.deviation = (127.0,), (128.0,)
+    c.train.batch, c.train.remember = 64, True
+    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 200, 0.2, "joint", "cka_debiased"
+    c.convert.samples, c.convert.recalibrate, c.convert.finish_kl, c.convert.finish_align = "pooled", 1024, 1.0, 1.0
+    c.controls.names = ("from_scratch", "distilled", "fitnets")
+    c.controls.kl, c.controls.equal_flops = 1.0, False
+    return c
+
+
+def smoke():
+    c = default()
+    c.data.train, c.data.validation, c.data.test = 64, 32, 32
+    c.guide.size, c.target.width = 32, 4
+    c.convert.recalibrate, c.convert.align = 64, 0.5
+    c.convert.mapping, c.controls.names = "block_7=block_3, features=pool", ("distilled",)
+    c.convert.steps, c.train.chunk, c.train.batch, c.seeds, c.report.latency_repeats = 20, 5, 16, 1, 3
+    return c
+
+
+def paper():
+    c = default()
+    c.data.train, c.data.validation, c.data.test, c.guide.size = 0, 0, 0, 128
+    c.train.batch, c.train.remember, c.data.flip, c.data.crop = 256, False, True, 4
+    c.target.width, c.convert.steps = 64, 20000
+    return c
+
+
+def get_config(name=None):
+    return preset(name, {"default": default, "smoke": smoke, "paper": paper})

@@ -1,0 +1,43 @@
+"""A text encoder that somebody else trained, MiniLM-L6, becomes a bidirectional RNN: six attentions give way, on BBC news.
+
+    python launch/run.py --config=configs/minilm_to_rnn.py
+"""
+from theseus_jax.config import base, preset
+
+
+def default():
+    c = base("classification")
+    c.data.source, c.data.tokens = "bbc", 32
+    c.guide.arch, c.guide.origin = "minilm", "pretrained"
+    c.target.arch, c.target.units = "birnn", 192
+    c.train.batch, c.train.chunk, c.train.remember, c.train.weight_decay = 32, 5, True, 0.0
+    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 60, 0.6, "joint", "mse"
+    c.convert.samples = "tokens"
+    c.convert.inherit = ("embed", "attention_norm", "out", "up", "down", "norm", "head")
+    c.convert.train_inherited, c.convert.finish_kl, c.convert.finish_align = "frozen", 1.0, 10.0
+    c.convert.align_rate = c.convert.finish_rate = 1e-3
+    c.controls.names = ("from_scratch", "distilled", "one_shot_distilled")
+    c.controls.kl, c.controls.equal_flops, c.report.probe = 1.0, False, True
+    for name in ("scratch", "distilled", "one_shot_distilled"):
+        c.controls[f"{name}_rate"] = 1e-3
+    return c
+
+
+def smoke():
+    c = default()
+    c.data.tokens, c.data.train, c.data.validation, c.data.test = 8, 64, 32, 32
+    c.convert.neighbours, c.convert.mapping = 3, "block_3=block_3, features=features"
+    c.controls.names = ("distilled",)
+    c.convert.steps, c.train.chunk, c.train.batch, c.seeds, c.report.latency_repeats = 20, 5, 16, 1, 3
+    return c
+
+
+def paper():
+    c = default()
+    c.data.source, c.data.dataset, c.data.classes, c.data.tokens, c.data.share = "tfds_text", "ag_news_subset", 4, 128, 20000
+    c.train.batch, c.train.remember, c.convert.steps = 128, False, 20000
+    return c
+
+
+def get_config(name=None):
+    return preset(name, {"default": default, "smoke": smoke, "paper": paper})

@@ -1,0 +1,42 @@
+"""A trained ResNet-50 becomes a ResNet-18: 16 bottlenecks become 8 basic blocks, on Fashion-MNIST.
+
+    python launch/run.py --config=configs/resnet50_to_resnet18.py
+"""
+from theseus_jax.config import base, preset
+
+
+def default():
+    c = base("classification")
+    c.data.source, c.data.share = "fashion_mnist", 2000
+    c.guide.arch, c.guide.width, c.guide.steps = "resnet50", 8, 700
+    c.target.arch, c.target.width = "resnet18", 8
+    c.train.batch = 64
+    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 200, 0.2, "joint", "cka_debiased"
+    c.convert.inherit, c.convert.recalibrate, c.convert.finish_kl, c.convert.finish_align = ("stem",), 1024, 1.0, 1.0
+    c.convert.samples = "pooled"
+    c.controls.names = ("from_scratch", "distilled", "one_shot", "one_shot_distilled", "fitnets")
+    c.controls.kl, c.controls.equal_flops = 1.0, False
+    return c
+
+
+def smoke():
+    c = default()
+    c.data.source, c.data.share, c.guide.width, c.guide.steps, c.target.width = "digits", 200, 4, 10, 4
+    c.convert.align, c.convert.recalibrate = 0.5, 64
+    c.convert.mapping, c.controls.names = "block_7=block_4, pool=pool", ("distilled",)
+    c.convert.steps, c.train.chunk, c.train.batch, c.seeds, c.report.latency_repeats = 20, 5, 16, 1, 3
+    return c
+
+
+def paper():
+    c = default()
+    c.data.source, c.data.dataset, c.data.size, c.data.classes, c.data.share = "tfds", "imagenet2012", 224, 1000, 0
+    c.data.mean, c.data.deviation, c.data.flip = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True
+    c.guide.width = c.target.width = 64
+    c.guide.stem = c.target.stem = "imagenet"
+    c.train.batch, c.guide.steps, c.convert.steps = 256, 450000, 50000
+    return c
+
+
+def get_config(name=None):
+    return preset(name, {"default": default, "smoke": smoke, "paper": paper})

@@ -1,0 +1,47 @@
+"""A trained ViT becomes a token-wise MLP: every attention gives way to a low-rank adapter over the tokens, on Fashion-MNIST.
+
+    python launch/run.py --config=configs/vit_to_token_mlp.py
+"""
+from theseus_jax.config import base, preset
+
+
+def default():
+    c = base("classification")
+    c.data.source, c.data.share = "fashion_mnist", 5000
+    c.guide.arch, c.guide.patch, c.guide.width, c.guide.depth, c.guide.heads, c.guide.hidden = "vit", 4, 64, 4, 4, 128
+    c.guide.steps = 2000
+    c.target.arch, c.target.patch, c.target.width, c.target.depth, c.target.hidden = "token_mlp", 4, 64, 4, 128
+    c.target.norm, c.target.rank = "layer", 8
+    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 300, 0.3, "progressive", "mse"
+    c.convert.samples, c.convert.inherit = "tokens", ("stem", "ln_2", "mlp", "pool", "head")
+    c.convert.finish_kl, c.convert.finish_align = 1.0, 10.0
+    c.controls.names = ("from_scratch", "distilled", "one_shot", "one_shot_distilled", "theseus", "ted")
+    c.controls.kl, c.controls.equal_flops = 1.0, False
+    return c
+
+
+def smoke():
+    c = default()
+    c.data.source, c.data.share, c.guide.steps = "digits", 200, 20
+    c.guide.width = c.target.width = 8
+    c.guide.hidden = c.target.hidden = 16
+    c.guide.depth = c.target.depth = 2
+    c.guide.heads, c.convert.align, c.target.rank = 2, 0.5, 2
+    c.convert.steps, c.train.chunk, c.train.batch, c.seeds, c.report.latency_repeats = 20, 5, 16, 1, 3
+    return c
+
+
+def paper():
+    c = default()
+    c.data.source, c.data.dataset, c.data.size, c.data.classes, c.data.share = "tfds", "imagenet2012", 224, 1000, 0
+    c.data.flip, c.train.batch, c.guide.dropout = True, 256, 0.1
+    c.guide.patch = c.target.patch = 16
+    c.guide.width = c.target.width = 768
+    c.guide.hidden = c.target.hidden = 3072
+    c.guide.depth = c.target.depth = 12
+    c.guide.heads, c.target.rank, c.guide.steps, c.convert.steps = 12, 49, 300000, 50000
+    return c
+
+
+def get_config(name=None):
+    return preset(name, {"default": default, "smoke": smoke, "paper": paper})
