@@ -12,6 +12,8 @@ def default():
     c.target.arch, c.target.width, c.target.norm = "plain18", 16, "batch"
     c.data.mean, c.data.deviation = (127.0,), (128.0,)
     c.train.batch, c.train.remember = 64, True
+    c.convert.mapping = "block_3=block_2, block_5=block_4, block_11=block_6, features=pool"
+    c.report.hybrid_examples = 500
     c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 200, 0.2, "joint", "cka_debiased"
     c.convert.samples, c.convert.recalibrate, c.convert.finish_kl, c.convert.finish_align = "pooled", 1024, 1.0, 1.0
     c.controls.names = ("from_scratch", "distilled", "fitnets")

@@ -17,7 +17,7 @@ def default():
     c.convert.train_inherited, c.convert.finish_kl, c.convert.finish_align = "frozen", 1.0, 10.0
     c.convert.align_rate = c.convert.finish_rate = 1e-3
     c.controls.names = ("from_scratch", "distilled", "one_shot_distilled")
-    c.controls.kl, c.controls.equal_flops, c.report.probe = 1.0, False, True
+    c.controls.kl, c.controls.equal_flops, c.report.probe, c.report.hybrid_examples = 1.0, False, True, 128
     for name in ("scratch", "distilled", "one_shot_distilled"):
         c.controls[f"{name}_rate"] = 1e-3
     return c

@@ -13,7 +13,8 @@ def default():
     c.train.batch = 64
     c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 200, 0.2, "joint", "cka_debiased"
     c.convert.inherit, c.convert.recalibrate, c.convert.finish_kl, c.convert.finish_align = ("stem",), 1024, 1.0, 1.0
-    c.convert.samples = "pooled"
+    c.convert.samples, c.convert.mapping = "pooled", "block_3=block_2, block_7=block_4, block_13=block_6, pool=pool"
+    c.report.hybrid_examples = 500
     c.controls.names = ("from_scratch", "distilled", "one_shot", "one_shot_distilled", "fitnets")
     c.controls.kl, c.controls.equal_flops = 1.0, False
     return c

@@ -27,6 +27,7 @@ def smoke():
     c.guide.hidden = c.target.hidden = 16
     c.guide.depth = c.target.depth = 2
     c.guide.heads, c.convert.align, c.target.rank = 2, 0.5, 2
+    c.controls.names = ("from_scratch", "one_shot_distilled")
     c.convert.steps, c.train.chunk, c.train.batch, c.seeds, c.report.latency_repeats = 20, 5, 16, 1, 3
     return c
 

@@ -97,6 +97,35 @@ def test_an_untrained_convnet_guides_with_remembered_calibrated_activations(tmp_
     assert [row["phase"] for row in rows(tmp_path / "u") if row["kind"] == "stored"] == ["align_1", "align_2"]
 
 
+def test_arms_that_read_no_labels_may_use_every_picture(tmp_path):
+    results = tj.run(small(data__unlabelled=True, data__crop=0, convert__finish_kl=1.0, convert__recalibrate=0, controls__kl=1.0,
+                           controls__names=("from_scratch", "distilled", "ted", "supervised"), seeds=1, report__probe=True),
+                     tmp_path / "u")
+    used = {model["name"]: (model["train_examples"], model["labels"]) for model in results["models"]}
+    assert used == {"guide": (200, 200), "converted": (200, 0), "from_scratch": (100, 100), "distilled": (200, 0),
+                    "ted": (100, 100), "supervised": (200, 200)}
+    assert all(0 <= model["probe_accuracy"] <= 1 for model in results["models"])
+    assert results["models"][0]["agreement"]["cosine"] == pytest.approx(1) and "cosine" not in results["models"][1]["agreement"]
+    assert "linear probe" in results["claims"][-1]["text"]
+
+
+def test_a_probe_is_scikit_learns_logistic_regression(finished):
+    from sklearn.linear_model import LogisticRegression
+
+    from theseus_jax.experiment import guides
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 200)
+    x = (rng.normal(size=(200, 6)) + 1.5 * np.eye(6)[y]) * np.arange(1, 7) + 3
+    head = guides.fitted_head(*(np.asarray(z, np.float32) if z.ndim == 2 else z for z in (x[:150], y[:150], x[150:], y[150:])), 3)
+    unit = (x - x[:150].mean(0)) / x[:150].std(0)
+    scores = []
+    for penalty in guides.PENALTIES:  # scikit-learn's C weighs the sum of losses, and its intercept is free
+        other = LogisticRegression(C=1 / (penalty * 150), max_iter=2000).fit(unit[:150], y[:150])
+        scores.append((other.score(unit[150:], y[150:]), np.argmax(other.decision_function(unit), 1)))
+    best = max(range(len(scores)), key=lambda i: scores[i][0])
+    assert (np.argmax(x @ head["kernel"] + head["bias"], 1) == scores[best][1]).mean() > 0.98
+
+
 def test_a_guide_in_batch_mode_is_run_by_its_batches():
     c = small(guide__origin="untrained", guide__mode="batch")
     net = classify.network(c, "guide")

@@ -178,6 +178,7 @@ def _class_report() -> dict[str, Any]:
     return {
         "latency_repeats": 30,
         "probe": False,                     # also fit a linear probe on every network's features, and compare them with the guide's
+        "hybrid_examples": 1000,            # of validation, that hybrids are scored on after each stage; 0: all
         "guide_table": True,                # debiased CKA of all guide stages against each other
     }
 

@@ -106,9 +106,9 @@ def _class_sums(net: Network, variables: Variables, x: jax.Array, y: jax.Array, 
 
 def class_scores(net: Network, variables: Variables, x: Any, y: Any) -> ClassScores:
     """Scores of a classifier on every example once. variables: leading seed axis S; x: leaves (N, ...), y: (N,) integer."""
-    count, missing = len(y), -len(y) % ROWS
-    padded = [jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
-        -1, ROWS, *leaf.shape[1:]), jax.tree.map(jnp.asarray, z)) for z in (x, y, jnp.ones(count, bool))]
+    count, rows = len(y), min(ROWS, len(y))
+    padded = [jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, -count % rows)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
+        -1, rows, *leaf.shape[1:]), jax.tree.map(jnp.asarray, z)) for z in (x, y, jnp.ones(count, bool))]
     sums = np.asarray(_class_sums(net, variables, *padded), np.float64) / count
     return ClassScores(sums[:, 0], sums[:, 1])
 

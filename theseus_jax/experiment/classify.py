@@ -46,8 +46,9 @@ def execute(config: Any, home: Workdir) -> dict[str, Any]:
     data = classify_data.load(config, home.path / "cache", facts)
     share = classify_data.share_of(config, data)
     held = [HeldClasses(classify_data.inputs(part.x), part.y) for part in (data.validation, data.test)]
-    c = config.convert
-    made = _setup(config, StageProbe(held[0], neighbours=c.neighbours, kind=c.samples, ridge_weight=c.stitch_ridge,
+    c, few = config.convert, config.report.hybrid_examples or None
+    hybrids = HeldClasses(jax.tree.map(lambda leaf: leaf[:few], held[0].x), held[0].y[:few])
+    made = _setup(config, StageProbe(hybrids, neighbours=c.neighbours, kind=c.samples, ridge_weight=c.stitch_ridge,
                                      rank=c.stitch_rank, recalibrate=Recalibrate(None, c.recalibrate) if c.recalibrate else None))
     write(home.path / "plan.txt", outline(config, made, "examples"))
     rewind(home, names(config, made))

@@ -127,7 +127,7 @@ def claims(models: list[dict[str, Any]], compared: Compared) -> list[dict[str, A
         small, large = ours["state_bytes"]["8192"], named["guide"]["state_bytes"]["8192"]
         made.append({"text": "converted carries less state than the guide at 8192 tokens of context", "holds": small < large,
                      "measured": f"{small:,} bytes against {large:,}, from the shapes of one sequence's state"})
-    elif "from_scratch" in named:
+    elif "from_scratch" in named and compared.sign * (named["guide"][compared.value] - named["from_scratch"][compared.value]) > 0:
         made.append(_recovery(named, compared))
     if "probe_accuracy" in ours:
         lost = named["guide"]["probe_accuracy"] - ours["probe_accuracy"]
@@ -138,11 +138,9 @@ def claims(models: list[dict[str, Any]], compared: Compared) -> list[dict[str, A
 
 def _recovery(named: dict[str, dict[str, Any]], compared: Compared) -> dict[str, Any]:
     guide, ours, scratch = (named[name][compared.value] for name in ("guide", "converted", "from_scratch"))
-    gap = compared.sign * (guide - scratch)
-    share = compared.sign * (ours - scratch) / gap if gap > 0 else float("nan")
+    share = (ours - scratch) / (guide - scratch)
     return {"text": "converted recovers at least half of the gap between from_scratch and guide", "holds": bool(share >= 0.5),
-            "measured": f"{share:.1%} of {scratch:.4f} to {guide:.4f} {compared.unit}" if gap > 0 else
-            f"the guide's {guide:.4f} is no better than from_scratch's {scratch:.4f}"}
+            "measured": f"{share:.1%} of {scratch:.4f} to {guide:.4f} {compared.unit}"}
 
 
 def _claim(ours: dict[str, Any], rival: dict[str, Any], text: str, compared: Compared) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from theseus_jax.train import Inputs, State
 
 
 STITCH_SAMPLES = 2048  # tokens of text or examples: a forward pass over them costs as much as a few steps
+STITCH_EXAMPLES = 256  # at least, where each gives many positions: neighbours say nearly the same
 
 
 class Stitch(NamedTuple):
@@ -98,9 +99,11 @@ def fit_stitch(state: State, inputs: Inputs, guide: Network, pair: tuple[str, st
 
     rank: of a map between whole activations (see `nets.bridge`). About STITCH_SAMPLES tokens of text or examples are read.
     """
-    x = drawn(inputs, STITCH_SAMPLES if isinstance(inputs.examples, dict) else STITCH_SAMPLES // (inputs.examples.shape[1] - 1))
     first = jax.eval_shape(functools.partial(jax.tree.map, lambda leaf: leaf[0]), state.variables)
-    made = stitch_bridge(inputs.phase.net, first, guide, state.guide_variables, x, pair, rank)
+    made = stitch_bridge(inputs.phase.net, first, guide, state.guide_variables, drawn(inputs, 1), pair, rank)
+    positions = 1 if made.rank else math.prod(made.shape[:-1])
+    least = STITCH_EXAMPLES if isinstance(inputs.examples, dict) else 1
+    x = drawn(inputs, max(least, STITCH_SAMPLES // positions))
     return Stitch(made, _fit_stitch(inputs.phase.net, state.variables, guide, state.guide_variables, x, pair, ridge_weight, made))
 
 
