@@ -1,5 +1,9 @@
 """A text encoder that somebody else trained, MiniLM-L6, becomes a bidirectional RNN: six attentions give way, on BBC news.
 
+Claim tested: a linear probe on the converted encoder's sentence features is within 3 points of one on the original's, with all six
+attentions replaced by gated linear recurrences. Its settings are first guesses, too short by far: a trial of 60 steps ended at 81 %
+of validation texts right against the original's 93.
+
     python launch/run.py --config=configs/minilm_to_rnn.py
 """
 from theseus_jax.config import base, preset

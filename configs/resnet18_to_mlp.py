@@ -1,6 +1,13 @@
 """A trained ResNet-18 becomes an MLP, part by part, on Fashion-MNIST: labels are few, pictures are not.
 
+Claim tested: where 1,000 of 54,000 pictures have labels, conversion, which reads none, recovers at least half of the gap between
+the MLP trained on the labels and its guide, and beats every control at equal optimizer steps. The first half holds; against
+plain distillation on the same pictures it is a tie (benchmarks/README.md).
+
     python launch/run.py --config=configs/resnet18_to_mlp.py
+
+2 CPU cores: about 11 minutes, 3 seeds; test accuracy 91.6 % (guide), 87.7 % (converted), 80.9 % (from scratch). Needs Debian's
+dataset-fashion-mnist, or its four files in data.path. `paper`: ImageNet through TFDS, one GPU; its rates and steps are untuned.
 """
 from theseus_jax.config import base, preset
 

@@ -1,5 +1,8 @@
 """A trained ResNet-50 becomes a ResNet-18: 16 bottlenecks become 8 basic blocks, on Fashion-MNIST.
 
+Claim tested: conversion beats training from scratch and distillation at equal optimizer steps. Four seams, each the end of a
+resolution; batch norm is recalibrated after alignment. Its settings are first guesses: nothing has been measured with them.
+
     python launch/run.py --config=configs/resnet50_to_resnet18.py
 """
 from theseus_jax.config import base, preset

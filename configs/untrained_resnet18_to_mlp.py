@@ -1,6 +1,11 @@
-"""Does a ResNet-18 that was never trained help an MLP? Its architecture alone guides, on Fashion-MNIST.
+"""Does a ResNet-18 that was never trained help an MLP? Its architecture alone guides, on Fashion-MNIST, with 5,000 labels.
+
+Claim tested: aligned first with an untrained guide (batch norm calibrated), the MLP beats training from scratch, over 5 seeds. It
+does not: 84.9 +- 0.2 against 84.9 +- 0.1 %, though with a lower loss, 0.53 against 0.66 nats.
 
     python launch/run.py --config=configs/untrained_resnet18_to_mlp.py
+
+2 CPU cores: 3 minutes. `paper`: ImageNet through TFDS, one GPU, untuned.
 """
 from theseus_jax.config import base, preset
 

@@ -1,5 +1,8 @@
 """A trained ViT becomes a token-wise MLP: every attention gives way to a low-rank adapter over the tokens, on Fashion-MNIST.
 
+Claim tested: with stem, MLPs, norms and head inherited, and every attention replaced by a rank-8 adapter over 49 tokens, conversion
+beats the same inheritance with distillation at equal steps. One seed so far: 84.0 against 82.5 % (guide 88.3, from scratch 80.7).
+
     python launch/run.py --config=configs/vit_to_token_mlp.py
 """
 from theseus_jax.config import base, preset

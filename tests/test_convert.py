@@ -9,7 +9,6 @@ import pytest
 import tiny
 
 from theseus_jax.errors import UserError
-from theseus_jax.evaluate import token_loss
 from theseus_jax.methods import baselines, convert
 from theseus_jax.methods.probes import HeldWindows, StageProbe
 from theseus_jax.methods.surgery import (Fold, Inherit, Stitch, fit_stitch, hybrid, hybrid_module_variables, ridge)
