@@ -16,7 +16,9 @@ from theseus_jax import config as schema
 from theseus_jax.data import text
 from theseus_jax.errors import UserError
 from theseus_jax.evaluate import token_loss
+from theseus_jax.experiment.classify import ACCURACY
 from theseus_jax.experiment.jobs import Workdir, rewind
+from theseus_jax.experiment.language import LOSS
 from theseus_jax.experiment.results import claims
 from theseus_jax.records import Records
 from theseus_jax.trees import bit_equal
@@ -223,9 +225,19 @@ def test_claims_count_a_difference_beyond_two_standard_errors():
                 "state_bytes": {"8192": 10 if name == "guide" else 1}}
 
     got = claims([model("guide", 1.0, 0.0, 1), model("converted", 2.0, 0.03, 2), model("one_shot", 2.09, 0.04, 1),
-                  model("one_shot_equal_flops", 2.2, 0.04, 2), model("distilled", 2.11, 0.04, 4)])
+                  model("one_shot_equal_flops", 2.2, 0.04, 2), model("distilled", 2.11, 0.04, 4)], LOSS)
     held = {claim["text"]: claim["holds"] for claim in got}
     assert held["converted beats one_shot at equal optimizer steps"] is False   # 0.09 < 2 * 0.05
     assert held["converted beats one_shot at equal training FLOPs"] is True     # 0.20 > 2 * 0.05, against the longer run
     assert held["converted beats distilled at equal optimizer steps"] is True   # 0.11 > 2 * 0.05
     assert "had 2.00 x" in next(c["measured"] for c in got if c["text"].endswith("distilled at equal training FLOPs"))
+
+
+def test_a_share_of_the_gap_is_claimed_only_where_there_is_a_gap():
+    def model(name, accuracy):
+        return {"name": name, "value": accuracy, "stderr": 0.0, "seeds": [accuracy] * 2, "training_flops": 1}
+
+    rows = [model("guide", 0.9), model("converted", 0.86), model("from_scratch", 0.8)]
+    assert claims(rows, ACCURACY)[-1]["holds"] and claims(rows, ACCURACY)[-1]["measured"].startswith("60.0%")
+    assert not claims([rows[0], model("converted", 0.84), rows[2]], ACCURACY)[-1]["holds"]
+    assert all("gap" not in claim["text"] for claim in claims([model("guide", 0.7), *rows[1:]], ACCURACY))

@@ -182,7 +182,7 @@ def test_an_episode_has_disjoint_drawings_of_alphabets_of_its_own():
 
 
 @pytest.mark.parametrize("changes, words", [
-    (dict(task="heads"), "config.task is 'heads'; choose one of language_model, head"),
+    (dict(task="heads"), "config.task is 'heads'; choose one of language_model, classification, head"),
     (dict(arms=("mlp", "glai_joint")), "config.arms has mlp; choose from mlp_sgd"),
     (dict(arms=("glai_path",)), "glai_path without mlp_reduced, whose settings they take; add mlp_reduced"),
     (dict(arms=("mlp_reduced", "glai_joint_ridge")), "glai_joint_ridge without glai_joint"),

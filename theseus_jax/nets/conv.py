@@ -12,6 +12,7 @@ from typing import Any, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 ORDER = ("NHWC", "HWIO", "NHWC")
 Pads = tuple[tuple[int, int], ...]
@@ -69,10 +70,11 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         size, strides = tuple(self.kernel_size), self.strides
         strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
-        kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features), jnp.float32)
         pads = _pads(self.padding, x, size, strides)
+        x, kernel = promote_dtype(x, kernel, dtype=None)
         if jax.default_backend() == "cpu":
             y = convolve(x, kernel, strides, pads)
         else:
             y = jax.lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=ORDER)
-        return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else y
+        return y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else y
