@@ -6,7 +6,7 @@ plain distillation on the same pictures it is a tie (benchmarks/README.md).
 
     python launch/run.py --config=configs/resnet18_to_mlp.py
 
-2 CPU cores: about 11 minutes, 3 seeds; test accuracy 91.6 % (guide), 87.7 % (converted), 80.9 % (from scratch). Needs Debian's
+2 CPU cores: 11 to 15 minutes, measured beside other work, 3 seeds; test accuracy 91.6 % (guide), 87.7 % (converted), 80.9 % (from scratch). Needs Debian's
 dataset-fashion-mnist, or its four files in data.path. `paper`: ImageNet through TFDS, one GPU; its rates and steps are untuned.
 """
 from theseus_jax.config import base, preset
