@@ -25,7 +25,6 @@ from theseus_jax.experiment.classify_setup import facts_of
 from theseus_jax.experiment.jobs import run_keys
 from theseus_jax.experiment.results import mean_and_error, training_flops
 from theseus_jax.experiment.workdir import Workdir, device
-from theseus_jax.methods.probes import HeldClasses, StageProbe
 from theseus_jax.records import Records
 from theseus_jax.version import __version__
 
@@ -64,17 +63,11 @@ def settings(text: str):
 def row(name: str, arm: str, config, data, guide) -> dict:
     """One arm under one setting: three seeds, scored on test data."""
     config.controls.names = () if arm == "converted" else (arm,)
-    held = [HeldClasses(classify_data.inputs(part.x), part.y) for part in (data.validation, data.test)]
-    first = HeldClasses(held[0].x[:1000], held[0].y[:1000])
-    c = config.convert
-    made = classify._setup(config, StageProbe(first, neighbours=c.neighbours, kind=c.samples, ridge_weight=c.stitch_ridge, rank=c.stitch_rank))
-    everything = classify_data.examples(data.train)
     with tempfile.TemporaryDirectory() as folder:
         home = Workdir(pathlib.Path(folder), Records(pathlib.Path(folder) / "metrics.jsonl"))
-        bench = arms.Bench(config, home, made, classify_data.examples(classify_data.share_of(config, data).train), everything, *held,
-                           pool=classify_data.unlabelled(everything) if config.data.unlabelled else None)
-        plan = made.plans[arm]
-        arms.train(bench, arm, plan, made.target, guide, run_keys(config.seed, 2, config.seeds), bench.of(arm, plan))
+        bench = classify.open_bench(config, home, data)
+        plan = bench.made.plans[arm]
+        arms.train(bench, arm, plan, bench.made.target, guide, run_keys(config.seed, 2, config.seeds), bench.of(arm, plan))
         found = home.records.read()
     final = [r for r in found if r["kind"] == "model"]
     accuracy, error = mean_and_error([r["test_accuracy"] for r in final])
@@ -89,14 +82,11 @@ def row(name: str, arm: str, config, data, guide) -> dict:
 
 def trained_guide(config, data) -> tuple[dict, dict]:
     """A guide of this config, and its test scores."""
-    held = [HeldClasses(classify_data.inputs(part.x), part.y) for part in (data.validation, data.test)]
-    made = classify._setup(config)
-    everything = classify_data.examples(data.train)
     with tempfile.TemporaryDirectory() as folder:
         home = Workdir(pathlib.Path(folder), Records(pathlib.Path(folder) / "metrics.jsonl"))
-        bench = arms.Bench(config, home, made, everything, everything, *held)
-        variables = arms.guide(bench, lambda keys: guides.untrained(config, made.guide, keys, everything["inputs"]))
-    scores = held[1].scores(made.guide, jax.tree.map(lambda leaf: leaf[None], variables))
+        bench = classify.open_bench(config, home, data)
+        variables = arms.guide(bench, lambda keys: guides.untrained(config, bench.made.guide, keys, bench.guide_examples["inputs"]))
+    scores = bench.test.scores(bench.made.guide, jax.tree.map(lambda leaf: leaf[None], variables))
     return variables, {key: float(value[0]) for key, value in scores.items()}
 
 

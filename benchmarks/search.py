@@ -25,7 +25,6 @@ from theseus_jax.experiment import arms, classify, classify_data  # noqa: E402
 from theseus_jax.experiment.classify_setup import facts_of  # noqa: E402
 from theseus_jax.experiment.jobs import run_keys  # noqa: E402
 from theseus_jax.experiment.workdir import Workdir  # noqa: E402
-from theseus_jax.methods.probes import HeldClasses  # noqa: E402
 from theseus_jax.records import Records  # noqa: E402
 
 
@@ -50,12 +49,9 @@ def overridden(config, text):
 
 
 def trial(config, arm, data, guide, home):
-    share = classify_data.share_of(config, data)
-    held = HeldClasses(classify_data.inputs(data.validation.x), data.validation.y)
-    made = classify._setup(config)
-    everything = classify_data.examples(data.train)
-    bench = arms.Bench(config, home, made, classify_data.examples(share.train), everything, held, held,
-                       pool=classify_data.unlabelled(everything) if config.data.unlabelled else None)
+    bench = classify.open_bench(config, home, data)
+    bench = bench._replace(test=bench.validation)  # no trial may look at test data
+    made, held = bench.made, bench.validation
     began = time.monotonic()
     keys = run_keys(config.seed + 1000, 2, config.seeds)  # other seeds than the table's
     variables = arms.train(bench, arm, made.plans[arm], made.target, guide, keys, bench.of(arm, made.plans[arm]))

@@ -9,20 +9,13 @@ import pytest
 import scipy.stats
 from PIL import Image
 
+from mistakes import refusal
 from theseus_jax.data.augment import Augment, blended, mirrored, shifted
-from theseus_jax.errors import UserError
 from theseus_jax.nets import pixels
 from theseus_jax.nets.pixels import Pixels, channel_statistics
 from theseus_jax.nets.stage import forward, init, network
 
 CLASSES = 5
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def batch(count=6, size=(5, 7, 2), seed=0, dtype=np.uint8):

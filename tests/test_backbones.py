@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from mistakes import refusal
 from theseus_jax.data.features import (Backbone, cached_features, efficientnet_lite0_backbone, minilm_backbone,
                                        prepared_images, prepared_tokens, resized)
 from theseus_jax.data.labelled import DataSet, Labelled, digits
-from theseus_jax.errors import UserError
 from theseus_jax.nets import bert as encoder
 from theseus_jax.nets import efficientnet as convolutional
 from theseus_jax.nets.pth import read_pth
@@ -33,13 +33,6 @@ LITE = convolutional.efficientnet_lite(groups=GROUPS, stem=5, features=14, class
 BERT = encoder.bert(vocabulary=50, width=24, depth=2, heads=3, hidden=40, positions=16)
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 TOKENS = encoder.Masked(*[jax.ShapeDtypeStruct((1, 1), jnp.int32)] * 2)
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def lite_variables(tensors=None, net=LITE, groups=GROUPS):

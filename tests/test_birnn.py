@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theseus_jax.errors import UserError
+from mistakes import refusal
 from theseus_jax.methods.surgery import Inherit
 from theseus_jax.nets import bert
 from theseus_jax.nets.birnn import Bidirectional, Block, encoder
@@ -48,13 +48,6 @@ def run(given, variables, ids, mask):
 @functools.partial(jax.jit, static_argnames=("module",))
 def applied(module, given, x, mask):
     return module.apply(given, Masked(x, mask))
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Values, token by token in float64

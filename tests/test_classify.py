@@ -8,6 +8,7 @@ import pytest
 import theseus_jax as tj
 import tiny
 from killing import killed_and_ended, rows, timeless
+from settings import changed
 from theseus_jax import checkpoints
 from theseus_jax import config as schema
 from theseus_jax.data import labelled
@@ -25,11 +26,7 @@ TINY = {"data.train": 200, "data.validation": 60, "data.test": 60, "data.share":
 
 
 def small(**changes):
-    c = schema.base("classification")
-    for key, value in {**TINY, **{k.replace("__", "."): v for k, v in changes.items()}}.items():
-        head, _, last = key.rpartition(".")
-        (c[head] if head else c)[last] = value
-    return c
+    return changed(schema.base("classification"), TINY, **changes)
 
 
 @pytest.fixture(scope="module")

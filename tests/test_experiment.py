@@ -11,6 +11,7 @@ import pytest
 
 import theseus_jax as tj
 from killing import killed_and_ended, rows, timeless
+from settings import changed
 from theseus_jax import checkpoints
 from theseus_jax import config as schema
 from theseus_jax.data import text
@@ -40,11 +41,7 @@ def texts(tmp_path_factory):
 
 
 def tiny(texts, **changes):
-    c = schema.base()
-    for key, value in {**TINY, "data.path": str(texts), **{k.replace("__", "."): v for k, v in changes.items()}}.items():
-        head, _, last = key.rpartition(".")
-        (c[head] if head else c)[last] = value
-    return c
+    return changed(schema.base(), {**TINY, "data.path": str(texts)}, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 
 import theseus_jax as tj
 from killing import killed_and_ended, rows, timeless
+from settings import changed
 from theseus_jax import config as schema
 from theseus_jax.data.labelled import DataSet, Labelled, digits
 from theseus_jax.errors import UserError
@@ -24,11 +25,7 @@ TINY = {"data.train": 96, "data.validation": 48, "data.test": 48, "head.hidden":
 
 
 def tiny(**changes):
-    c = schema.base("head")
-    for key, value in {**TINY, **{k.replace("__", "."): v for k, v in changes.items()}}.items():
-        head, _, last = key.rpartition(".")
-        (c[head] if head else c)[last] = value
-    return c
+    return changed(schema.base("head"), TINY, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -13,19 +13,12 @@ import pytest
 import tokenizers
 from sklearn.datasets import load_digits
 
+from mistakes import refusal
 from theseus_jax.data import labelled
 from theseus_jax.data.labelled import (CIFAR10, DataSet, Labelled, bbc, checked, cifar10_jpeg, digits, of_classes, omniglot,
                                        subset, tfds_images, tfds_texts)
 from theseus_jax.data.splits import published_rows, stratified_rows, stratified_split
-from theseus_jax.errors import UserError
 from theseus_jax.nets.weights import Pinned
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def parts(data):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theseus_jax.errors import UserError
+from mistakes import refusal
 from theseus_jax.nets.fcn import ACTIVATIONS, Hidden, Residual, deep_fcn, mlp, wide_fcn
 from theseus_jax.nets.norms import NORMS
 from theseus_jax.nets.stage import forward, init, seams
@@ -15,13 +15,6 @@ from theseus_jax.trees import leaves_by_path, parameter_count
 SIZES = {"classes": 3, "width": 8, "depth": 3}
 X = np.random.default_rng(0).normal(size=(5, 3, 2, 2)).astype(np.float32)
 EXACT = {"relu": lambda v: max(v, 0.0), "tanh": math.tanh, "gelu": lambda v: v * (1 + math.erf(v / math.sqrt(2))) / 2}
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def drawn(net, x=X):

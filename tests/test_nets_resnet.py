@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from theseus_jax.errors import UserError
+from mistakes import refusal
 from theseus_jax.nets.norms import NORMS, BatchNorm, group_count, normalized
 from theseus_jax.nets.resnet import Block, Layer, Stem, load_resnet, resnet, tensor_places
 from theseus_jax.nets.stage import forward, init, seams
@@ -25,13 +25,6 @@ OUTPUTS = dict(np.load(GOLDEN / "resnet_outputs.npz"))
 SIZES = {18: {"depth": 18, "classes": 5, "width": 3}, 50: {"depth": 50, "classes": 5, "width": 2}}
 ENDS = {18: ("stem", "block_2", "block_4", "block_6", "block_8"), 50: ("stem", "block_3", "block_7", "block_13", "block_16")}
 FIRST = "resnet.encoder.stages.1.layers.0"
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def loaded(file, folder=GOLDEN, **changes):

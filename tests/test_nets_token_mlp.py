@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theseus_jax.errors import UserError
+from mistakes import refusal
 from theseus_jax.nets.stage import forward, init
 from theseus_jax.nets.token_mlp import MIXER_B16, mixer, token_mlp
 from theseus_jax.nets.vit import vit
@@ -21,13 +21,6 @@ NETS = {
     "mixer": mixer(classes=5, patch=3, width=7, depth=2, tokens_hidden=4, channels_hidden=11),
 }
 IMAGE, TOKENS = (2, 6, 9, 2), 6  # 2 x 3 patches
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def images(seed=0, shape=IMAGE):

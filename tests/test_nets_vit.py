@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from flax.errors import InvalidRngError
 
-from theseus_jax.errors import UserError
+from mistakes import refusal
 from theseus_jax.nets.stage import Stage, forward, init, replace
 from theseus_jax.nets.vit import DEIT_S16, VIT_B16, Heads, load_deit, load_vit, merged, vit
 from theseus_jax.trees import bit_equal, leaves_by_path, parameter_count
@@ -23,13 +23,6 @@ LOAD = {"vit": load_vit, "deit": load_deit, "deit_distilled": load_deit}
 READ = {"vit": "class", "deit": "distilled", "deit_distilled": "distilled"}
 NAMES = json.loads((GOLDEN / "vit_names.json").read_text())
 STAGES = ("stem", "block_1", "block_2", "pool", "head")
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @functools.lru_cache(maxsize=None)

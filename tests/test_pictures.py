@@ -8,17 +8,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from mistakes import refusal
 from theseus_jax.data import archives, pictures
 from theseus_jax.data.pictures import FASHION, fashion_mnist, image_folder
 from theseus_jax.data.splits import published_rows, stratified_split
-from theseus_jax.errors import UserError
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def parts(data):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theseus_jax.errors import UserError
+from mistakes import refusal
 from theseus_jax.methods.glai.drop_in import replace_mlp
 from theseus_jax.nets import g2p, mobilenet, vgg
 from theseus_jax.nets.efficientnet import Group
@@ -25,13 +25,6 @@ MOBILE_GROUPS = (Group(1, 3, 1, 1, 5), Group(2, 3, 2, 3, 6), Group(1, 3, 2, 2, 8
 MOBILE = mobilenet.mobilenet_v2(groups=MOBILE_GROUPS, stem=4, features=10, classes=5)
 WIDTH, HIDDEN = 5, 6
 SIZES = {"width": WIDTH, "hidden": HIDDEN}
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def image(height, width):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theseus_jax.errors import UserError
+from mistakes import refusal
 from theseus_jax.methods.moments import moments
 from theseus_jax.methods.recalibrate import GUIDE_MODES, BatchMode, Recalibrate, batch_statistics, guide_mode
 from theseus_jax.nets.stage import Tie, forward, init, network
@@ -135,13 +135,6 @@ def agree(given, wanted, tolerance):
     assert given.keys() == wanted.keys() and given
     for path, leaf in wanted.items():
         np.testing.assert_allclose(given[path], leaf, rtol=tolerance, atol=tolerance, err_msg=path)
-
-
-def refusal(call, *args, **kwargs):
-    with pytest.raises(UserError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Moments

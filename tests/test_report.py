@@ -19,7 +19,7 @@ import pytest
 
 from theseus_jax import report
 from theseus_jax.errors import UserError
-from theseus_jax.report import canvas, curves, figures, tables, units
+from theseus_jax.report import curves, figures, tables, units
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = 'x = "</pre><script>alert(1)</script>&amp; $x_1$ \x00\ud800'
@@ -257,17 +257,6 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(workdir):
     return report.read_run(workdir)
-
-
-@pytest.fixture(scope="module")
-def document(run):
-    return report.html(run)
-
-
-@pytest.fixture()
-def figure_of(monkeypatch):
-    """Pictures as matplotlib figures, to look at what they draw."""
-    monkeypatch.setattr(canvas, "svg", lambda figure, label: figure)
 
 
 class Page(HTMLParser):

@@ -14,7 +14,7 @@ from test_report import Page, refusal, row
 from theseus_jax import report
 from theseus_jax.experiment import results as measured
 from theseus_jax.experiment.classify import ACCURACY
-from theseus_jax.report import canvas, class_figures, class_page, class_tables, classes, curves, figures, page, tables
+from theseus_jax.report import class_figures, class_page, class_tables, classes, curves, figures, page, tables
 
 TEST = {
     "guide": (0.90,),
@@ -165,17 +165,6 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(workdir):
     return report.read_run(workdir)
-
-
-@pytest.fixture(scope="module")
-def document(run):
-    return report.html(run)
-
-
-@pytest.fixture()
-def figure_of(monkeypatch):
-    """Pictures as matplotlib figures, to look at what they draw."""
-    monkeypatch.setattr(canvas, "svg", lambda figure, label: figure)
 
 
 def edited(run, edit):

@@ -179,12 +179,6 @@ def run(tmp_path_factory):
     return report.read_run(make_run(tmp_path_factory.mktemp("runs") / "heads"))
 
 
-@pytest.fixture()
-def figure_of(monkeypatch):
-    """Pictures as matplotlib figures, to look at what they draw."""
-    monkeypatch.setattr(canvas, "svg", lambda figure, label: figure)
-
-
 def lines(axes):
     return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
 

@@ -106,16 +106,10 @@ class Distillation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Alignment:
-    """Mean over pairs of (1 - similarity(target stage, guide stage)): 0 is perfectly aligned.
-
-    pairs: (guide stage, target stage). samples: "tokens" makes N = B T samples of width D (of images: of the positions);
-    "sequences" N = B of T D; "pooled" N = B means over the positions, of width D. Padding does not count.
-    """
+class _Paired:
+    """What compares stages in pairs (guide stage, target stage)."""
 
     pairs: tuple[tuple[str, str], ...]
-    metric: NamedSimilarity
-    samples: str = "tokens"
 
     @property
     def target(self) -> tuple[str, ...]:
@@ -124,6 +118,18 @@ class Alignment:
     @property
     def guide(self) -> tuple[str, ...]:
         return tuple(g for g, _ in self.pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment(_Paired):
+    """Mean over pairs of (1 - similarity(target stage, guide stage)): 0 is perfectly aligned.
+
+    pairs: (guide stage, target stage). samples: "tokens" makes N = B T samples of width D (of images: of the positions);
+    "sequences" N = B of T D; "pooled" N = B means over the positions, of width D. Padding does not count.
+    """
+
+    metric: NamedSimilarity
+    samples: str = "tokens"
 
     def __call__(self, signals: Signals) -> jax.Array:
         def distance(pair):
@@ -151,7 +157,7 @@ class Side:
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression:
+class Regression(_Paired):
     """Mean over pairs of half the mean squared error between a regressor of the target's stage and the guide's stage.
 
     pairs: (guide stage, target stage); sides: the regressor of each pair, to the guide stage's shape. The hints of FitNets
@@ -159,17 +165,8 @@ class Regression:
     of the guide's stages, for TED (Liang et al. 2022, arXiv 2210.01351, equation 8), whose variables get no gradient.
     """
 
-    pairs: tuple[tuple[str, str], ...]
     sides: tuple[Side, ...]
     guide_sides: tuple[Side, ...] = ()
-
-    @property
-    def target(self) -> tuple[str, ...]:
-        return tuple(t for _, t in self.pairs)
-
-    @property
-    def guide(self) -> tuple[str, ...]:
-        return tuple(g for g, _ in self.pairs)
 
     def __call__(self, signals: Signals) -> jax.Array:
         def error(i: int, pair: tuple[str, str]) -> jax.Array:

@@ -67,7 +67,9 @@ def examples(tfds: ModuleType, name: str, split: str, data_dir: str | Path) -> A
     directory = _directory(data_dir)
     try:
         return tfds.data_source(name, split=split, data_dir=directory, download=False)
-    except (KeyError, ValueError, NotImplementedError, FileNotFoundError) as error:  # tfds raises all four for it
+    # Nothing is swallowed: which of the four tfds raises for data that are not there depends on what is missing (the split,
+    # the folder, a format for random access), and each goes on as a UserError that says what to type
+    except (KeyError, ValueError, NotImplementedError, FileNotFoundError) as error:
         raise UserError(f"split {split!r} of {name!r} is not prepared for random access in "
                         f"{directory or 'the default directory'} ({first_line(error)}); prepare it where there is a "
                         f'network: {TFDS_INSTALL} && python -c "import tensorflow_datasets as tfds; '

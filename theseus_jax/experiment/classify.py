@@ -44,20 +44,25 @@ def execute(config: Any, home: Workdir) -> dict[str, Any]:
     """Train and measure everything; the content of results.json but for schema, task, device and seconds."""
     facts = facts_of(config)
     data = classify_data.load(config, home.path / "cache", facts)
+    bench = open_bench(config, home, data)
+    write(home.path / "plan.txt", outline(config, bench.made, "examples"))
+    rewind(home, names(config, bench.made))
+    guide_variables = guide(bench, lambda keys: _given(bench, keys, facts.classes))
+    table = _guide_table(bench, guide_variables)
+    return {**_results(bench, data, guide_variables, arms(bench, guide_variables)), "guide_similarity": table}
+
+
+def open_bench(config: Any, home: Workdir, data: DataSet) -> Bench:
+    """Plans with their probes, and the examples that each model of a run may use."""
     share = classify_data.share_of(config, data)
     held = [HeldClasses(classify_data.inputs(part.x), part.y) for part in (data.validation, data.test)]
     c, few = config.convert, config.report.hybrid_examples or None
     hybrids = HeldClasses(jax.tree.map(lambda leaf: leaf[:few], held[0].x), held[0].y[:few])
     made = _setup(config, StageProbe(hybrids, neighbours=c.neighbours, kind=c.samples, ridge_weight=c.stitch_ridge,
                                      rank=c.stitch_rank, recalibrate=Recalibrate(None, c.recalibrate) if c.recalibrate else None))
-    write(home.path / "plan.txt", outline(config, made, "examples"))
-    rewind(home, names(config, made))
     everything = classify_data.examples(data.train)
-    bench = Bench(config, home, made, classify_data.examples(share.train), everything, *held,
-                  pool=classify_data.unlabelled(everything) if config.data.unlabelled else None)
-    guide_variables = guide(bench, lambda keys: _given(bench, keys, facts.classes))
-    table = _guide_table(bench, guide_variables)
-    return {**_results(bench, data, share, guide_variables, arms(bench, guide_variables)), "guide_similarity": table}
+    return Bench(config, home, made, classify_data.examples(share.train), everything, *held,
+                 pool=classify_data.unlabelled(everything) if config.data.unlabelled else None)
 
 
 def _allowed(bench: Bench, name: str) -> dict[str, int]:
@@ -94,7 +99,7 @@ def _guide_table(bench: Bench, variables: Variables) -> dict[str, Any]:
     return table
 
 
-def _results(bench: Bench, data: DataSet, share: DataSet, guide_variables: Variables, trained: dict[str, Variables]) -> dict[str, Any]:
+def _results(bench: Bench, data: DataSet, guide_variables: Variables, trained: dict[str, Variables]) -> dict[str, Any]:
     config, made, example = bench.config, bench.made, bench.made.case.example
     LOG.info("measuring latency")
     first = jax.tree.map(lambda leaf: leaf[0], trained["converted"])
@@ -107,8 +112,8 @@ def _results(bench: Bench, data: DataSet, share: DataSet, guide_variables: Varia
     probes = _probes(bench, guide_variables, trained)
     models = [{**model, **probes.get(model["name"], {})} for model in models]
     most_common = np.bincount(data.train.y).argmax()
-    facts = {"name": data.name, "sha256": data.sha256, "note": share.note, "classes": list(data.classes),
-             "train_examples": len(share.train.y), "guide_train_examples": len(data.train.y),
+    facts = {"name": data.name, "sha256": data.sha256, "note": classify_data.share_of(config, data).note, "classes": list(data.classes),
+             "train_examples": len(bench.examples["labels"]), "guide_train_examples": len(data.train.y),
              "validation_examples": len(data.validation.y), "eval_examples": len(data.test.y)}
     return {"metric": "accuracy", "higher_is_better": True, "chance": float((data.test.y == most_common).mean()), "data": facts,
             "models": models, "stages": measured.stage_records(rows, "accuracy"), "claims": measured.claims(models, ACCURACY)}
