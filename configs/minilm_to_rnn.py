@@ -14,16 +14,15 @@ def default():
     c.data.source, c.data.tokens = "bbc", 32
     c.guide.arch, c.guide.origin = "minilm", "pretrained"
     c.target.arch, c.target.units = "birnn", 192
-    c.train.batch, c.train.chunk, c.train.remember, c.train.weight_decay = 32, 5, True, 0.0
-    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 60, 0.6, "joint", "mse"
+    c.train.batch, c.train.chunk, c.train.remember, c.train.weight_decay = 16, 5, True, 0.0
+    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 100, 0.1, "parallel", "mse"
     c.convert.samples = "tokens"
     c.convert.inherit = ("embed", "attention_norm", "out", "up", "down", "norm", "head")
-    c.convert.train_inherited, c.convert.finish_kl, c.convert.finish_align = "frozen", 1.0, 10.0
-    c.convert.align_rate = c.convert.finish_rate = 1e-3
+    c.convert.train_inherited, c.convert.finish_kl, c.convert.finish_align = "frozen", 1.0, 2.0
+    c.convert.align_rate, c.convert.finish_rate = 3e-3, 3e-4
     c.controls.names = ("from_scratch", "distilled", "one_shot_distilled")
     c.controls.kl, c.controls.equal_flops, c.report.probe, c.report.hybrid_examples = 1.0, False, True, 128
-    for name in ("scratch", "distilled", "one_shot_distilled"):
-        c.controls[f"{name}_rate"] = 1e-3
+    c.controls.scratch_rate = c.controls.distilled_rate = c.controls.one_shot_distilled_rate = 3e-4
     return c
 
 

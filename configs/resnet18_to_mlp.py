@@ -37,6 +37,18 @@ def smoke():
     return c
 
 
+def cifar10():
+    """A guide of full width on all of CIFAR-10, for one GPU; data.path is the .npz of CIFAR-10. Its rates and steps are untuned."""
+    c = default()
+    c.data.source, c.data.path, c.data.share, c.data.unlabelled, c.data.crop, c.data.flip = "cifar10", "cifar10_jpeg.npz", 0, False, 4, True
+    c.data.mean, c.data.deviation = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
+    c.train.batch, c.train.chunk, c.train.weight_decay = 256, 200, 0.05
+    c.guide.width, c.guide.steps, c.guide.learning_rate = 64, 12000, 1e-3
+    c.target.width, c.target.depth, c.convert.steps = 2048, 4, 8000
+    c.controls.names = ("from_scratch", "distilled", "fitnets")
+    return c
+
+
 def paper():
     c = default()
     c.data.source, c.data.dataset, c.data.size, c.data.classes, c.data.share = "tfds", "imagenet2012", 224, 1000, 0
@@ -48,4 +60,4 @@ def paper():
 
 
 def get_config(name=None):
-    return preset(name, {"default": default, "smoke": smoke, "paper": paper})
+    return preset(name, {"default": default, "smoke": smoke, "cifar10": cifar10, "paper": paper})

@@ -1,9 +1,12 @@
 """A trained ViT becomes a token-wise MLP: every attention gives way to a low-rank adapter over the tokens, on Fashion-MNIST.
 
 Claim tested: with stem, MLPs, norms and head inherited, and every attention replaced by a rank-8 adapter over 49 tokens, conversion
-beats the same inheritance with distillation at equal steps. One seed so far: 84.0 against 82.5 % (guide 88.3, from scratch 80.7).
+beats every control at equal steps, the same inheritance with distillation among them. It does, by 0.9 points (TED) or more.
 
     python launch/run.py --config=configs/vit_to_token_mlp.py
+
+2 CPU cores: 9 minutes, 3 seeds; test accuracy 87.0 % (guide), 84.5 (converted), 83.0 (inheritance and distillation), 81.6 (from scratch).
+Needs Debian's dataset-fashion-mnist. `paper`: ImageNet through TFDS; its rates and steps are untuned.
 """
 from theseus_jax.config import base, preset
 
@@ -12,14 +15,17 @@ def default():
     c = base("classification")
     c.data.source, c.data.share = "fashion_mnist", 5000
     c.guide.arch, c.guide.patch, c.guide.width, c.guide.depth, c.guide.heads, c.guide.hidden = "vit", 4, 64, 4, 4, 128
-    c.guide.steps = 2000
+    c.guide.steps = 1500
     c.target.arch, c.target.patch, c.target.width, c.target.depth, c.target.hidden = "token_mlp", 4, 64, 4, 128
     c.target.norm, c.target.rank = "layer", 8
-    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 300, 0.3, "progressive", "mse"
+    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 250, 0.1, "progressive", "mse"
     c.convert.samples, c.convert.inherit = "tokens", ("stem", "ln_2", "mlp", "pool", "head")
-    c.convert.finish_kl, c.convert.finish_align = 1.0, 10.0
+    c.convert.finish_kl, c.convert.finish_align, c.convert.finish_rate = 1.0, 0.3, 1e-2
     c.controls.names = ("from_scratch", "distilled", "one_shot", "one_shot_distilled", "theseus", "ted")
     c.controls.kl, c.controls.equal_flops = 1.0, False
+    for name in ("scratch", "distilled", "one_shot", "one_shot_distilled"):
+        c.controls[f"{name}_rate"] = 1e-2
+    c.controls.theseus_rate, c.controls.ted_rate = 6e-3, 2e-2
     return c
 
 

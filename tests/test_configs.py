@@ -12,6 +12,7 @@ from theseus_jax.experiment import dry_run
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 NAMES = [(path.stem, preset) for path in sorted((ROOT / "configs").glob("*.py")) for preset in ("smoke", "default", "paper")]
+NAMES.append(("resnet18_to_mlp", "cifar10"))
 
 
 def build(name, preset):

@@ -12,7 +12,7 @@ import pytest
 import theseus_jax as tj
 from killing import killed_and_ended, rows, timeless
 from settings import changed
-from theseus_jax import checkpoints
+from theseus_jax import checkpoints, cost
 from theseus_jax import config as schema
 from theseus_jax.data import text
 from theseus_jax.errors import UserError
@@ -20,7 +20,7 @@ from theseus_jax.evaluate import token_loss
 from theseus_jax.experiment.classify import ACCURACY
 from theseus_jax.experiment.jobs import Workdir, rewind
 from theseus_jax.experiment.language import LOSS
-from theseus_jax.experiment.results import claims
+from theseus_jax.experiment.results import claims, model_record
 from theseus_jax.records import Records
 from theseus_jax.trees import bit_equal
 
@@ -214,6 +214,22 @@ def test_a_full_disk_is_one_line_and_loses_nothing(texts, tmp_path, monkeypatch)
         with pytest.raises(UserError, match="No space left on device"):
             tj.run(tiny(texts, controls__names=()), path)
     assert [model["name"] for model in tj.run(tiny(texts, controls__names=()), path)["models"]] == ["guide", "converted"]
+
+
+def test_speed_is_of_one_seed_and_knows_the_peak_of_listed_devices_only(monkeypatch):
+    found = [{"kind": "train", "model": "a", "seed": seed, "training_flops": 30.0, "seconds": 2.0} for seed in (0, 1) for _ in range(2)]
+    found += [{"kind": "stored", "model": "a", "training_flops": 20.0, "seconds": 1.0},
+              {"kind": "train", "model": "b", "seed": 0, "training_flops": 1e9, "seconds": 1e9},
+              {"kind": "phase", "model": "a", "optimizer_steps": 5, "examples_seen": 40},
+              *({"kind": "model", "model": "a", "seed": seed, "test_loss": 1.0, "validation_loss": 1.0} for seed in (0, 1))]
+    made = model_record("a", found, {}, LOSS)
+    assert (made["seconds"], made["training_flops"], made["examples_per_second"], made["mfu"]) == (5.0, 80.0, 8.0, None)
+    monkeypatch.setattr(cost, "peak_flops", lambda kind: 64.0)
+    assert model_record("a", found, {}, LOSS)["mfu"] == 0.25
+    monkeypatch.undo()
+    assert cost.peak_flops("NVIDIA H200") == cost.peak_flops("NVIDIA H100 80GB HBM3") > cost.peak_flops("NVIDIA H100 PCIe")
+    assert cost.peak_flops("NVIDIA L40S") > cost.peak_flops("NVIDIA L4") and cost.peak_flops("NVIDIA A100-SXM4-80GB") == 156e12
+    assert cost.peak_flops("NVIDIA RTX A1000") is None and cost.peak_flops("cpu") is None
 
 
 def test_claims_count_a_difference_beyond_two_standard_errors():

@@ -64,7 +64,11 @@ class Compared(NamedTuple):
 
 
 def model_record(name: str, rows: list[dict[str, Any]], costs: dict[str, Any], compared: Compared) -> dict[str, Any]:
-    """One entry of results.json["models"] from a model's rows and its network's costs: values, losses, and what training took."""
+    """One entry of results.json["models"] from a model's rows and its network's costs: values, losses, and what training took.
+
+    seconds: of running compiled programs, for one seed. mfu: training_flops over those seconds, as a share of
+    `cost.peak_flops`; None on a device that it does not know, as every CPU.
+    """
     mine = [row for row in rows if row.get("model") == name]
     final = [row for row in mine if row["kind"] == "model"]
     scores = [row[compared.row] for row in final]
@@ -73,13 +77,15 @@ def model_record(name: str, rows: list[dict[str, Any]], costs: dict[str, Any], c
     loss, loss_error = mean_and_error(losses)
     spent = [row for row in mine if row["kind"] in ("train", "stored") and row.get("seed", 0) == 0]
     phases = [row for row in mine if row["kind"] == "phase"]
+    seconds, seen, flops = sum(row["seconds"] for row in spent), sum(row["examples_seen"] for row in phases), training_flops(rows, name)
+    peak = cost.peak_flops(jax.devices()[0].device_kind)
     return {"name": name, "value": value, "stderr": error, "seeds": scores,
             "loss": loss, "loss_stderr": loss_error, "losses": losses,
             "validation_loss": mean_and_error([row["validation_loss"] for row in final])[0],
             "optimizer_steps": sum(row["optimizer_steps"] for row in phases),
-            "examples_seen": sum(row["examples_seen"] for row in phases),
-            "training_flops": training_flops(rows, name),
-            "seconds": sum(row["seconds"] for row in spent), **costs}
+            "examples_seen": seen, "training_flops": flops, "seconds": seconds,
+            "examples_per_second": seen / seconds if seconds else None,
+            "mfu": flops / seconds / peak if seconds and peak else None, **costs}
 
 
 def stage_records(rows: list[dict[str, Any]], score: str) -> list[dict[str, Any]]:

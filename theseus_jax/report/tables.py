@@ -71,7 +71,8 @@ def gap_recovered(results: dict[str, Any]) -> float | None:
 def model_grid(results: dict[str, Any]) -> Grid:
     """One row a model: test score and spread, loss, bits per byte, and what training one seed took.
 
-    examples, labels: how many training examples the model could use, and how many of them with labels.
+    examples, labels: how many training examples the model could use, and how many of them with labels. MFU: FLOPs a second as
+    a share of the device's peak, where that is known.
     Parameters of classifiers stand with the costs of use alone.
     """
     sized = not classes.classifies(results)
@@ -86,11 +87,12 @@ def model_grid(results: dict[str, Any]) -> Grid:
             units.number(model.get("optimizer_steps"), 0),
             units.human(model.get("training_flops")),
             units.number(model.get("seconds"), 1),
+            classes.percent(model.get("mfu")),
             units.human(model.get("parameters")) if sized else "-",
         )
         for model in ordered(results["models"])
     ]
-    taken = ("examples", "labels", "steps", "FLOPs", "seconds", "params")
+    taken = ("examples", "labels", "steps", "FLOPs", "seconds", "MFU", "params")
     return drop_empty(Grid(("model", results["metric"], "loss", "bits/byte", *taken), rows))
 
 
