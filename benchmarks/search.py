@@ -38,7 +38,7 @@ def load_config(name):
 
 def overridden(config, text):
     for item in filter(None, text.split(",")):
-        path, value = item.split("=")
+        path, value = item.split("=", 1)
         *sections, key = path.split(".")
         section = config
         for name in sections:
