@@ -5,7 +5,7 @@ resolution; batch norm is recalibrated after alignment. It does; FitNets, and di
 
     python launch/run.py --config=configs/resnet50_to_resnet18.py
 
-2 CPU cores: 11 minutes, 3 seeds; test accuracy 87.8 % (guide), 84.2 (converted), 83.4 (distilled), 81.3 (from scratch). Nothing was
+2 CPU cores: 11 minutes, 3 seeds; test accuracy 87.8 % (guide), 84.2 (converted), 83.4 (distilled), 81.3 (from scratch). No rate was
 searched. Needs Debian's dataset-fashion-mnist. `paper`: ImageNet through TFDS; its rates and steps are untuned.
 """
 from theseus_jax.config import base, preset
