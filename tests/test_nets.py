@@ -14,6 +14,7 @@ from theseus_jax.nets.gpt2 import gpt2
 from theseus_jax.nets.recurrent import BLOCKS, CELLS, Elman, GatedLinear, recurrent
 from theseus_jax.nets.stage import (
     Network, Stage, Tie, forward, init, merge, network, partition, replace, seams,
+    variable_shapes,
 )
 from theseus_jax.trees import bit_equal, leaves_by_path, nested
 
@@ -251,6 +252,30 @@ def test_seams_are_the_shapes_of_the_captured_outputs():
         assert seams(net, TOKENS) == captured
 
 
+def test_variable_shapes_are_those_of_init_without_tied_parameters():
+    own_net, _, x = own()
+    for net, given in ((GPT2, TOKENS), (NETS["lstm-plain-adapted"], TOKENS), (own_net, x)):
+        made = jax.eval_shape(lambda key, net=net, given=given: init(net, key, given), jax.random.key(0))
+        assert variable_shapes(net, given) == made
+    assert "kernel" not in variable_shapes(GPT2, TOKENS)["head"].get("params", {})
+
+
+def test_shapes_that_are_asked_for_again_are_neither_stale_nor_shared():
+    net = network([("first", nn.Dense(D)), ("second", nn.Dense(D))])
+    wide, narrow = (jax.ShapeDtypeStruct((B, width), jnp.float32) for width in (5, 3))
+    assert variable_shapes(net, wide)["first"]["params"]["kernel"].shape == (5, D)
+    variable_shapes(GPT2, TOKENS)["block_1"]["params"]["mlp"].clear()
+    seams(net, wide).clear()
+    assert variable_shapes(GPT2, TOKENS)["block_1"]["params"]["mlp"]
+    assert variable_shapes(net, wide)["first"]["params"]["kernel"].shape == (5, D)
+    assert variable_shapes(net, narrow)["first"]["params"]["kernel"].shape == (3, D)
+    assert list(seams(net, narrow)) == ["first", "second"]
+    double = jax.ShapeDtypeStruct((B, 5), jnp.float64)
+    with jax.enable_x64(True):
+        assert seams(net, double)["second"].dtype == jnp.float64
+    assert seams(net, double)["second"].dtype == jnp.float32
+
+
 def test_replace_reuses_the_variables_of_the_other_stages():
     net, variables, x = own()
     fresh = replace(net, "second", [Stage("a", nn.Dense(5)), Stage("b", nn.Dense(D))])
@@ -354,6 +379,9 @@ def rnn(**changes):
     (lambda: network([]), "needs at least one stage"),
     (lambda: network([("a", nn.Dense)]), "stage 'a' is a type, not a flax.linen module"),
     (lambda: network([("a", nn.Dense(1))], [Tie("a", "kernel", "b", "kernel")]), "no stage 'b'; .* has a"),
+    (lambda: network([("a", nn.LayerNorm(reduction_axes=np.arange(2)))]), "stage 'a', a LayerNorm, cannot be .* since reduction_axes cannot be hashed; give tup"),
+    (lambda: variable_shapes(network([("a", nn.Dense(1)), ("b", nn.Dense(1))], [Tie("b", "weight", "a", "kernel")]), np.ones((1, 1))),
+     "stage 'b' has no parameter 'weight' to tie; it has bias, kernel"),
     (lambda: replace(GPT2, "block_3", []), "no stage 'block_3'; the network has embed, block_1"),
     (lambda: replace(GPT2, "block_1", [Stage("norm", nn.Dense(D))]), r"doubled: \['norm'\]"),
     (lambda: forward(GPT2, {}, TOKENS, start="body"), "no stage 'body'"),

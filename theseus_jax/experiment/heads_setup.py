@@ -13,7 +13,7 @@ from theseus_jax.experiment.checks import check_values, lookup
 from theseus_jax.methods import glai
 from theseus_jax.methods.glai.budget import Budget, budget, narrow_line
 from theseus_jax.nets.heads import low_rank_mlp, mlp
-from theseus_jax.nets.stage import Network, forward, init
+from theseus_jax.nets.stage import Network, forward, variable_shapes
 from theseus_jax.objectives import CrossEntropy, InfoNCE, Term
 from theseus_jax.plan import Optimizer, Patience, Phase, Plan, describe
 from theseus_jax.trees import parameter_count
@@ -197,7 +197,7 @@ def outline(config: Any, facts: Facts) -> str:
     lines += [f"warning: {line}" for line in [narrow_line(tuple(config.head.hidden), facts.outputs, config.glai.rho)] if line]
     for arm in config.arms:
         net = trained_network(config, facts, arm)
-        shapes = jax.eval_shape(lambda key, net=net: init(net, key, example(facts)), jax.random.key(0))
+        shapes = variable_shapes(net, example(facts))
         work = cost.lowered_flops(lambda v, x, net=net: forward(net, v, x)[0], shapes, example(facts))
         lines.append(f"\n[{arm}] {deployed_parameters(config, facts, arm, shapes):,} parameters, stages {', '.join(net.names)}, "
                      f"about {work:,.0f} FLOPs per example (before optimisation)")

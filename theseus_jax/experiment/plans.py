@@ -15,7 +15,7 @@ from theseus_jax.experiment.checks import lookup
 from theseus_jax.methods import baselines, convert
 from theseus_jax.methods.surgery import Inherit, stitch_bridge
 from theseus_jax.nets.adapters import adapter_count
-from theseus_jax.nets.stage import Network, forward, init, partition, seams, values_and_mask
+from theseus_jax.nets.stage import Network, forward, partition, seams, values_and_mask, variable_shapes
 from theseus_jax.objectives import CrossEntropy, Side, Term
 from theseus_jax.plan import Optimizer, Phase, Plan, Stop, describe, sides
 from theseus_jax.program import loss_fn, program_of
@@ -88,7 +88,7 @@ def chosen_metric(config: Any):
 def prepare(config: Any, case: Case, *, probe: Any = None) -> Setup:
     """Mapping and plans of a checked config; probe: see `convert.plan`. Raises UserError."""
     mapping = convert.parse_mapping(config.convert.mapping, case.guide, case.target, case.example)
-    shapes = jax.eval_shape(lambda key: init(case.target, key, case.example), jax.random.key(0))
+    shapes = variable_shapes(case.target, case.example)
     plans = {"guide": _guide_plan(config, case)} if config.guide.origin == "trained" else {}
     plans["converted"] = convert.plan(case.guide, case.target, mapping, _settings(config, case.augment), shapes=shapes, probe=probe)
     made = Setup(case, mapping, shapes, plans)
@@ -114,7 +114,7 @@ def _optimizer(config: Any, rate: float) -> Optimizer:
 
 
 def _guide_plan(config: Any, case: Case) -> Plan:
-    shapes = jax.eval_shape(lambda key: init(case.guide, key, case.example), jax.random.key(0))
+    shapes = variable_shapes(case.guide, case.example)
     return (Phase("train", case.guide, None, convert.whole(case.guide, shapes), (Term("cross_entropy", 1.0, CrossEntropy()),),
                   config.guide.steps, optimizer=_optimizer(config, config.guide.learning_rate), augment=case.augment),)
 
@@ -146,7 +146,7 @@ def rehearse(made: Setup) -> None:
     Raises UserError naming the model, the phase and what does not fit.
     """
     case, key = made.case, jax.random.key(0)
-    guide = jax.eval_shape(lambda key: init(made.guide, key, case.example), key)
+    guide = variable_shapes(made.guide, case.example)
     stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), made.shapes)
     for name, plan in made.plans.items():
         extra = jax.eval_shape(functools.partial(side_variables, sides(plan)), key)
@@ -176,7 +176,7 @@ def outline(config: Any, made: Setup, unit: str) -> str:
     """
     lines, shapes = [], {}
     for name, net in (("guide", made.guide), ("target", made.target)):
-        shapes[name] = jax.eval_shape(lambda key, net=net: init(net, key, made.case.example), jax.random.key(0))
+        shapes[name] = variable_shapes(net, made.case.example)
         work = cost.lowered_flops(lambda v, z, net=net: forward(net, v, z)[0], shapes[name], made.case.example)
         inside = adapter_count(shapes[name])
         lines.append(f"{name}: {parameter_count(shapes[name]):,} parameters" + (f" ({inside:,} in adapters)" if inside else "")

@@ -11,7 +11,7 @@ from theseus_jax.errors import UserError
 from theseus_jax.methods import convert
 from theseus_jax.methods.surgery import Inherit
 from theseus_jax.nets.bridge import bridge
-from theseus_jax.nets.stage import Network, init, seams, values_and_mask
+from theseus_jax.nets.stage import Network, seams, values_and_mask, variable_shapes
 from theseus_jax.objectives import CrossEntropy, Distillation, FilterTask, Regression, Side, Term
 from theseus_jax.plan import Optimizer, Phase, Plan, Route, Swap
 
@@ -32,7 +32,7 @@ class _Pair:
     rank: int
 
     def shapes(self) -> dict[str, Any]:
-        return jax.eval_shape(lambda key: init(self.target, key, self.example), jax.random.key(0))
+        return variable_shapes(self.target, self.example)
 
     def phase(self, name: str, steps: int, terms: tuple[Term, ...], **changes: Any) -> Phase:
         given = {"trainable": convert.whole(self.target, self.shapes())} | changes

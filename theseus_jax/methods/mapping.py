@@ -4,10 +4,9 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 import flax.linen as nn
-import jax
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import Network, init, seams, values_and_mask
+from theseus_jax.nets.stage import Network, seams, values_and_mask, variable_shapes
 
 NORMALISATIONS = (nn.LayerNorm, nn.BatchNorm, nn.GroupNorm, nn.RMSNorm)
 Mapping = tuple[tuple[str, str], ...]
@@ -40,7 +39,7 @@ def _even(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _part_ends(net: Network, example: Any) -> list[str]:
-    shapes = jax.eval_shape(lambda key: init(net, key, example), jax.random.key(0))
+    shapes = variable_shapes(net, example)
     computes = [bool(shapes[stage.name].get("params")) and not isinstance(stage.module, NORMALISATIONS) for stage in net.stages]
     first = computes.index(True) + 1 if any(computes) else 1
     last = len(net.stages) - 1

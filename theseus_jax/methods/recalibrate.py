@@ -20,7 +20,7 @@ import numpy as np
 from theseus_jax.errors import UserError
 from theseus_jax.methods.moments import PARTS, Moments, moments, pooled
 from theseus_jax.methods.surgery import drawn
-from theseus_jax.nets.stage import Network, Stage, Variables, init, merge, position, tied
+from theseus_jax.nets.stage import Network, Stage, Variables, merge, position, tied, variable_shapes
 from theseus_jax.train import Inputs, State
 from theseus_jax.trees import leaves_by_path, nested, stack, unstack
 
@@ -261,5 +261,5 @@ def guide_mode(net: Network, variables: Variables, x: Any, mode: str) -> tuple[N
 
 def batch_mode(net: Network, example: Any) -> Network:
     """The network of `guide_mode(..., "batch")`, from the shape of one input (1, ...) alone."""
-    shapes = jax.eval_shape(lambda key: init(net, key, example), jax.random.key(0))
+    shapes = variable_shapes(net, example)
     return guide_mode(net, shapes, None, "batch")[0]

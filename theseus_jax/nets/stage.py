@@ -75,12 +75,24 @@ class Network:
 def network(stages: Sequence[tuple[str, nn.Module]], ties: Sequence[Tie] = ()) -> Network:
     """A network from (name, linen module) pairs: `network([("stem", Stem()), ("block_1", Block())])`.
 
-    Raises UserError for doubled names or for something that is not a linen module.
+    Raises UserError for doubled names, or for something that is not a linen module that can be hashed.
     """
     for name, module in stages:
         if not isinstance(module, nn.Module):
             raise UserError(f"stage {name!r} is a {type(module).__name__}, not a flax.linen module; wrap it in one")
+        loose = [field.name for field in dataclasses.fields(module) if not _hashable(getattr(module, field.name))]
+        if loose:
+            raise UserError(f"stage {name!r}, a {type(module).__name__}, cannot be a static argument of jit, since {', '.join(loose)} "
+                            "cannot be hashed; give tuples instead of lists, arrays or dicts")
     return Network(tuple(Stage(name, module) for name, module in stages), tuple(ties))
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def position(net: Network, name: str) -> int:
@@ -159,31 +171,53 @@ def init(net: Network, key: jax.Array, x: Any) -> Variables:
     Each stage's key is folded from its name, so the same stage in another network starts from the same numbers.
     """
     variables: Variables = {}
-    for stage in net.stages:
+    for stage, given in zip(net.stages, (x, *seams(net, x).values())):
         arguments = {"train": False} if _takes_train(type(stage.module)) else {}
         stage_key = jax.random.fold_in(key, _number(stage.name))
-        fresh = jax.jit(lambda k, z, m=stage.module: m.init(k, z, **arguments))(stage_key, _zeros(x))
-        for tie in net.ties:
-            if tie.stage == stage.name:
-                fresh["params"].pop(tie.name)
-        variables[stage.name] = {kind: tree for kind, tree in fresh.items() if tree}
-        x = jax.eval_shape(lambda v, z, s=stage: _apply(net, s, v, z, False, None)[0], variables, x)
+        fresh = jax.jit(lambda k, z, m=stage.module: m.init(k, z, **arguments))(stage_key, _zeros(given))
+        variables[stage.name] = _owned(net, stage.name, fresh)
     return variables
 
 
-def seams(net: Network, x: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shape and dtype of every stage's output for an input like x; nothing is computed."""
-    def run(key, z):
-        variables, out = {}, {}
-        for stage in net.stages:
-            arguments = {"train": False} if _takes_train(type(stage.module)) else {}
-            variables[stage.name] = stage.module.init(key, z, **arguments)
-            z = stage.module.apply(variables[stage.name], z, **arguments)
-            out[stage.name] = z
-        return out
+def _owned(net: Network, name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:
+    shared = {tie.name for tie in net.ties if tie.stage == name}
+    missing = sorted(shared - set(fresh.get("params", {})))
+    if missing:
+        raise UserError(f"stage {name!r} has no parameter {missing[0]!r} to tie; it has {', '.join(sorted(fresh.get('params', {}))) or 'none'}")
+    own = {kind: {key: leaf for key, leaf in tree.items() if kind != "params" or key not in shared} for kind, tree in fresh.items()}
+    return {kind: tree for kind, tree in own.items() if tree}
 
-    shapes = jax.eval_shape(run, jax.random.key(0), x)  # its dicts come back sorted by key
-    return {name: shapes[name] for name in net.names}
+
+def variable_shapes(net: Network, x: Any) -> Variables:
+    """The variables that `init` makes for an input like x, as ShapeDtypeStructs; nothing is computed."""
+    return {stage.name: _owned(net, stage.name, variables) for stage, (variables, _) in zip(net.stages, _shapes(net, x))}
+
+
+def seams(net: Network, x: Any) -> dict[str, Any]:
+    """The shape and dtype of every stage's output for an input like x, in order; nothing is computed."""
+    return {stage.name: out for stage, (_, out) in zip(net.stages, _shapes(net, x))}
+
+
+def _shapes(net: Network, x: Any) -> list[tuple[Any, Any]]:
+    found = []
+    for stage in net.stages:
+        leaves, structure = jax.tree.flatten(x)
+        given = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+        variables, x = _stage_shapes(stage.module, structure, given, jax.config.jax_enable_x64)
+        found.append((jax.tree.map(lambda leaf: leaf, variables), x))  # a copy, so that nobody changes what the cache holds
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _stage_shapes(module: nn.Module, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], x64: bool) -> tuple[Any, Any]:
+    """A stage's variables and output. Every plan asks for them, and blocks are alike, so each is traced once."""
+    arguments = {"train": False} if _takes_train(type(module)) else {}
+
+    def run(key: jax.Array, x: Any) -> tuple[Any, Any]:
+        variables = module.init(key, x, **arguments)
+        return variables, module.apply(variables, x, **arguments)
+
+    return jax.eval_shape(run, jax.random.key(0), jax.tree.unflatten(structure, leaves))
 
 
 def _number(name: str) -> int:

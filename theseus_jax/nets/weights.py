@@ -19,7 +19,7 @@ import numpy as np
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.containers import read_tensors
-from theseus_jax.nets.stage import Network, Variables, init
+from theseus_jax.nets.stage import Network, Variables, variable_shapes
 from theseus_jax.trees import leaves_by_path
 
 SHOWN = 4  # problems spelled out in an error's one line; the others are counted
@@ -98,7 +98,7 @@ def placed(
     Raises UserError naming the tensors that are missing, extra, renamed, transposed, of other shape or dtype, and leaves
     without one.
     """
-    expected = jax.eval_shape(lambda key: init(net, key, x), jax.random.key(0))
+    expected = variable_shapes(net, x)
     leaves = leaves_by_path(expected)
     wanted = {place.path: name for name, place in places.items()}
     if set(wanted) != set(leaves):
