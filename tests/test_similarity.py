@@ -465,6 +465,54 @@ def test_gradients_of_the_gram_forms_and_of_the_reference(x64, name):
     check_gradients(sim.metric(name), *pair(12, 16, 16))
 
 
+def reference_procrustes(x, y):
+    x, y = (z - z.mean(0) for z in (x, y))
+    return 2 - 2 * np.linalg.norm(x.T @ y, "nuc") / (np.linalg.norm(x) * np.linalg.norm(y))
+
+
+@pytest.mark.parametrize("n, p, q", [(12, 16, 20), (12, 16, 5), (12, 5, 16), (12, 12, 12), (13, 12, 13), (30, 6, 4), (2, 3, 1), (40, 1, 1)])
+def test_procrustes_of_every_shape_and_its_derivatives(x64, n, p, q):
+    x, y = pair(n, p, q)
+    np.testing.assert_allclose(jit(sim.procrustes)(x, y), reference_procrustes(x, y), atol=1e-12)
+    check_gradients(sim.procrustes, x, y)
+    forward = jit(lambda x, y: jax.jvp(sim.procrustes, (x, y), (jnp.cos(x), jnp.sin(y))))
+    step = 1e-6
+    by_hand = (reference_procrustes(x + step * np.cos(x), y + step * np.sin(y))
+               - reference_procrustes(x - step * np.cos(x), y - step * np.sin(y))) / (2 * step)
+    np.testing.assert_allclose(forward(x, y)[1], by_hand, atol=1e-7)
+
+
+def test_procrustes_of_layers_without_full_rank_descends_along_a_subgradient(x64):
+    x, y = pair(20, 6, 7)
+    x[:, 4:], y[:, 5:] = 0, y[:, :2]
+    slope = np.asarray(jit(jax.grad(sim.procrustes))(x, y))
+    a, b = (z - z.mean(0) for z in (x, y))
+    left, singular, right = np.linalg.svd(a.T @ b, full_matrices=False)
+    left, right = left[:, singular > 1e-9], right[singular > 1e-9]
+    size = np.linalg.norm(a) * np.linalg.norm(b)
+    aligned = singular.sum() / size
+    np.testing.assert_allclose(slope, -2 * (b @ (left @ right).T / size - aligned * a / np.sum(a * a)), atol=1e-12)
+    assert left.shape == (6, 4) and reference_procrustes(x - 1e-3 * slope, y) < reference_procrustes(x, y)
+
+
+def test_procrustes_of_wide_layers_decomposes_nothing_wider_than_the_batch():
+    x, y = (z.astype(np.float32) for z in pair(16, 300, 200))
+
+    def decomposed(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "svd":
+                yield eqn.invars[0].aval.shape
+            for inner in eqn.params.values():
+                if hasattr(inner, "jaxpr"):
+                    yield from decomposed(inner.jaxpr)
+
+    assert list(decomposed(jax.make_jaxpr(jax.grad(sim.procrustes))(x, y).jaxpr)) == [(16, 16)]
+    slope = jit(jax.grad(sim.procrustes))(x, y)
+    with jax.enable_x64(True):
+        exact = jit(jax.grad(sim.procrustes))(x.astype(np.float64), y.astype(np.float64))
+    np.testing.assert_allclose(slope, exact, atol=1e-4 * np.abs(exact).max())
+
+
 def test_the_gradient_of_dmnn_holds_its_thresholds_still(x64):
     x, y = (jnp.asarray(z) for z in pair(12, 3, 5))
     off = ~np.eye(12, dtype=bool)

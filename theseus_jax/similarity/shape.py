@@ -10,6 +10,40 @@ from theseus_jax.errors import UserError
 from theseus_jax.similarity.gram import Features, centre, checked, prepare, product, squared_norms, within
 
 
+def _reduced(a: jax.Array) -> tuple[jax.Array | None, jax.Array]:
+    """(basis (P, r) or None, core (N, r)) with a = core basis^T and an orthonormal basis; r = min(N, P), None stands for I."""
+    if a.shape[1] <= a.shape[0]:
+        return None, a
+    basis, upper = jnp.linalg.qr(a.T)
+    return basis, upper.T
+
+
+@jax.custom_jvp
+def cross_nuclear_norm(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The sum of the singular values of A^T B, of a (N, P) and b (N, Q): a scalar of their dtype, at least 0.
+
+    With fewer samples than features the singular values are those of a matrix of at most N rows and columns (a QR
+    decomposition of A^T and of B^T first), so a batch of 128 costs a 128 x 128 problem whatever the widths. The
+    derivative is B W^T and A W with W the polar factor of A^T B on its row and column spaces: a subgradient where A^T B
+    is singular, as it always is for centred features of N <= P, Q, where a derivative of QR or SVD would divide by 0.
+    """
+    (_, ours), (_, theirs) = _reduced(a), _reduced(b)
+    return jnp.sum(jnp.linalg.svd(product(ours.T, theirs), compute_uv=False))
+
+
+@cross_nuclear_norm.defjvp
+def _cross_nuclear_norm_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (basis_a, ours), (basis_b, theirs) = map(_reduced, primals)
+    cross = product(ours.T, theirs)
+    left, singular, right = jnp.linalg.svd(cross, full_matrices=False)
+    kept = singular > jnp.finfo(singular.dtype).eps * max(cross.shape) * singular[0]
+    polar = product(jnp.where(kept, left, 0), right)
+    slopes = (product(theirs, polar.T), basis_a), (product(ours, polar), basis_b)
+    change = [jnp.sum(tangent * (slope if basis is None else product(slope, basis.T)))
+              for tangent, (slope, basis) in zip(tangents, slopes)]
+    return jnp.sum(singular), change[0] + change[1]
+
+
 def procrustes(x: jax.Array, y: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
     """Squared orthogonal Procrustes distance of x (N, P) and y (N, Q): a scalar in [0, 2], smaller is more
     similar.
@@ -17,15 +51,14 @@ def procrustes(x: jax.Array, y: jax.Array, *, mask: jax.Array | None = None) -> 
     min over orthogonal R of |X - Y R|^2 = 2 - 2 |X^T Y|_* with X and Y centred and of Frobenius norm 1
     (Williams et al. 2021; Ding et al. 2021); the narrower side counts as padded with zero
     features. Its square root is a metric. Invariant to rotation, shift and isotropic scale of either side.
-    Differentiable where X^T Y has full rank.
+    Differentiable, see `cross_nuclear_norm`.
     mask: (N,) samples that count. A constant layer gives 2 with a zero gradient; NaN gives NaN. Raises
     UserError for N < 2.
     """
     a, b = prepare(x, y, mask, 2, "procrustes")
     undefined = a.constant | b.constant
     lengths = [jnp.where(undefined, 1, jnp.sum(squared_norms(f.values))) for f in (a, b)]
-    singular = jnp.linalg.svd(product(a.values.T, b.values), compute_uv=False)
-    aligned = jnp.sum(singular) * lax.rsqrt(lengths[0]) * lax.rsqrt(lengths[1])
+    aligned = cross_nuclear_norm(a.values, b.values) * lax.rsqrt(lengths[0]) * lax.rsqrt(lengths[1])
     return 2 - 2 * jnp.where(undefined, 0, within(aligned, 0, 1))
 
 
