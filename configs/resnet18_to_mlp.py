@@ -17,14 +17,13 @@ def default():
     c.data.source, c.data.share, c.data.unlabelled = "fashion_mnist", 1000, True
     c.guide.arch, c.guide.width, c.guide.steps = "resnet18", 8, 1500
     c.target.arch, c.target.width, c.target.depth, c.target.norm = "mlp", 512, 4, "layer"
-    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 600, 0.05, "joint", "cka_biased"
+    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 400, 0.05, "joint", "procrustes"
     c.convert.align_rate = c.convert.finish_rate = 1e-3
-    c.convert.finish_kl, c.convert.finish_align, c.convert.stitch_ridge = 1.0, 30.0, 1e-3
+    c.convert.finish_kl, c.convert.finish_align, c.convert.stitch_ridge = 1.0, 100.0, 1e-3
     c.controls.names = ("from_scratch", "distilled", "fitnets", "theseus", "ted", "supervised")
     c.controls.kl, c.controls.equal_flops = 1.0, False
-    for name in ("scratch", "distilled", "fitnets", "theseus", "ted", "supervised"):
-        c.controls[f"{name}_rate"] = 1e-3
-    c.controls.distilled_rate = 5e-4
+    c.controls.scratch_rate = c.controls.ted_rate = c.controls.supervised_rate = 1e-3
+    c.controls.distilled_rate = c.controls.fitnets_rate = c.controls.theseus_rate = 5e-4
     return c
 
 
