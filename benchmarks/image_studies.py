@@ -32,6 +32,7 @@ STEPS = 200
 # Of every row, where a study does not say otherwise. Biased CKA and its weight were the default when the studies began.
 COMMON = (f"convert.steps={STEPS},convert.metric=cka_biased,convert.finish_align=30,report.guide_table=False,"
           "report.hybrid_examples=1000")
+PROCRUSTES = "convert.metric=procrustes,convert.finish_align=100"  # the default's, in studies that came later
 THREE = {"auto": "auto", "early": "block_1=block_1; block_2=block_2; pool=block_3", "late": "block_6=block_1; block_7=block_2; pool=block_3",
          "last seam alone": "pool=block_3"}
 STUDIES = {
@@ -44,7 +45,7 @@ STUDIES = {
         "joint", "progressive", "sequential", "independent", "parallel", "one_shot")},
     "norm": {f"{norm}": f"target.norm={norm},convert.recalibrate={2048 if norm == 'batch' else 0}" for norm in (
         "layer", "batch", "group", "none")},
-    "steps": {f"{steps} steps": f"convert.steps={steps}" for steps in (50, 100, 200, 400, 800)},
+    "steps": {f"{steps} steps": f"{PROCRUSTES},convert.steps={steps}" for steps in (50, 100, 200, 400, 800)},
     "labels": {"pictures without labels": "", "1000 pictures alone": "data.unlabelled=False",
                "every label in fine-tuning": "data.share=0,convert.finish_kl=0.5"},
 }
@@ -104,8 +105,9 @@ def main() -> None:
     rows = []
     if given.study == "guide":
         for name, text in GUIDES.items():
-            variables, scores = trained_guide(settings(text), data)
-            rows.append({**row(name, "converted", settings(text), data, variables), "guide_accuracy": scores["accuracy"]})
+            config = settings(f"{PROCRUSTES},{text}")
+            variables, scores = trained_guide(config, data)
+            rows.append({**row(name, "converted", config, data, variables), "guide_accuracy": scores["accuracy"]})
         rows.append(row("no guide, 5000 labels", "from_scratch", settings("data.share=5000"), data, variables))
     else:
         _, guide = tj.restore(given.guide, model="guide")

@@ -22,8 +22,8 @@ def default():
     c.train.batch, c.train.remember = 64, True
     c.convert.mapping = "block_3=block_2, block_5=block_4, block_11=block_6, features=pool"
     c.report.hybrid_examples = 500
-    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 200, 0.1, "joint", "cka_biased"
-    c.convert.samples, c.convert.recalibrate, c.convert.finish_kl, c.convert.finish_align = "pooled", 1024, 1.0, 3.0
+    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 200, 0.1, "joint", "procrustes"
+    c.convert.samples, c.convert.recalibrate, c.convert.finish_kl, c.convert.finish_align = "pooled", 1024, 1.0, 10.0
     c.controls.names = ("from_scratch", "distilled", "fitnets")
     c.controls.kl, c.controls.equal_flops = 1.0, False
     return c
@@ -44,6 +44,7 @@ def paper():
     c.data.train, c.data.validation, c.data.test, c.guide.size = 0, 0, 0, 128
     c.train.batch, c.train.remember, c.data.flip, c.data.crop = 256, False, True, 4
     c.target.width, c.convert.steps = 64, 20000
+    c.convert.metric, c.convert.finish_align = "cka_biased", 3.0
     return c
 
 

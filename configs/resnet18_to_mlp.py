@@ -1,12 +1,12 @@
 """A trained ResNet-18 becomes an MLP, part by part, on Fashion-MNIST: labels are few, pictures are not.
 
 Claim tested: where 1,000 of 54,000 pictures have labels, conversion, which reads none, recovers at least half of the gap between
-the MLP trained on the labels and its guide, and beats every control at equal optimizer steps. The first half holds; against
-plain distillation on the same pictures it is a tie (benchmarks/README.md).
+the MLP trained on the labels and its guide, and beats every control at equal optimizer steps. Both hold with Procrustes distance; with
+biased CKA it is a tie with plain distillation on the same pictures (benchmarks/README.md).
 
     python launch/run.py --config=configs/resnet18_to_mlp.py
 
-2 CPU cores: 11 to 15 minutes, measured beside other work, 3 seeds; test accuracy 91.6 % (guide), 87.7 % (converted), 80.9 % (from scratch). Needs Debian's
+2 CPU cores: 6 minutes, 3 seeds; test accuracy 91.6 % (guide), 88.0 (converted), 86.7 (distilled), 80.9 (from scratch). Needs Debian's
 dataset-fashion-mnist, or its four files in data.path. `paper`: ImageNet through TFDS, one GPU; its rates and steps are untuned.
 """
 from theseus_jax.config import base, preset
@@ -44,6 +44,7 @@ def cifar10():
     c.train.batch, c.train.chunk, c.train.weight_decay = 256, 200, 0.05
     c.guide.width, c.guide.steps, c.guide.learning_rate = 64, 12000, 1e-3
     c.target.width, c.target.depth, c.convert.steps = 2048, 4, 8000
+    c.convert.metric, c.convert.finish_align = "cka_biased", 30.0  # many small singular value problems would hold up a GPU
     c.controls.names = ("from_scratch", "distilled", "fitnets")
     return c
 
@@ -55,6 +56,7 @@ def paper():
     c.data.unlabelled, c.train.batch = False, 256
     c.guide.width, c.guide.stem, c.guide.steps, c.guide.learning_rate = 64, "imagenet", 450000, 1e-3
     c.target.width, c.target.depth, c.convert.steps = 2048, 9, 50000
+    c.convert.metric, c.convert.finish_align = "cka_biased", 30.0
     return c
 
 
