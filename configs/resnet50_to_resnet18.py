@@ -11,6 +11,12 @@ distillation with the guide's stem too; with debiased CKA these tied with it.
 from theseus_jax.config import base, preset
 
 
+def _rate(c, rate):
+    c.convert.finish_rate = rate
+    for name in ("scratch", "distilled", "one_shot", "one_shot_distilled", "fitnets"):
+        c.controls[f"{name}_rate"] = rate
+
+
 def default():
     c = base("classification")
     c.data.source, c.data.share = "fashion_mnist", 2000
@@ -19,13 +25,11 @@ def default():
     c.train.batch = 64
     c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 200, 0.2, "joint", "procrustes"
     c.convert.inherit, c.convert.recalibrate, c.convert.finish_kl, c.convert.finish_align = ("stem",), 1024, 1.0, 30.0
-    c.convert.finish_rate = 1e-2
     c.convert.samples, c.convert.mapping = "pooled", "block_3=block_2, block_7=block_4, block_13=block_6, pool=pool"
     c.report.hybrid_examples = 500
     c.controls.names = ("from_scratch", "distilled", "one_shot", "one_shot_distilled", "fitnets")
     c.controls.kl, c.controls.equal_flops = 1.0, False
-    for name in ("scratch", "distilled", "one_shot", "one_shot_distilled", "fitnets"):
-        c.controls[f"{name}_rate"] = 1e-2
+    _rate(c, 1e-2)
     return c
 
 
@@ -46,6 +50,7 @@ def paper():
     c.guide.stem = c.target.stem = "imagenet"
     c.train.batch, c.guide.steps, c.convert.steps = 256, 450000, 50000
     c.convert.metric, c.convert.finish_align = "cka_debiased", 1.0
+    _rate(c, 3e-3)
     return c
 
 
