@@ -1,5 +1,6 @@
 """The loop: optimizer steps against a plain loop, seeds, data order, frozen parts, compile cache, FLOPs, resuming."""
 import dataclasses
+import functools
 import logging
 import re
 
@@ -183,6 +184,26 @@ def test_the_step_of_a_stage_holds_no_work_of_later_stages():
 def test_a_sequential_stage_does_not_differentiate_its_frozen_prefix():
     sequential, progressive = stage_phases()[1], stage_phases(schedule="progressive")[1]
     assert _flops(sequential) < 0.85 * _flops(progressive)
+
+
+@pytest.mark.parametrize("fn, shape, expected", [
+    (jnp.linalg.cholesky, (3, 3), 9), (jnp.linalg.eigh, (3, 3), 243), (jnp.linalg.qr, (6, 2), 16 * (6 - 2 / 3)),
+    (jnp.linalg.svd, (4, 4), 22 * 64), (functools.partial(jnp.linalg.svd, compute_uv=False), (5, 2), 4 * 5 * 4 - 4 * 8 / 3),
+    (functools.partial(jnp.linalg.svd, full_matrices=False), (2, 5), 14 * 5 * 4 + 8 * 8),
+    (jax.vmap(jnp.linalg.cholesky), (7, 3, 3), 7 * 9),
+])
+def test_flops_of_decompositions_are_those_of_the_textbook(fn, shape, expected):
+    assert cost.uncounted(jax.make_jaxpr(fn)(np.ones(shape, np.float32)).jaxpr) == pytest.approx(expected)
+    assert cost.flops(fn, jax.ShapeDtypeStruct(shape, jnp.float32)) >= expected
+
+
+def test_flops_of_decompositions_count_every_step_of_a_scan():
+    def looped(x):
+        return jax.lax.scan(lambda c, z: (c, jnp.linalg.svd(z)[0]), 0, x)
+
+    one, five = (cost.flops(looped, jax.ShapeDtypeStruct((length, 9, 9), jnp.float32)) for length in (1, 5))
+    assert 22 * 9**3 <= one <= 1.1 * 22 * 9**3
+    assert five == pytest.approx(5 * one, rel=0.05)
 
 
 def test_flops_count_every_step_of_a_scan():

@@ -1,6 +1,7 @@
 """What a program costs: FLOPs from the compiled program, latency as a warmed median."""
 from __future__ import annotations
 
+import math
 import re
 import time
 from typing import Any, Callable
@@ -28,33 +29,48 @@ def program_flops(compiled: Any) -> float:
 
 
 def flops(fn: Callable[..., Any], *args: Any) -> float:
-    """FLOPs of one call of `fn(*args)`: the compiled program's count, with each scan's body counted `length` times.
+    """FLOPs of one call of `fn(*args)`: the compiled program's count and what that leaves out (`uncounted`).
 
-    args: arrays or ShapeDtypeStructs; nothing is run. XLA's own count takes a loop's body once, so what is missing,
-    (length - 1) times the body's compiled count, is added for every `lax.scan` in the program, nested ones included.
-    A `while_loop` without a known length is counted once.
+    args: arrays or ShapeDtypeStructs; nothing is run. A `while_loop` without a known length is counted once.
     """
     closed = jax.make_jaxpr(fn)(*args)
-    return program_flops(jax.jit(fn).lower(*args).compile()) + scan_correction(closed.jaxpr)
+    return program_flops(jax.jit(fn).lower(*args).compile()) + uncounted(closed.jaxpr)
 
 
 def lowered_flops(fn: Callable[..., Any], *args: Any) -> float:
     """As `flops`, from the program before XLA optimises it: nothing is compiled, and the count is a little higher."""
-    return program_flops(jax.jit(fn).lower(*args)) + scan_correction(jax.make_jaxpr(fn)(*args).jaxpr)
+    return program_flops(jax.jit(fn).lower(*args)) + uncounted(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
-def scan_correction(jaxpr: Any) -> float:
-    """FLOPs that XLA's count leaves out of a jaxpr because it counts each scan's body once."""
+def uncounted(jaxpr: Any) -> float:
+    """FLOPs that XLA's count leaves out of a jaxpr: it takes each scan's body once, whatever its length, and matrix
+    decompositions, which are calls of LAPACK or cuSOLVER, as nothing.
+    """
     missing = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
             body = equation.params["jaxpr"]
-            inner = scan_correction(body.jaxpr)
+            inner = uncounted(body.jaxpr)
             once = program_flops(_compile(body)) if equation.params["length"] > 1 else 0.0
             missing += inner + (equation.params["length"] - 1) * (once + inner)
         else:
-            missing += sum(scan_correction(inner) for inner in _subjaxprs(equation))
+            missing += _decomposition(equation) + sum(uncounted(inner) for inner in _subjaxprs(equation))
     return missing
+
+
+def _decomposition(equation: Any) -> float:
+    """FLOPs of a decomposition of m x n, m >= n (Golub and Van Loan 2013, 4.2, 5.2, 8.3 and 8.6), 0 for any other equation.
+
+    QR with its orthogonal factor, the SVD and the eigenvectors by their textbook algorithms; a library may take others.
+    """
+    kind, wanted = equation.primitive.name, len(equation.outvars)
+    if kind not in ("qr", "svd", "eigh", "cholesky"):
+        return 0.0
+    *batch, rows, columns = equation.invars[0].aval.shape
+    m, n = max(rows, columns), min(rows, columns)
+    count = {"qr": 4 * n**2 * (m - n / 3), "svd": 14 * m * n**2 + 8 * n**3 if wanted > 1 else 4 * m * n**2 - 4 * n**3 / 3,
+             "eigh": 9 * n**3, "cholesky": n**3 / 3}[kind]
+    return math.prod(batch) * count
 
 
 def _compile(closed: Any) -> Any:

@@ -269,13 +269,13 @@ def _compile(program: Program, structure: Any, shapes: tuple[tuple[tuple[int, ..
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
     compiled = jax.jit(functools.partial(chunk, program), donate_argnums=(0, 3)).lower(*args).compile()
     # The loops over steps and seeds are counted once by XLA, which makes its count that of one step of one seed (vmap
-    # runs all seeds in one body); loops inside a step, such as an RNN's, have to be added.
+    # runs all seeds in one body); loops inside a step, such as an RNN's, and decompositions have to be added.
     seeds = 1 if jax.default_backend() == "cpu" else args[4].shape[0]
-    return Compiled(compiled, cost.program_flops(compiled) / seeds + _step_scans(program, args),
+    return Compiled(compiled, cost.program_flops(compiled) / seeds + _step_uncounted(program, args),
                     time.perf_counter() - begin)
 
 
-def _step_scans(program: Program, args: tuple[Any, ...]) -> float:
+def _step_uncounted(program: Program, args: tuple[Any, ...]) -> float:
     params, rest, guide_variables, _, _, examples, stored, indices, _, _, _ = args
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (params, rest))
     if jax.tree.leaves(stored):
@@ -286,4 +286,4 @@ def _step_scans(program: Program, args: tuple[Any, ...]) -> float:
         return jax.grad(loss_fn, argnums=1, has_aux=True)(
             program, params, rest, guide_variables, batch, (jnp.zeros(()), jnp.ones(())), jax.random.key(0))
 
-    return cost.scan_correction(jax.make_jaxpr(step)(*one, guide_variables, batch).jaxpr)
+    return cost.uncounted(jax.make_jaxpr(step)(*one, guide_variables, batch).jaxpr)
