@@ -41,8 +41,8 @@ STUDIES = {
                                   for k, t in ((5, 0.05), (10, 0.01), (10, 0.02), (10, 0.05), (10, 0.1), (20, 0.05))}},
     "estimator": {name: f"convert.metric={name}" for name in ("cka_biased", "cka_debiased", "dmnn", "dmnn_softmax", "rsa", "procrustes")},
     "mapping": {name: f"convert.mapping={text}" for name, text in THREE.items()},
-    "schedule": {name: f"convert.schedule={name},convert.align=0.3" for name in (
-        "joint", "progressive", "sequential", "independent", "parallel", "one_shot")},
+    # independent and parallel feed parts with the guide's activations, which an MLP of other seams cannot read
+    "schedule": {name: f"convert.schedule={name},convert.align=0.3" for name in ("joint", "progressive", "sequential", "one_shot")},
     "norm": {f"{norm}": f"target.norm={norm},convert.recalibrate={2048 if norm == 'batch' else 0}" for norm in (
         "layer", "batch", "group", "none")},
     "steps": {f"{steps} steps": f"{PROCRUSTES},convert.steps={steps}" for steps in (50, 100, 200, 400, 800)},

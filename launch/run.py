@@ -4,6 +4,8 @@ Exit codes: 0 done, 2 the user's mistake (one line), anything else a bug.
 """
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import logging
 import os
 import pathlib
@@ -65,12 +67,37 @@ def main(argv: list[str]) -> None:
     print(f"\n{report.table(results)}\n\n{workdir}/report.html  ({time.monotonic() - began:.0f} s)")
 
 
+def _unknown_setting(argv: list[str]) -> str | None:
+    """The first --config.KEY that the config file does not have, as one line; None if all are there."""
+    given = dict(item.lstrip("-").partition("=")[::2] for item in argv[1:] if item.startswith("-"))
+    path, _, preset = given.get("config", "").partition(":")
+    if not pathlib.Path(path).is_file():
+        return None
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in [name for name in given if name.startswith("config.")]:
+        section, at = module.get_config(preset or None), "config"
+        for key in name.split(".")[1:]:
+            there = list(section.keys()) if hasattr(section, "keys") else []
+            if key not in there:
+                close = difflib.get_close_matches(key, there, 1)
+                return (f"there is no {at}.{key} in {path}; " + (f"did you mean {at}.{close[0]}? " if close else "")
+                        + (f"{at} has {', '.join(sorted(there))}" if there else f"{at} is a single value"))
+            section, at = section[key], f"{at}.{key}"
+    return None
+
+
 def _parse(argv: list[str]) -> list[str]:
     """absl's parsing, with every mistake in a flag or a config file as one line and exit code 2."""
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # a mistake inside a config file comes as a whole traceback in the message: its last line says what it is
+        unknown = None if "Traceback" in str(error) else _unknown_setting(argv)
+        if unknown:
+            print(f"run.py: {unknown}", file=sys.stderr)
+            raise SystemExit(2) from None
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         line = lines[-1].partition("UserError: ")[2] or lines[-1] if "Traceback" in str(error) else " ".join(lines)
         print(f"run.py: {line[:400]}", file=sys.stderr)

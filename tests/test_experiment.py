@@ -183,7 +183,10 @@ def launch(*arguments):
 
 
 @pytest.mark.parametrize("arguments, word", [
-    (["--config=configs/gpt2_to_rnn.py", "--config.convert.stepz=3"], "stepz"),
+    (["--config=configs/gpt2_to_rnn.py", "--config.convert.stepz=3"],
+     "there is no config.convert.stepz in configs/gpt2_to_rnn.py; did you mean config.convert.steps? config.convert has align, "),
+    (["--config=configs/gpt2_to_rnn.py", "--config.data.size=32"], "there is no config.data.size in configs/gpt2_to_rnn.py; config.data has context"),
+    (["--config=configs/gpt2_to_rnn.py", "--config.convert.steps.more=1"], "config.convert.steps is a single value"),
     (["--config=configs/gpt2_to_rnn.py:tiny"], "there is no preset 'tiny'"),
     (["--config=configs/gpt2_to_rnn.py", "--config.convert.steps=abc"], "abc"),
     (["--config=configs/nothing.py"], "nothing.py"), (["--config=configs/gpt2_to_rnn.py", "config.seeds=3"], "config.seeds=3"),
@@ -254,3 +257,7 @@ def test_a_share_of_the_gap_is_claimed_only_where_there_is_a_gap():
     assert claims(rows, ACCURACY)[-1]["holds"] and claims(rows, ACCURACY)[-1]["measured"].startswith("60.0%")
     assert not claims([rows[0], model("converted", 0.84), rows[2]], ACCURACY)[-1]["holds"]
     assert all("gap" not in claim["text"] for claim in claims([model("guide", 0.7), *rows[1:]], ACCURACY))
+    single = claims([{**row, "seeds": row["seeds"][:1]} for row in rows], ACCURACY)
+    assert [claim["holds"] for claim in single] == [False] * 3
+    assert all(claim["measured"].endswith("; one seed supports no claim") for claim in single if "FLOPs" not in claim["text"])
+    assert not any("standard error" in claim["measured"] for claim in single)

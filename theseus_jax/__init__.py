@@ -10,9 +10,10 @@ I inputs, J hidden units, O outputs, S seeds, V vocabulary.
 from theseus_jax import methods, nets, similarity
 from theseus_jax.errors import UserError
 from theseus_jax.experiment import dry_run, restore, run
+from theseus_jax.experiment.in_memory import convert
 from theseus_jax.nets.decode import generate
 from theseus_jax.nets.stage import Network, Stage, forward, init, network, replace
 
 from theseus_jax.version import __version__
-__all__ = ["Network", "Stage", "UserError", "dry_run", "forward", "generate", "init", "methods", "nets", "network",
+__all__ = ["Network", "Stage", "UserError", "convert", "dry_run", "forward", "generate", "init", "methods", "nets", "network",
            "replace", "restore", "run", "similarity"]

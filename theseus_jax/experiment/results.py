@@ -114,6 +114,9 @@ def stage_records(rows: list[dict[str, Any]], score: str) -> list[dict[str, Any]
     return records
 
 
+ONE_SEED = "; one seed supports no claim"
+
+
 def claims(models: list[dict[str, Any]], compared: Compared) -> list[dict[str, Any]]:
     """What the run set out to show, each with what was measured; a difference counts beyond two standard errors.
 
@@ -144,17 +147,17 @@ def claims(models: list[dict[str, Any]], compared: Compared) -> list[dict[str, A
 
 def _recovery(named: dict[str, dict[str, Any]], compared: Compared) -> dict[str, Any]:
     guide, ours, scratch = (named[name][compared.value] for name in ("guide", "converted", "from_scratch"))
-    share = (ours - scratch) / (guide - scratch)
-    return {"text": "converted recovers at least half of the gap between from_scratch and guide", "holds": bool(share >= 0.5),
-            "measured": f"{share:.1%} of {scratch:.4f} to {guide:.4f} {compared.unit}"}
+    share, count = (ours - scratch) / (guide - scratch), len(named["converted"][compared.values])
+    return {"text": "converted recovers at least half of the gap between from_scratch and guide", "holds": bool(count > 1 and share >= 0.5),
+            "measured": f"{share:.1%} of {scratch:.4f} to {guide:.4f} {compared.unit}" + (ONE_SEED if count == 1 else "")}
 
 
 def _claim(ours: dict[str, Any], rival: dict[str, Any], text: str, compared: Compared) -> dict[str, Any]:
     lead = compared.sign * (ours[compared.value] - rival[compared.value])
     error, count = math.hypot(ours[compared.error], rival[compared.error]), len(ours[compared.values])
+    spread = ONE_SEED if count == 1 else f" with a standard error of {error:.4f} over {count} seeds"
     return {"text": text, "holds": bool(count > 1 and lead > 2 * error),
-            "measured": f"{ours[compared.value]:.4f} against {rival[compared.value]:.4f} {compared.unit}: {lead:+.4f} with a "
-                        f"standard error of {error:.4f} over {count} seeds"}
+            "measured": f"{ours[compared.value]:.4f} against {rival[compared.value]:.4f} {compared.unit}: {lead:+.4f}{spread}"}
 
 
 def classifier_cost(net: Network, variables: dict[str, Any], example: Any, *, repeats: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def auto_mapping(guide: Network, target: Network, example: Any) -> Mapping:
     for name, net, parts in zip(("guide", "target"), (guide, target), ends):
         if not parts:
             raise UserError(f"the {name} has no stage between its first and its last ({', '.join(net.names)}); "
-                            "give convert.mapping, or split it in more stages")
+                            "give a mapping (convert.mapping), or split it in more stages")
     runs = [_runs(parts, seams(net, example)) for parts, net in zip(ends, (guide, target))]
     if len(runs[0]) != len(runs[1]):
         runs = [[parts] for parts in ends]

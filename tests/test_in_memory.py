@@ -1,0 +1,112 @@
+"""tj.convert: networks and arrays of one's own, without a config."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import theseus_jax as tj
+from theseus_jax.errors import UserError
+from theseus_jax.similarity import cka, metric
+from theseus_jax.trees import bit_equal
+
+N, P, O = 2048, 8, 4
+KEY = jax.random.key(0)
+
+
+class Layer(nn.Module):
+    width: int
+    kind: str = "relu"
+
+    @nn.compact
+    def __call__(self, x):
+        return getattr(nn, self.kind)(nn.Dense(self.width)(x))
+
+
+GUIDE = tj.network([("a", Layer(24)), ("b", Layer(24)), ("c", Layer(20)), ("out", nn.Dense(O))])
+TARGET = tj.network([("first", Layer(32, "tanh")), ("second", Layer(28, "tanh")), ("logits", nn.Dense(O))])
+X = np.random.default_rng(0).normal(size=(N, P)).astype(np.float32)
+GUIDE_VARIABLES = jax.tree.map(lambda leaf: 1.5 * leaf, tj.init(GUIDE, jax.random.key(7), X[:1]))
+
+
+def classes(net, variables, x):
+    return np.asarray(tj.forward(net, variables, x)[0]).argmax(-1)
+
+
+@pytest.fixture(scope="module")
+def converted():
+    return tj.convert(GUIDE, GUIDE_VARIABLES, TARGET, X, key=KEY, mapping="a=first, c=second")
+
+
+def test_the_target_answers_as_the_guide_does_on_inputs_it_never_saw(converted):
+    held = np.random.default_rng(1).normal(size=(N, P)).astype(np.float32)
+    wanted = classes(GUIDE, GUIDE_VARIABLES, held)
+    assert np.bincount(wanted, minlength=O).max() < 0.6 * N, "a constant answer must not pass"
+    before = tj.init(TARGET, KEY, X[:1])
+    agreement = [np.mean(classes(TARGET, variables, held) == wanted) for variables in (before, converted[0])]
+    assert agreement[0] < 0.5 and agreement[1] > 0.7
+    inside = [cka(tj.forward(TARGET, v, held, stop="second")[0], tj.forward(GUIDE, GUIDE_VARIABLES, held, stop="c")[0])
+              for v in (before, converted[0])]
+    assert inside[1] > inside[0] + 0.1
+
+
+def test_the_rows_tell_every_phase_and_the_key_decides_everything(converted):
+    variables, history = converted
+    trained = [row for row in history if row["kind"] == "train"]
+    assert [phase for phase in dict.fromkeys(row["phase"] for row in trained)] == ["align", "finetune"]
+    assert trained[-1]["loss"] < trained[-len(trained) // 2]["loss"]
+    again = tj.convert(GUIDE, GUIDE_VARIABLES, TARGET, X, key=KEY, mapping="a=first, c=second")[0]
+    other = tj.convert(GUIDE, GUIDE_VARIABLES, TARGET, X, key=jax.random.key(1), mapping="a=first, c=second")[0]
+    assert bit_equal(variables, again) and not bit_equal(variables, other)
+    assert list(variables) == list(TARGET.names)
+
+
+def test_labels_of_one_s_own_are_learnt_where_settings_read_them():
+    labels = (X[:, 0] > 0).astype(np.int64) + 2 * (X[:, 1] > 0)
+    settings = tj.methods.convert.Settings("progressive", metric("cka_debiased"), 240, align=0.2)
+    variables, _ = tj.convert(GUIDE, GUIDE_VARIABLES, TARGET, X, labels, key=KEY, settings=settings)
+    assert np.mean(classes(TARGET, variables, X) == labels) > 0.9
+    assert np.mean(classes(GUIDE, GUIDE_VARIABLES, X) == labels) < 0.5
+
+
+SETTINGS = tj.methods.convert.Settings("joint", metric("cka_debiased"), 20)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"target": tj.network([("a", Layer(8)), ("b", nn.Dense(O + 1))])}, r"guide's logits are \(1, 4\) and the target's \(1, 5\); give"),
+    ({"settings": SETTINGS}, "labels are None and settings read them .* give labels, or finish_kl=1.0"),
+    ({"labels": np.zeros(N)}, r"float64, for 2048 inputs and 4 classes; give \(N,\) integers in 0 .. 3"),
+    ({"labels": np.zeros(N - 1, int)}, r"labels of shape \(2047,\)"),
+    ({"labels": np.full(N, O)}, "integers in 0 .. 3"),
+    ({"labels": np.full(N, -1)}, "integers in 0 .. 3"),
+    ({"batch": N + 1}, "2048 inputs are fewer than a batch of 2049; lower batch"),
+    ({"mapping": "a=first, z=second"}, "no stage 'z'"),
+    ({"mapping": "c=second, a=first"}, "must go forward"),
+])
+def test_what_does_not_fit_is_refused_in_one_line(changes, message):
+    given = {"guide": GUIDE, "guide_variables": GUIDE_VARIABLES, "target": TARGET, "inputs": X, "key": KEY} | changes
+    with pytest.raises(UserError, match=message) as caught:
+        tj.convert(**given)
+    assert "\n" not in str(caught.value)
+
+
+def test_stages_without_parameters_and_pictures():
+    pictures = np.random.default_rng(0).normal(size=(96, 8, 8, 1)).astype(np.float32)
+    guide = tj.network([("conv", nn.Conv(4, (3, 3))), ("relu", Act()), ("flat", Flat()), ("out", nn.Dense(3))])
+    target = tj.network([("flat", Flat()), ("hidden", Layer(16)), ("out", nn.Dense(3))])
+    guide_variables = tj.init(guide, jax.random.key(2), pictures[:1])
+    settings = tj.methods.convert.Settings("joint", metric("procrustes"), 10, align=0.2, samples="pooled", finish_kl=1.0, finish_align=1.0)
+    variables, _ = tj.convert(guide, guide_variables, target, pictures, key=KEY, mapping="flat=hidden", settings=settings, batch=32)
+    assert variables["flat"] == {} and jnp.isfinite(tj.forward(target, variables, pictures)[0]).all()
+    with pytest.raises(UserError, match="the guide has no stage between its first and its last .* give a mapping"):
+        tj.convert(guide, guide_variables, target, pictures, key=KEY, settings=settings, batch=32)
+
+
+class Act(nn.Module):
+    def __call__(self, x):
+        return nn.relu(x)
+
+
+class Flat(nn.Module):
+    def __call__(self, x):
+        return x.reshape(len(x), -1)
