@@ -80,7 +80,8 @@ SETTINGS = tj.methods.convert.Settings("joint", metric("cka_debiased"), 20)
     ({"labels": np.full(N, O)}, "integers in 0 .. 3"),
     ({"labels": np.full(N, -1)}, "integers in 0 .. 3"),
     ({"batch": N + 1}, "2048 inputs are fewer than a batch of 2049; lower batch"),
-    ({"mapping": "a=first, z=second"}, "no stage 'z'"),
+    ({"mapping": "a=first, z=second"}, "names 'z', which is no stage of the guide; its stages are a, b, c, out"),
+    ({"mapping": "a=first, c=z"}, "no stage of the target; its stages are first, second, logits"),
     ({"mapping": "c=second, a=first"}, "must go forward"),
 ])
 def test_what_does_not_fit_is_refused_in_one_line(changes, message):

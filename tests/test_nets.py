@@ -250,6 +250,7 @@ def test_seams_are_the_shapes_of_the_captured_outputs():
         net = NETS[name]
         captured = jax.eval_shape(lambda v: forward(net, v, TOKENS, capture=net.names)[1], variables_of(net))
         assert seams(net, TOKENS) == captured
+        assert jax.eval_shape(lambda v: forward(net, v, TOKENS, capture="block_1")[1], variables_of(net)) == {"block_1": captured["block_1"]}
 
 
 def test_variable_shapes_are_those_of_init_without_tied_parameters():

@@ -45,7 +45,7 @@ def stratified_rows(y: np.ndarray, count: int, seed: int) -> np.ndarray:
     classes = np.unique(y)
     if not len(classes) <= count <= len(y):
         raise UserError(f"a subset of {count} examples was asked for; expected from {len(classes)}, one of each class that "
-                        f"is there, to all {len(y)}; set such a number")
+                        f"is there, to all {len(y)}; set such a number (data.share, or the size of that split)")
     order = np.random.default_rng(seed).permutation(len(y))
     place = np.empty(len(y))
     for label in classes:

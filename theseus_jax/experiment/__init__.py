@@ -56,7 +56,7 @@ def restore(workdir: str | pathlib.Path, model: str = "converted", seed: int = 0
     """(network, variables) of a model of a run, ready for `forward` and `generate`. Raises UserError if there is none."""
     path = pathlib.Path(workdir) / "checkpoints" / model
     if not path.exists():
-        there = sorted(p.name for p in path.parent.glob("*") if p.name != "unfinished") if path.parent.exists() else []
+        there = sorted(p.name for p in path.parent.glob("*") if p.name not in ("unfinished", "seeds")) if path.parent.exists() else []
         raise UserError(f"{workdir} holds no finished model {model!r}; it has {', '.join(there) or 'none'}")
     tree, note = checkpoints.load(path, items=("variables",))
     config = stored_config(note["config"])

@@ -33,7 +33,7 @@ def convert(
     "guide_stage=target_stage, ...", each the end of a part. settings: `tj.methods.convert.Settings`; by default 500 steps, a tenth
     of them joint alignment, then distillation with Procrustes distance at every seam, rates untuned. batch: rows a step. key: a PRNG key.
     Each row holds phase, step, losses and rate. The plan is that of `tj.methods.convert.plan`.
-    Raises UserError for arrays that do not fit each other or the networks, seams that cannot be bridged, too few rows.
+    Raises UserError for arrays that do not fit each other or the networks, unknown stages, seams that cannot be bridged, too few rows.
     """
     settings = settings or DEFAULT
     example, labels = _checked(guide, target, inputs, labels, settings, batch)

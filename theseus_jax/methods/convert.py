@@ -71,6 +71,10 @@ class Settings:
 def check_mapping(guide: Network, target: Network, mapping: Mapping) -> None:
     """Raises UserError unless the seams go forward in both networks and end just before both heads."""
     for net, side, name in ((guide, 0, "guide"), (target, 1, "target")):
+        unknown = [seam[side] for seam in mapping if seam[side] not in net.names]
+        if unknown:
+            raise UserError(f"the mapping (convert.mapping) names {unknown[0]!r}, which is no stage of the {name}; its stages are "
+                            f"{', '.join(net.names)}")
         places = [position(net, seam[side]) for seam in mapping]
         if not places or sorted(set(places)) != places or places[-1] != len(net.stages) - 2:
             raise UserError(f"the mapping's {name} stages {[seam[side] for seam in mapping]} must go forward and end with "

@@ -139,18 +139,19 @@ def _apply(net: Network, stage: Stage, variables: Variables, x: Any, train: bool
 
 def forward(
     net: Network, variables: Variables, x: Any, *, train: bool = False, start: str | None = None,
-    stop: str | None = None, capture: Sequence[str] = (), key: jax.Array | None = None,
+    stop: str | None = None, capture: Sequence[str] | str = (), key: jax.Array | None = None,
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Run the stages from `start` to `stop`, both included (None: the first and the last).
 
-    x: the input of stage `start`. capture: names of stages whose outputs are wanted. key: for dropout.
+    x: the input of stage `start`. capture: names of stages (or one name) whose outputs are wanted.
+    key: for dropout.
     Returns (y, activations, batch_stats): the output of `stop`, `{name: output}` for each captured stage, and the
     new batch statistics of each stage that has some. Stages outside start..stop are not traced.
     Raises UserError for a name that is not a stage, or a captured stage that is not run.
     """
     first = 0 if start is None else position(net, start)
     last = len(net.stages) - 1 if stop is None else position(net, stop)
-    run = net.stages[first: last + 1]
+    run, capture = net.stages[first: last + 1], (capture,) if isinstance(capture, str) else capture
     missing = [name for name in capture if name not in {stage.name for stage in run}]
     if missing or not run:
         raise UserError(f"stages {missing or [start, stop]} are not among those run: {[s.name for s in run]}")
