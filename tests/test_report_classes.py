@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import statistics
+from html import escape
 
 import pytest
 from test_report import Page, refusal, row
@@ -14,7 +15,8 @@ from test_report import Page, refusal, row
 from theseus_jax import report
 from theseus_jax.experiment import results as measured
 from theseus_jax.experiment.classify import ACCURACY
-from theseus_jax.report import class_figures, class_page, class_tables, classes, curves, figures, page, tables
+from theseus_jax.methods.baselines import CONTROLS
+from theseus_jax.report import class_figures, class_page, class_tables, classes, curves, figures, glossary, page, tables
 
 TEST = {
     "guide": (0.90,),
@@ -539,3 +541,14 @@ def test_sizes_in_the_lead(run):
     text = class_page.subject(changed)
     assert "became the target (birnn, lru cells, depth 2, width 384, units 64, 4.71 k parameters)" in text
     assert "The guide (45.2 k parameters)" in text
+
+
+def test_the_words_of_the_report_are_explained_and_those_of_other_runs_left_out(run):
+    names = {model["name"] for model in run.results["models"]}
+    told = dict(glossary.terms(run.results))
+    assert set(glossary.MODELS) == set(CONTROLS), "every control has a meaning"
+    assert {name for name in told if name in CONTROLS} == names & set(CONTROLS)
+    assert told["guide"] and ("..._equal_flops" in told) == any(name.endswith("_equal_flops") for name in names)
+    longer = {"models": [*run.results["models"], {"name": "ted_equal_flops"}]}
+    assert {"ted", "..._equal_flops"} <= set(dict(glossary.terms(longer)))
+    assert all(escape(meaning) in page.html(run) for meaning in told.values())

@@ -9,7 +9,7 @@ import pathlib
 from html import escape
 from typing import Any, Callable
 
-from theseus_jax.report import class_page, classes, curves, figures, head_page, heads, markup, units
+from theseus_jax.report import class_page, classes, curves, figures, glossary, head_page, heads, markup, units
 from theseus_jax.report.read import Run, read_run
 from theseus_jax.report.tables import (
     Grid,
@@ -81,6 +81,7 @@ def _conversion_sections(run: Run, draw: Callable[..., str]) -> list[str]:
             _costs(run.results),
         ),
         _samples(run.results),
+        _glossary(run.results),
     ]
 
 
@@ -101,7 +102,12 @@ def _class_sections(run: Run, draw: Callable[..., str]) -> list[str]:
         class_page.guide_section(run, draw),
         markup.section("Alignment", *class_page.alignment(run, draw)),
         class_page.cost_section(run, draw),
+        _glossary(run.results),
     ]
+
+
+def _glossary(results: dict[str, Any]) -> str:
+    return markup.section("Words", markup.facts(glossary.terms(results)))
 
 
 def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
