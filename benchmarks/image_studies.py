@@ -5,7 +5,7 @@
 Studies: batch (64 to 512, the same number of examples seen), dmnn (k and temperature), estimator (biased against debiased CKA, other
 losses), mapping (three, and one seam alone), schedule, norm (batch, layer, group, none), labels (who may use what), steps, guide
 (guides stopped early, and untrained ones, ResNet and MLP; these are trained here). Every row: three seeds, test accuracy and loss,
-similarity at the last seam (1,000 validation pictures), seconds of training one seed. Nothing is tuned within a study.
+similarity at the last seam right after the alignment phases (1,000 validation pictures), seconds of training one seed. Nothing is tuned within a study.
 """
 from __future__ import annotations
 
