@@ -2,7 +2,7 @@
 
 Claim tested: conversion beats training from scratch, distillation and FitNets at equal optimizer steps, with a guide that reads
 64-pixel copies of 5,000 pictures. It does after 200 steps, far from trained; after 300 steps,
-on validation data, FitNets was level with biased CKA and 2 points behind with Procrustes distance. A quarter of the gap is recovered.
+on validation data, FitNets was level with biased CKA; with Procrustes distance it is not decided. A quarter of the gap is recovered.
 
     python launch/run.py --config=configs/effnet_to_plain_convnet.py --config.data.path=cifar10_jpeg.npz
 

@@ -2,7 +2,7 @@
 
 Claim tested: conversion beats training from scratch and distillation at equal optimizer steps. Four seams, each the end of a
 resolution; batch norm is recalibrated after alignment. It does, with Procrustes distance as the loss, and is ahead of FitNets and of
-distillation with the guide's stem too; with debiased CKA these tied with it.
+distillation with the guide's stem too; with debiased CKA at unsearched rates these tied with it.
 
     python launch/run.py --config=configs/resnet50_to_resnet18.py
 
