@@ -60,6 +60,12 @@ class MLP(nn.Module):
         return nn.Dense(self.width, kernel_init=nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5), name="c_proj")(h)
 
 
+def _attention_kernel(q: jax.Array) -> str | None:
+    """cuDNN's fused attention where it can run, which holds no (T, T) array; None leaves it to XLA."""
+    fits = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+    return "cudnn" if fits and jax.default_backend() == "gpu" else None
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention with one fused query-key-value projection: (B, T, D) -> (B, T, D)."""
 
@@ -77,7 +83,7 @@ class Attention(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         q, k, v = self._split(x)
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=_attention_kernel(q))
         return self.c_proj(y.reshape(x.shape))
 
     def step(self, x: jax.Array, carry: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:

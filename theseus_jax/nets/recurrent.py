@@ -87,6 +87,8 @@ class GatedLinear(nn.Module):
         return jnp.split(self.input(x), 4, axis=-1)
 
     def _recurrence(self, u: jax.Array, r: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(a, b) of h_t = a_t h_{t-1} + b_t, in float32 at least: in bfloat16 every a above 0.996 would be 1."""
+        u, r, i = (z.astype(jnp.promote_types(z.dtype, jnp.float32)) for z in (u, r, i))
         log_a = -DECAY_SHARPNESS * jax.nn.softplus(self.decay) * jax.nn.sigmoid(r)
         # expm1 keeps sqrt(1 - a^2) and its gradient finite where a is within rounding of 1
         return jnp.exp(log_a), jnp.sqrt(-jnp.expm1(2 * log_a) + 1e-12) * jax.nn.sigmoid(i) * u
@@ -97,7 +99,7 @@ class GatedLinear(nn.Module):
         u = sum(self.taps_kernel[k] * padded[:, k: k + u.shape[1]] for k in range(self.taps))
         a, b = self._recurrence(u, r, i)
         _, h = jax.lax.associative_scan(lambda p, q: (p[0] * q[0], q[0] * p[1] + q[1]), (a, b), axis=1)
-        return nn.gelu(g) * h
+        return nn.gelu(g) * h.astype(g.dtype)
 
     def initial_carry(self, batch: int) -> dict[str, jax.Array]:
         return {"state": jnp.zeros((batch, self.hidden)), "window": jnp.zeros((batch, self.taps - 1, self.hidden))}
@@ -107,7 +109,7 @@ class GatedLinear(nn.Module):
         window = jnp.concatenate([carry["window"], u[:, None]], axis=1)
         a, b = self._recurrence(jnp.sum(self.taps_kernel * window, axis=1), r, i)
         h = a * carry["state"] + b
-        return nn.gelu(g) * h, {"state": h, "window": window[:, 1:]}
+        return nn.gelu(g) * h.astype(g.dtype), {"state": h, "window": window[:, 1:]}
 
 
 def _decay_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
