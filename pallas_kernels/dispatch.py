@@ -7,14 +7,14 @@ compiler parameters means another compiler on jax 0.10 than on 0.11, so they are
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 from jax.experimental import pallas as pl
+
+from pallas_kernels.measured import bucket, training_times
 
 try:
     from jax.experimental.pallas import triton
@@ -22,7 +22,6 @@ except ImportError:  # a jax that has dropped the back end: everything but "pall
     triton = None
 
 IMPLEMENTATIONS = ("auto", "xla", "pallas", "pallas_interpret")
-MEASURED = pathlib.Path(__file__).with_name("measured.json")
 H200 = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
 LOG = logging.getLogger("theseus_jax")
 
@@ -55,19 +54,6 @@ def working_set() -> int:
     return 2 ** 21 if device().platform == "cpu" else 2 ** 28
 
 
-@functools.lru_cache(maxsize=None)
-def measured() -> dict[tuple, dict[str, float]]:
-    """Microseconds of a training pass by implementation, by (device kind, op, dtype, bucket): what `bench --json` wrote."""
-    rows = [row for row in json.loads(MEASURED.read_text())["rows"] if row["pass"] != "forward"]
-    return {(row["device"], row["op"], row["dtype"], _bucket(row["batch"], row["paths"], row["outputs"])):
-            row["microseconds"] for row in rows}
-
-
-def _bucket(*sizes: int) -> tuple[int, ...]:
-    """Sizes rounded up to powers of two, as exponents."""
-    return tuple(max(size - 1, 0).bit_length() for size in sizes)
-
-
 def _unavailable(target: Device) -> str | None:
     """Why the compiled kernels cannot run there, or None."""
     if target.platform not in ("gpu", "cuda"):
@@ -76,9 +62,9 @@ def _unavailable(target: Device) -> str | None:
 
 
 @functools.lru_cache(maxsize=None)
-def _auto(op: str, target: Device, dtype: str, bucket: tuple[int, ...]) -> str:
+def _auto(op: str, target: Device, dtype: str, near: tuple[int, ...]) -> str:
     """Cached, so that a choice is made and logged once."""
-    times = measured().get((target.kind, op, dtype, bucket), {})
+    times = training_times().get((target.kind, op, dtype, near), {})
     missing = _unavailable(target)
     usable = {name: time for name, time in times.items() if name == "xla" or (name == "pallas" and missing is None)}
     taken = min(usable, key=usable.get) if usable else "xla"
@@ -89,7 +75,7 @@ def _auto(op: str, target: Device, dtype: str, bucket: tuple[int, ...]) -> str:
     else:
         why = f"not measured on {target.kind} at this size"
     LOG.info("%s: implementation %s (%s; %s, batch, paths, outputs up to %s)", op, taken, why, dtype,
-             ", ".join(str(2 ** exponent) for exponent in bucket))
+             ", ".join(str(2 ** exponent) for exponent in near))
     return taken
 
 
@@ -103,7 +89,7 @@ def choose(op: str, implementation: str, *, dtype, batch: int, paths: int, outpu
         raise ValueError(f"{op}: implementation={implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}; "
                          "choose one")
     if implementation == "auto":
-        return _auto(op, device(), str(jax.numpy.dtype(dtype)), _bucket(batch, paths, outputs))
+        return _auto(op, device(), str(jax.numpy.dtype(dtype)), bucket(batch, paths, outputs))
     missing = _unavailable(device())
     if implementation == "pallas" and missing:
         raise ValueError(f"{op}: implementation='pallas' needs an NVIDIA GPU and Triton, here is {missing}; "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pallas_kernels.timing import Roof
+
 
 class Size(NamedTuple):
     """inputs I, units J of the reduced hidden layer (half the MLP's), outputs O, paths P.
@@ -22,18 +24,15 @@ SIZES = {"A1": Size(384, 128, 37, 1459), "A2": Size(768, 64, 14, 3579), "B1": Si
          "B2": Size(768, 384, 128, 2691), "C1": Size(576, 128, 5, 14899), "C2": Size(768, 256, 4, 49472)}
 DENSE = ("A2", "C1", "C2")  # where the unpruned kernel is at most 14 times the MLP: the dense form is worth timing
 
-BANDWIDTH = 4.3e12  # bytes/s of an H200's memory, as measured by a copy
-FLOPS = {"float32": 67e12, "bfloat16": 790e12}  # float32 on the ordinary cores, bfloat16 on the tensor cores
-ON_CHIP = 33e12  # bytes/s of all level 1 caches: 132 multiprocessors x 128 bytes x 1.98 GHz
 
+def bound_microseconds(size: Size, batch: int, dtype: str, roof: Roof, *, backward: bool) -> float:
+    """Nothing that multiplies every path with every output computes Y (and dW) faster under `roof`.
 
-def bound_microseconds(size: Size, batch: int, dtype: str, *, backward: bool) -> float:
-    """No H200 computes Y (and dW) of `size` faster: the largest of arithmetic, memory and on-chip gather time.
-
-    Memory: x, gates, weights and results once per pass. Gather: one read of x per (sample, path) and pass.
+    The larger of arithmetic and memory time; memory: x, gates, weights and results once per pass. Reading x at every
+    path comes on top, from the caches, whose bandwidth is not in the roof.
     """
     passes = 2 if backward else 1
     item = 2 if dtype == "bfloat16" else 4
     flops = 2 * batch * size.paths * size.outputs
     moved = batch * (size.inputs * item + size.units / 8 + size.outputs * 4) + size.paths * size.outputs * 4
-    return 1e6 * passes * max(flops / FLOPS[dtype], moved / BANDWIDTH, 4 * batch * size.paths / ON_CHIP)
+    return 1e6 * passes * max(flops / roof.flops[dtype], moved / roof.bandwidth)
