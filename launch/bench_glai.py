@@ -150,7 +150,7 @@ def main() -> None:
                 "stored", "gates", "mlp", "listing_dense", "listing_units")) + "   ratios: " + ", ".join(
                 f"{key} {r[f'over_{key}']:.2f}" for key in ("mlp", "listing_dense", "listing_units")), flush=True)
     if given.json:
-        record(given.json, rows, quick=given.quick)
+        record(given.json, rows)
 
 
 if __name__ == "__main__":

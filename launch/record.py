@@ -1,21 +1,47 @@
-"""Measured rows as a data file: with date, command, versions and machine."""
+"""Measured rows as a data file: with date, command, versions and device."""
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import sys
 import time
-from typing import Any
+from typing import Any, Sequence
 
 
-def record(path: str, rows: list[dict[str, Any]], *, quick: bool) -> None:
-    """Write the rows that the running script measured against PyTorch to `path` as JSON."""
+def version(package: str) -> str | None:
+    """The installed version of a package, None where it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def command() -> str:
+    """What was typed to start this process, but for where it reads and writes."""
+    spec = sys.modules["__main__"].__spec__
+    script = f"-m {spec.name}" if spec else f"launch/{pathlib.Path(sys.argv[0]).name}"
+    places = ("--json", "--workdir", "--data")
+    return " ".join(["python", script, *(word for word in sys.argv[1:] if not word.startswith(places))])
+
+
+def about() -> dict[str, Any]:
+    """Date, command, versions, machine and device of what this process measures."""
     import jax
-    import torch
 
-    command = f"python launch/{pathlib.Path(sys.argv[0]).name}" + (" --quick" if quick else "")
-    about = {"date": time.strftime("%Y-%m-%d"), "command": command, "python": platform.python_version(),
-             "jax": jax.__version__, "torch": torch.__version__,
-             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads", "rows": rows}
-    pathlib.Path(path).write_text(json.dumps(about, indent=1) + "\n")
+    device = jax.devices()[0]
+    return {"date": time.strftime("%Y-%m-%d"), "command": command(), "python": platform.python_version(),
+            **{package: version(package) for package in ("jax", "torch")},
+            "machine": f"{platform.machine()}, {os.cpu_count()} threads", "device": device.device_kind}
+
+
+def record(path: str, rows: list[dict[str, Any]], *, headline: Sequence[str] = (), **more: Any) -> None:
+    """Write rows to `path` as JSON, as a whole, so that a reader never sees half a file; headline: what they say in a line
+    or two.
+    """
+    file = pathlib.Path(path)
+    new = file.with_suffix(file.suffix + ".new")
+    new.write_text(json.dumps({**about(), **more, "headline": list(headline), "rows": rows}, indent=1) + "\n")
+    new.replace(file)

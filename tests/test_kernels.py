@@ -1,4 +1,4 @@
-"""Every operation of pallas_kernels against float64 NumPy, by one body for every implementation that runs on a CPU."""
+"""Every operation of pallas_kernels against float64 NumPy, by one body for every implementation that runs here."""
 import functools
 import importlib
 
@@ -14,9 +14,10 @@ from pallas_kernels import path_rows
 from pallas_kernels.dispatch import Device
 from pallas_kernels.gates import batch_words
 
-IMPLEMENTATIONS = ("xla", "pallas_interpret")
+IMPLEMENTATIONS = ("xla", "pallas_interpret", *(["pallas"] if jax.default_backend() == "gpu" else []))
+IN_FLOAT64 = ("xla", "pallas_interpret")
 SHAPES = {"one_sample": (1, 5, 33, 7, 3, 1), "odd": (37, 21, 45, 70, 5, 1), "two_hidden": (67, 18, 40, 130, 66, 2),
-          "no_paths": (5, 4, 32, 0, 3, 1), "no_samples": (0, 4, 32, 6, 3, 1), "no_outputs": (5, 4, 32, 6, 0, 1)}
+          "no_paths": (5, 4, 32, 0, 3, 1), "no_samples": (0, 4, 32, 6, 3, 1), "no_outputs": (5, 4, 32, 6, 0, 1), "many_tiles": (520, 100, 200, 600, 130, 1)}
 
 
 def case(name, seed=0, dtype=jnp.float32, wide=jnp.float32):
@@ -104,7 +105,7 @@ def test_bfloat16_operands_are_summed_in_float32(implementation):
     assert_equal({key: found[key] for key in ("y", "dw")}, {key: exact[key] for key in ("y", "dw")}, 1e-5)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", IN_FLOAT64)
 def test_float64_and_numerical_derivatives(implementation):
     with jax.enable_x64(True):
         c = case((9, 6, 33, 20, 3, 2), dtype=jnp.float64, wide=jnp.float64)
