@@ -1,4 +1,5 @@
 """Measured rows as a data file: with date, command, versions and device."""
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -9,6 +10,8 @@ import platform
 import sys
 import time
 from typing import Any, Sequence
+
+import numpy as np
 
 
 def version(package: str) -> str | None:
@@ -24,7 +27,9 @@ def command() -> str:
     spec = sys.modules["__main__"].__spec__
     script = f"-m {spec.name}" if spec else f"launch/{pathlib.Path(sys.argv[0]).name}"
     places = ("--json", "--workdir", "--data")
-    return " ".join(["python", script, *(word for word in sys.argv[1:] if not word.startswith(places))])
+    return " ".join(
+        ["python", script, *(word for word in sys.argv[1:] if not word.startswith(places))]
+    )
 
 
 def about() -> dict[str, Any]:
@@ -32,16 +37,41 @@ def about() -> dict[str, Any]:
     import jax
 
     device = jax.devices()[0]
-    return {"date": time.strftime("%Y-%m-%d"), "command": command(), "python": platform.python_version(),
-            **{package: version(package) for package in ("jax", "torch")},
-            "machine": f"{platform.machine()}, {os.cpu_count()} threads", "device": device.device_kind}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": command(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("jax", "torch")},
+        **({"xla_flags": os.environ["XLA_FLAGS"]} if os.environ.get("XLA_FLAGS") else {}),
+        "machine": f"{platform.machine()}, {os.cpu_count()} threads",
+        "device": device.device_kind,
+    }
 
 
-def record(path: str, rows: list[dict[str, Any]], *, headline: Sequence[str] = (), **more: Any) -> None:
-    """Write rows to `path` as JSON, as a whole, so that a reader never sees half a file; headline: what they say in a line
-    or two.
+def record(
+    path: str, rows: list[dict[str, Any]], *, headline: Sequence[str] = (), **more: Any
+) -> None:
+    """Write rows to `path` as JSON, as a whole, so that a reader never sees half a file; headline:
+    what they say in a line or two.
     """
     file = pathlib.Path(path)
     new = file.with_suffix(file.suffix + ".new")
-    new.write_text(json.dumps({**about(), **more, "headline": list(headline), "rows": rows}, indent=1) + "\n")
+    new.write_text(
+        json.dumps({**about(), **more, "headline": list(headline), "rows": rows}, indent=1) + "\n"
+    )
     new.replace(file)
+
+
+def spread(name: str, times: np.ndarray) -> dict[str, float]:
+    """Median and interquartile range under `name`."""
+    return {
+        f"{name}_ms": float(np.median(times)),
+        f"{name}_iqr_ms": float(np.subtract(*np.percentile(times, [75, 25]))),
+    }
+
+
+def first_line(problem: Exception) -> str:
+    """An exception in one short line."""
+    return f"{type(problem).__name__}: {(str(problem).strip() or 'no message').splitlines()[0]}"[
+        :300
+    ]

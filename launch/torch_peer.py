@@ -1,8 +1,10 @@
 """The alignment step written plainly in PyTorch: the named peer of launch/bench.py. Needs PyTorch.
 
-Eager, or with its three heavy pieces (a guide block, a target block, the distance of a pair) under torch.compile: each is
-compiled once and used by every layer, as PyTorch advises for deep stacks. Attention is PyTorch's own fused one.
+Eager, or with its three heavy pieces (a guide block, a target block, the distance of a pair) under
+torch.compile: each is compiled once and used by every layer, as PyTorch advises for deep stacks.
+Attention is PyTorch's own fused one.
 """
+
 from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple
@@ -25,8 +27,14 @@ class Pieces(NamedTuple):
 
 def tensors(tree, device, grad):
     """A nested dict of arrays as one of tensors."""
-    return {k: tensors(v, device, grad) if isinstance(v, dict)
-            else torch.tensor(np.asarray(v), device=device).requires_grad_(grad) for k, v in tree.items()}
+    return {
+        k: (
+            tensors(v, device, grad)
+            if isinstance(v, dict)
+            else torch.tensor(np.asarray(v), device=device).requires_grad_(grad)
+        )
+        for k, v in tree.items()
+    }
 
 
 def leaves(tree):
@@ -53,8 +61,10 @@ def mlp(p, x):
 
 def attention(p, x, heads):
     b, t, d = x.shape
-    q, k, v = (part.view(b, t, heads, d // heads).transpose(1, 2)
-               for part in dense(p["c_attn"], x).split(d, dim=-1))
+    q, k, v = (
+        part.view(b, t, heads, d // heads).transpose(1, 2)
+        for part in dense(p["c_attn"], x).split(d, dim=-1)
+    )
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return dense(p["c_proj"], y.transpose(1, 2).reshape(b, t, d))
 
@@ -78,7 +88,9 @@ def step_by_step(a, b):
 
 
 def doubling(a, b):
-    """The same in log2 T rounds over whole arrays (Hillis and Steele 1986): for a GPU, where every round is a few kernels."""
+    """The same in log2 T rounds over whole arrays (Hillis and Steele 1986): for a GPU, where every
+    round is a few kernels.
+    """
     shift = 1
     while shift < a.shape[1]:
         b = b + a * F.pad(b, (0, 0, shift, 0))[:, :-shift]
@@ -91,7 +103,7 @@ def linear(p, x):
     u, r, i, g = dense(p["input"], x).chunk(4, dim=-1)
     taps = p["taps"].shape[0]
     padded = F.pad(u, (0, 0, taps - 1, 0))
-    u = sum(p["taps"][k] * padded[:, k: k + x.shape[1]] for k in range(taps))
+    u = sum(p["taps"][k] * padded[:, k : k + x.shape[1]] for k in range(taps))
     u, r, i = u.float(), r.float(), i.float()
     log_a = -8.0 * F.softplus(p["decay"].float()) * torch.sigmoid(r)
     a, b = torch.exp(log_a), torch.sqrt(-torch.expm1(2 * log_a) + 1e-12) * torch.sigmoid(i) * u
@@ -105,9 +117,14 @@ def debiased_cka(x, y):
 
     def hsic(x, y):
         a, b = (x * x).sum(1), (y * y).sum(1)
-        # row sums of the Grams without their diagonals: centred features make the full row sums zero
-        return (((x.T @ y) ** 2).sum() - (a * b).sum() + a.sum() * b.sum() / ((n - 1) * (n - 2))
-                - 2 / (n - 2) * (a * b).sum())
+        # row sums of the Grams without their diagonals: centred features make the full row sums
+        # zero
+        return (
+            ((x.T @ y) ** 2).sum()
+            - (a * b).sum()
+            + a.sum() * b.sum() / ((n - 1) * (n - 2))
+            - 2 / (n - 2) * (a * b).sum()
+        )
 
     return hsic(x, y) / torch.sqrt(hsic(x, x) * hsic(y, y))
 
@@ -136,7 +153,9 @@ def pieces(compiled: bool) -> Pieces:
 
 
 def loss(p, g, tokens, shape, mix, run: Pieces):
-    """Mean distance over the blocks; p, g: variables of target and guide in the dtype that they compute in."""
+    """Mean distance over the blocks; p, g: variables of target and guide in the dtype that they
+    compute in.
+    """
     with torch.no_grad():
         theirs, h = [], g["embed"]["params"]["tokens"][tokens]
         h = h + g["embed"]["params"]["positions"][: tokens.shape[1]]
@@ -151,9 +170,11 @@ def loss(p, g, tokens, shape, mix, run: Pieces):
 
 
 def epoch(shape: dict[str, Any], cell: str, variables, guide, *, compute: str, compiled: bool):
-    """run(batches (K, B, T + 1)) -> losses (K,): K SGD steps from these weights (trees of NumPy arrays).
+    """run(batches (K, B, T + 1)) -> losses (K,): K SGD steps from these weights (trees of NumPy
+    arrays).
 
-    On the GPU where there is one; returns when the device is done. Weights are kept in float32, blocks compute in `compute`.
+    On the GPU where there is one; returns when the device is done. Weights are kept in float32,
+    blocks compute in `compute`.
     """
     device, dtype = "cuda" if torch.cuda.is_available() else "cpu", DTYPES[compute]
     frozen, made = cast(tensors(guide, device, False), dtype), pieces(compiled)

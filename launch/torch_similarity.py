@@ -1,7 +1,10 @@
-"""Similarity measures as one would write them in PyTorch: the named peer of launch/bench_similarity.py. Needs PyTorch.
+"""Similarity measures as one would write them in PyTorch: the named peer of
+launch/bench_similarity.py. Needs PyTorch.
 
-Each takes x (N, P) and y (N, Q), float32, and returns a scalar; the smaller of the N x N and the P x Q problem is taken.
+Each takes x (N, P) and y (N, Q), float32, and returns a scalar; the smaller of the N x N and the P
+x Q problem is taken.
 """
+
 from __future__ import annotations
 
 import torch
@@ -34,10 +37,18 @@ def _hsic_1(x, y):
     if n <= max(x.shape[1], y.shape[1]):
         k, l = (z @ z.T for z in (x, y))
         k, l = (z - torch.diag(torch.diagonal(z)) for z in (k, l))
-        return (k * l).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(0) * l.sum(0)).sum()
+        return (
+            (k * l).sum()
+            + k.sum() * l.sum() / ((n - 1) * (n - 2))
+            - 2 / (n - 2) * (k.sum(0) * l.sum(0)).sum()
+        )
     a, b = (x * x).sum(1), (y * y).sum(1)
-    return (((x.T @ y) ** 2).sum() - (a * b).sum() + a.sum() * b.sum() / ((n - 1) * (n - 2))
-            - 2 / (n - 2) * (a * b).sum())
+    return (
+        ((x.T @ y) ** 2).sum()
+        - (a * b).sum()
+        + a.sum() * b.sum() / ((n - 1) * (n - 2))
+        - 2 / (n - 2) * (a * b).sum()
+    )
 
 
 def cka_debiased(x, y):
@@ -61,7 +72,9 @@ def _members(x, k, temperature):
     hidden = similarity.detach().clone().fill_diagonal_(-torch.inf)
     top = hidden.topk(k + 1, dim=1).values
     threshold = (top[:, k - 1] + top[:, k])[:, None] / 2
-    return torch.sigmoid((similarity - threshold) / temperature) * (1 - torch.eye(len(x), device=x.device))
+    return torch.sigmoid((similarity - threshold) / temperature) * (
+        1 - torch.eye(len(x), device=x.device)
+    )
 
 
 def dmnn(x, y, k=10, temperature=0.02):
@@ -71,7 +84,10 @@ def dmnn(x, y, k=10, temperature=0.02):
 
 def dmnn_softmax(x, y, temperature=0.02):
     hidden = torch.eye(len(x), device=x.device, dtype=bool)
-    logs = [((unit(z) @ unit(z).T) / temperature).masked_fill(hidden, -1e9).log_softmax(1) for z in (x, y)]
+    logs = [
+        ((unit(z) @ unit(z).T) / temperature).masked_fill(hidden, -1e9).log_softmax(1)
+        for z in (x, y)
+    ]
     return ((logs[0] + logs[1]) / 2).exp().sum(1).mean()
 
 
@@ -104,12 +120,23 @@ def mutual_knn(x, y, k=10):
     return (near[0] * near[1]).sum() / (k * len(x))
 
 
-MEASURES = {"cka_debiased": cka_debiased, "cka_biased": cka_biased, "mse": mse, "rsa": rsa, "dmnn": dmnn,
-            "dmnn_softmax": dmnn_softmax, "mutual_knn": mutual_knn, "ridge": ridge, "procrustes": procrustes}
+MEASURES = {
+    "cka_debiased": cka_debiased,
+    "cka_biased": cka_biased,
+    "mse": mse,
+    "rsa": rsa,
+    "dmnn": dmnn,
+    "dmnn_softmax": dmnn_softmax,
+    "mutual_knn": mutual_knn,
+    "ridge": ridge,
+    "procrustes": procrustes,
+}
 
 
 def value_and_gradient(name, x, y):
-    """run() -> (value, gradient by x or None) on the GPU where there is one, done when it returns; x, y: NumPy arrays."""
+    """run() -> (value, gradient by x or None) on the GPU where there is one, done when it returns;
+    x, y: NumPy arrays.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = (torch.tensor(z, device=device) for z in (x, y))
 

@@ -1,18 +1,20 @@
-"""Times the path estimator at the sizes of GLAI's experiments: `python -m pallas_kernels.bench [--quick] [--json=FILE]`.
+"""Times the path estimator at the sizes of GLAI's experiments: `python -m pallas_kernels.bench
+[--quick] [--json=FILE]`.
 
-First the device's roof, by a copy and a matrix product; then every form of every size. The very program that is timed is
-checked against float64. A time is the median of 30 samples of calls inside one compiled loop (`timing.looped`), so the
-host's part is not in it. What fails is printed and left out, the rest goes on, and the exit code is 1.
---quick: B1 and C1 at batch 16 and 256 in float32. --toy: one tiny size, with the kernels interpreted where there is no GPU:
-times that mean nothing. --seconds: no new row is begun after so many. --json: write the run there after every row, in the
-place of the file's run on the same device; in pallas_kernels/measured.json it is what implementation="auto" goes by.
---adopt=FILE: time nothing and put the runs of FILE into the file of --json.
+First the device's roof, by a copy and a matrix product; then every form of every size. The very
+program that is timed is checked against float64. A time is the median of 30 samples of calls inside
+one compiled loop (`timing.looped`), so the host's part is not in it. What fails is printed and left
+out, the rest goes on, and the exit code is 1. --quick: B1 and C1 at batch 16 and 256 in float32.
+--toy: one tiny size, with the kernels interpreted where there is no GPU: times that mean nothing.
+--seconds: no new row is begun after so many. --json: write the run there after every row, in the
+place of the file's run on the same device; in pallas_kernels/measured.json it is what
+implementation="auto" goes by. --adopt=FILE: time nothing and put the runs of FILE into the file of
+--json.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import os
 import pathlib
@@ -24,129 +26,50 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-import pallas_kernels as pk
 from pallas_kernels import measured, timing
+from pallas_kernels.bench_cases import (
+    OPS,
+    TOLERANCE,
+    Case,
+    cases,
+    forms,
+    largest_error,
+    on_gpu,
+    operands,
+    operation,
+)
 from pallas_kernels.dispatch import choose, device
-from pallas_kernels.sizes import DENSE, SIZES, Size, bound_microseconds
-
-CHECKED = 16
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
-OPS = {"path_estimator": ("forward+backward", "forward"), "path_estimator_adamw": ("adamw",)}
-TOY = Size(16, 32, 3, 40)
-
-
-class Case(NamedTuple):
-    """One row of the table: everything but the forms of it."""
-
-    op: str
-    work: str
-    name: str
-    size: Size
-    batch: int
-    dtype: str
+from pallas_kernels.sizes import bound_microseconds
 
 
 class Program(NamedTuple):
-    """One form of a case, compiled: `run(*operands)` makes `count` calls and returns (a scalar, the last call's outputs)."""
+    """One form of a case, compiled: `run(*operands)` makes `count` calls and returns (a scalar, the
+    last call's outputs).
+    """
 
     run: Callable
     operands: tuple
     count: int
 
 
-@functools.lru_cache(maxsize=2)
-def draw(size: Size, batch: int, dtype: str) -> dict[str, np.ndarray]:
-    """Inputs of one case from a fixed seed; dY is 0 past the CHECKED samples that are compared in float64."""
-    rng = np.random.default_rng(0)
-    x = np.asarray(jnp.asarray(rng.standard_normal((batch, size.inputs), np.float32), dtype))
-    dy = rng.standard_normal((batch, size.outputs), np.float32) * (np.arange(batch) < CHECKED)[:, None]
-    weights = rng.standard_normal((size.paths, size.outputs), np.float32)
-    if dtype == "bfloat16":  # what is compared is the sum, so the operands are exact
-        weights, dy = (np.asarray(jnp.asarray(a, dtype).astype(jnp.float32)) for a in (weights, dy))
-    inputs, units = (rng.integers(0, count, size.paths) for count in (size.inputs, size.units))
-    return {"x": x, "open": rng.random((batch, size.units)) < 0.5, "inputs": np.sort(inputs).astype(np.int32),
-            "units": units.astype(np.int32), "weights": weights, "dy": dy}
-
-
-def expected(case: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Y (CHECKED, O) and dW (P, O) in float64."""
-    kept = case["x"][:CHECKED].astype(np.float64)[:, case["inputs"]] * case["open"][:CHECKED][:, case["units"]]
-    return kept @ case["weights"].astype(np.float64), kept.T @ case["dy"][:CHECKED].astype(np.float64)
-
-
-def operation(work: str, form: str) -> Callable:
-    """What is timed, as a function of (x, gates, inputs, units, weights, dy); "dense" of (x, gates, kernel, dy)."""
-    if form == "dense":
-        estimate = lambda x, gates, kernel: pk.dense_estimator(x, gates, kernel)  # noqa: E731
-    else:
-        estimate = functools.partial(pk.path_estimator, implementation=form)
-
-    def forward(*operands):
-        return estimate(*operands[:-1])
-
-    def both(*operands):
-        *paths, weights, dy = operands
-        y, pull = jax.vjp(lambda w: estimate(*paths, w), weights)
-        return y, pull(dy)[0]
-
-    def adamw(x, gates, inputs, units, weights, dy):
-        zero = jnp.zeros_like(weights)
-        return pk.path_estimator_adamw(x, gates, inputs, units, dy, weights, zero, zero, jnp.int32(0), 1e-3,
-                                       implementation=form)
-
-    return {"forward": forward, "forward+backward": both, "adamw": adamw}[work]
-
-
-def operands(case: Case, form: str) -> tuple:
-    """The arrays of one form on the device."""
-    drawn = draw(case.size, case.batch, case.dtype)
-    x, weights, dy, inputs, units = (jnp.asarray(drawn[key]) for key in ("x", "weights", "dy", "inputs", "units"))
-    gates = pk.pack_gates(jnp.asarray(drawn["open"]))
-    if form == "dense":
-        shape = case.size.inputs, case.size.units, case.size.outputs
-        return x, gates, jnp.zeros(shape, jnp.float32).at[inputs, units].add(weights), dy
-    return x, (gates,), inputs, (units,), weights, dy
-
-
-def error(value: Any, reference: np.ndarray) -> float:
-    """The largest difference over the largest entry; NaN stays NaN."""
-    return float(np.max(np.abs(np.asarray(value, np.float64) - reference)) / np.max(np.abs(reference)))
-
-
-def largest_error(case: Case, form: str, outputs: Any) -> float:
-    """Of Y and dW of a timed program against float64, or of the weights that AdamW moved from dW."""
-    y, dw = expected(draw(case.size, case.batch, case.dtype))
-    if case.work == "adamw":  # its first step is the sign of dW times the rate: mu = (1 - b1) dW tells more
-        return error(outputs[1], 0.1 * dw)
-    if case.work == "forward":
-        return error(outputs[:CHECKED], y)
-    pairs = [(outputs[0][:CHECKED], y)] + ([(outputs[1], dw)] if form != "dense" else [])
-    return float(np.max([error(value, reference) for value, reference in pairs]))  # keeps a NaN, unlike max
-
-
-def forms(case: Case) -> tuple[str, ...]:
-    """What a case is timed in: XLA's form, the kernel where it can run (interpreted: the toy size alone), the dense form."""
-    kernel = "pallas" if on_gpu() else "pallas_interpret" if case.name == "toy" else ""
-    dense = "dense" if case.name in DENSE and case.op == "path_estimator" else ""
-    return tuple(filter(None, ("xla", kernel, dense)))
-
-
-def on_gpu() -> bool:
-    """Whether there is a GPU to time on."""
-    return device().platform in ("gpu", "cuda")
-
-
 def prepared(case: Case, form: str, count: int) -> Program:
     """One form, compiled with its operands on the device."""
     given = operands(case, form)
-    return Program(jax.jit(timing.looped(operation(case.work, form), count)).lower(*given).compile(), given, count)
+    return Program(
+        jax.jit(timing.looped(operation(case.work, form), count)).lower(*given).compile(),
+        given,
+        count,
+    )
 
 
-def measure(case: Case, compiled: dict[str, Future], samples: int) -> tuple[dict[str, Any], list[str]]:
-    """The row of one case, and what failed: a form that cannot run, or whose values are wrong, is not timed."""
+def measure(
+    case: Case, compiled: dict[str, Future], samples: int
+) -> tuple[dict[str, Any], list[str]]:
+    """The row of one case, and what failed: a form that cannot run, or whose values are wrong, is
+    not timed.
+    """
     times, spread, errors, failed = {}, {}, {}, []
     for form, future in compiled.items():
         label = f"{case.name} {case.dtype} batch {case.batch} {case.work} {form}"
@@ -154,37 +77,64 @@ def measure(case: Case, compiled: dict[str, Future], samples: int) -> tuple[dict
             program = future.result()
             worst = largest_error(case, form, program.run(*program.operands)[1])
             if worst <= TOLERANCE[case.dtype]:
-                median, half = timing.microseconds(program.run, program.operands, program.count, samples=samples)
-                times[form], spread[form], errors[form] = round(median, 2), round(half, 2), float(f"{worst:.1e}")
+                median, half = timing.microseconds(
+                    program.run, program.operands, program.count, samples=samples
+                )
+                times[form], spread[form], errors[form] = (
+                    round(median, 2),
+                    round(half, 2),
+                    float(f"{worst:.1e}"),
+                )
             else:
-                failed.append(f"{label} is off by {worst:.1e} of the largest value, allowed {TOLERANCE[case.dtype]:.0e}; not timed")
-        except Exception as problem:  # whatever a compiler or a device raises is reported, and the next form goes on
+                failed.append(
+                    f"{label} is off by {worst:.1e} of the largest value, allowed"
+                    f" {TOLERANCE[case.dtype]:.0e}; not timed"
+                )
+        except Exception as problem:
+            # whatever a compiler or a device raises is reported, and the next form goes on
             failed.append(f"{label}: {first_line(problem)}")
-    row = {"op": case.op, "pass": case.work, "size": case.name, "dtype": case.dtype, "batch": case.batch,
-           "paths": case.size.paths, "outputs": case.size.outputs, "microseconds": times, "spread": spread, "error": errors}
+    row = {
+        "op": case.op,
+        "pass": case.work,
+        "size": case.name,
+        "dtype": case.dtype,
+        "batch": case.batch,
+        "paths": case.size.paths,
+        "outputs": case.size.outputs,
+        "microseconds": times,
+        "spread": spread,
+        "error": errors,
+    }
     return row, failed
 
 
 def lines(row: dict[str, Any], roof: timing.Roof) -> list[str]:
     """One printed line per form of a row."""
-    best = min((time for form, time in row["microseconds"].items() if not form.startswith("pallas")), default=math.nan)
-    taken = choose(row["op"], "auto", dtype=row["dtype"], batch=row["batch"], paths=row["paths"], outputs=row["outputs"])
+    best = min(
+        (time for form, time in row["microseconds"].items() if not form.startswith("pallas")),
+        default=math.nan,
+    )
+    taken = choose(
+        row["op"],
+        "auto",
+        dtype=row["dtype"],
+        batch=row["batch"],
+        paths=row["paths"],
+        outputs=row["outputs"],
+    )
     printed = []
     for form, median in row["microseconds"].items():
-        share = f"{row['bound_microseconds'] / median:8.3f}" if form != "dense" and row["pass"] != "adamw" else f"{'-':>8}"
-        printed.append(f"{row['size']:4} {row['batch']:6} {row['dtype']:9} {row['pass']:17} {form:16} {median:11.1f} "
-                       f"{row['spread'][form]:8.1f} {median / best:7.2f} {share} {'auto' if form == taken else ''}")
+        share = (
+            f"{row['bound_microseconds'] / median:8.3f}"
+            if form != "dense" and row["pass"] != "adamw"
+            else f"{'-':>8}"
+        )
+        printed.append(
+            f"{row['size']:4} {row['batch']:6} {row['dtype']:9} {row['pass']:17} {form:16}"
+            f" {median:11.1f} {row['spread'][form]:8.1f} {median / best:7.2f} {share}"
+            f" {'auto' if form == taken else ''}"
+        )
     return printed
-
-
-def cases(options: argparse.Namespace) -> Iterator[list[Case]]:
-    """Rows that are compiled together, those worth most first."""
-    sizes = {"toy": TOY} if options.toy else {name: SIZES[name] for name in (("B1", "C1") if options.quick else SIZES)}
-    batches = (16,) if options.toy else (16, 256) if options.quick or not on_gpu() else (256, 4096, 16384, 16)
-    dtypes = ("float32",) if options.quick else ("float32", "bfloat16")
-    for op, passes in OPS.items():
-        for name, size in sizes.items():
-            yield [Case(op, work, name, size, batch, dtype) for batch in batches for dtype in dtypes for work in passes]
 
 
 def headline(rows: list[dict[str, Any]]) -> list[str]:
@@ -192,25 +142,53 @@ def headline(rows: list[dict[str, Any]]) -> list[str]:
     said = []
     for work in (work for passes in OPS.values() for work in passes):
         for dtype in TOLERANCE:
-            ratios = [row["microseconds"]["pallas"] / min(time for form, time in row["microseconds"].items() if form != "pallas")
-                      for row in rows if row["pass"] == work and row["dtype"] == dtype
-                      and {"pallas", "xla"} <= row["microseconds"].keys()]
+            ratios = [
+                row["microseconds"]["pallas"]
+                / min(time for form, time in row["microseconds"].items() if form != "pallas")
+                for row in rows
+                if row["pass"] == work
+                and row["dtype"] == dtype
+                and {"pallas", "xla"} <= row["microseconds"].keys()
+            ]
             if ratios:
-                said.append(f"{work} {dtype}: kernel over XLA's best {math.exp(np.mean(np.log(ratios))):.2f} (geometric mean, "
-                            f"{min(ratios):.2f} to {max(ratios):.2f}), faster in {sum(r < 1 for r in ratios)} of {len(ratios)}")
+                said.append(
+                    f"{work} {dtype}: kernel over XLA's best"
+                    f" {math.exp(np.mean(np.log(ratios))):.2f} (geometric mean, {min(ratios):.2f}"
+                    f" to {max(ratios):.2f}), faster in {sum(r < 1 for r in ratios)} of"
+                    f" {len(ratios)}"
+                )
     return said or ["no GPU: the compiled kernels were not timed"]
 
 
-def timed(options: argparse.Namespace, roof: timing.Roof) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """Rows and what failed. The programs of a group compile side by side, and none is timed while another compiles."""
+def timed(
+    options: argparse.Namespace, roof: timing.Roof
+) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Rows and what failed. The programs of a group compile side by side, and none is timed while
+    another compiles.
+    """
     began, samples = time.monotonic(), 3 if options.toy else timing.SAMPLES
     for group in cases(options):
         if time.monotonic() - began > options.seconds:
             return
-        bounds = [bound_microseconds(case.size, case.batch, case.dtype, roof, backward=case.work != "forward") for case in group]
+        bounds = [
+            bound_microseconds(
+                case.size, case.batch, case.dtype, roof, backward=case.work != "forward"
+            )
+            for case in group
+        ]
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            compiled = [{form: pool.submit(prepared, case, form, 2 if options.toy else timing.calls(1e-5 + 4e-6 * bound))
-                         for form in forms(case)} for case, bound in zip(group, bounds)]
+            compiled = [
+                {
+                    form: pool.submit(
+                        prepared,
+                        case,
+                        form,
+                        2 if options.toy else timing.calls(1e-5 + 4e-6 * bound),
+                    )
+                    for form in forms(case)
+                }
+                for case, bound in zip(group, bounds)
+            ]
         for case, bound, programs in zip(group, bounds, compiled):
             row, failed = measure(case, programs, samples)
             yield {**row, "bound_microseconds": round(bound, 2)}, failed
@@ -218,38 +196,85 @@ def timed(options: argparse.Namespace, roof: timing.Roof) -> Iterator[tuple[dict
 
 def first_line(problem: Exception) -> str:
     """An exception in one short line."""
-    return f"{type(problem).__name__}: {(str(problem).strip() or 'no message').splitlines()[0]}"[:300]
+    return f"{type(problem).__name__}: {(str(problem).strip() or 'no message').splitlines()[0]}"[
+        :300
+    ]
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures, prints and writes; the exit code."""
-    roof = timing.measured_roof(**(dict(side=128, megabytes=1, samples=2) if options.toy else {} if on_gpu() else
-                                   dict(side=1024, megabytes=256)))
-    print(f"jax {jax.__version__}, {device().kind}; roof: copy {roof.bandwidth / 1e9:,.0f} GB/s, products "
-          + ", ".join(f"{dtype} {rate / 1e12:.2f} TFLOP/s" for dtype, rate in roof.flops.items()))
-    print("microseconds a call: median, half the interquartile range; ratio to the best XLA form, share of the roof")
-    command = "python -m pallas_kernels.bench" + "".join(f" --{name}" for name in ("quick", "toy") if getattr(options, name))
-    head = {"device": device().kind, "date": time.strftime("%Y-%m-%d"), "jax": jax.__version__, "command": command,
-            "roof": roof._asdict()}
-    print(f"{'size':4} {'batch':>6} {'dtype':9} {'pass':17} {'form':16} {'median':>11} {'spread':>8} {'ratio':>7} {'of roof':>8}")
+    roof = timing.measured_roof(
+        **(
+            dict(side=128, megabytes=1, samples=2)
+            if options.toy
+            else {}
+            if on_gpu()
+            else dict(side=1024, megabytes=256)
+        )
+    )
+    empty = timing.empty_call()
+    print(
+        f"jax {jax.__version__}, {device().kind}; an empty call {empty:.2f} us; roof: copy"
+        f" {roof.bandwidth / 1e9:,.0f} GB/s, products "
+        + ", ".join(f"{dtype} {rate / 1e12:.2f} TFLOP/s" for dtype, rate in roof.flops.items())
+    )
+    print(
+        "microseconds a call: median, half the interquartile range; ratio to the best XLA form,"
+        " share of the roof"
+    )
+    command = "python -m pallas_kernels.bench" + "".join(
+        f" --{name}" for name in ("quick", "toy") if getattr(options, name)
+    )
+    head = {
+        "device": device().kind,
+        "date": time.strftime("%Y-%m-%d"),
+        "jax": jax.__version__,
+        "command": command,
+        "roof": roof._asdict(),
+        "empty_call_microseconds": round(empty, 2),
+        **({"xla_flags": os.environ["XLA_FLAGS"]} if os.environ.get("XLA_FLAGS") else {}),
+    }
+    print(
+        f"{'size':4} {'batch':>6} {'dtype':9} {'pass':17} {'form':16} {'median':>11} {'spread':>8}"
+        f" {'ratio':>7} {'of roof':>8}"
+    )
     rows, problems = [], []
     for row, failed in timed(options, roof):
         rows, problems = [*rows, row], [*problems, *failed]
         print("\n".join([*lines(row, roof), *(f"bench: {line}" for line in failed)]), flush=True)
         if options.json:
-            measured.write(pathlib.Path(options.json), {**head, "headline": headline(rows), "failed": problems, "rows": rows})
+            measured.write(
+                pathlib.Path(options.json),
+                {**head, "headline": headline(rows), "failed": problems, "rows": rows},
+            )
     print("\n".join([*headline(rows), *(f"bench: {line}" for line in problems)]))
     return 1 if problems else 0
 
 
 def main(arguments: list[str]) -> int:
     """0; 1 where a form failed or was wrong; 2 for unknown arguments."""
-    parser = argparse.ArgumentParser(prog="python -m pallas_kernels.bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="B1 and C1 at batch 16 and 256 in float32")
-    parser.add_argument("--toy", action="store_true", help="one tiny size, kernels interpreted where there is no GPU")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="no new row is begun after so many")
-    parser.add_argument("--json", metavar="FILE", help="write the run there, in the place of an earlier one on this device")
-    parser.add_argument("--adopt", metavar="FILE", help="time nothing; put the runs of FILE into the file of --json")
+    parser = argparse.ArgumentParser(
+        prog="python -m pallas_kernels.bench", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="B1 and C1 at batch 16 and 256 in float32"
+    )
+    parser.add_argument(
+        "--toy",
+        action="store_true",
+        help="one tiny size, kernels interpreted where there is no GPU",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="no new row is begun after so many"
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the run there, in the place of an earlier one on this device",
+    )
+    parser.add_argument(
+        "--adopt", metavar="FILE", help="time nothing; put the runs of FILE into the file of --json"
+    )
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore", DeprecationWarning)
     if not options.adopt:

@@ -2,13 +2,13 @@
 import ast
 import functools
 import importlib
-import json
 import logging
 import math
 import pathlib
 import re
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 from test_kernels import case
 
 import pallas_kernels as pk
-from pallas_kernels import bench, compile_h200, dispatch, layout, sizes, tiles
+from pallas_kernels import bench, bench_cases, compile_h200, dispatch, layout, measured, sizes, tiles, timing
 
 FOLDER = pathlib.Path(pk.__file__).parent
 H200 = dispatch.Device("gpu", "NVIDIA H200", 132)
@@ -100,38 +100,78 @@ def test_auto_falls_back_without_a_gpu_and_says_so_once(small, caplog):
         "path_estimator: implementation xla (no GPU, only cpu; float32, batch, paths, outputs up to 8, 8, 4)"]
 
 
-def test_auto_takes_the_fastest_that_was_measured_on_this_device_and_near_this_size(monkeypatch):
-    def rows(pallas, kind="NVIDIA H200"):
-        row = {"device": kind, "op": "op", "pass": "forward+backward", "dtype": "float32", "batch": 250, "paths": 3522,
-               "outputs": 128, "microseconds": {"xla": 60.0, "pallas": pallas, "dense": 1.0}}
-        return json.dumps({"rows": [row, row | {"pass": "forward", "microseconds": {"xla": 1.0}}]})
+@pytest.fixture()
+def measured_file(monkeypatch, tmp_path):
+    """write(run, ...): the file that "auto" goes by holds these runs."""
+    def forget():
+        measured.training_times.cache_clear(), dispatch._auto.cache_clear()
 
-    def taken(text, batch=256, target=H200):
-        monkeypatch.setattr(pathlib.Path, "read_text", lambda path: text)
+    def write(*runs):
+        monkeypatch.setattr(measured, "FILE", tmp_path / "measured.json")
+        for run in runs:
+            measured.write(measured.FILE, run)
+        forget()
+
+    yield write
+    monkeypatch.undo()
+    forget()
+
+
+def run_of(pallas, kind="NVIDIA H200"):
+    row = {"op": "op", "pass": "forward+backward", "dtype": "float32", "batch": 250, "paths": 3522, "outputs": 128,
+           "microseconds": {"xla": 60.0, "pallas": pallas, "dense": 1.0}}
+    return {"device": kind, "rows": [row, row | {"pass": "forward", "microseconds": {"xla": 1.0}}]}
+
+
+def test_auto_takes_the_fastest_that_was_measured_on_this_device_and_near_this_size(monkeypatch, measured_file):
+    def taken(run, batch=256, target=H200):
+        measured_file(run, run_of(1.0, "another card"))
         monkeypatch.setattr(dispatch, "device", lambda: target)
-        dispatch.measured.cache_clear(), dispatch._auto.cache_clear()
         return dispatch.choose("op", "auto", dtype="float32", batch=batch, paths=3000, outputs=100)
 
-    assert taken(rows(20.0)) == "pallas" and taken(rows(70.0)) == "xla"
-    assert taken(rows(20.0), batch=257) == "xla"  # another bucket was never measured
-    assert taken(rows(20.0, kind="NVIDIA A100")) == "xla"
-    assert taken(rows(20.0, kind="cpu"), target=dispatch.Device("cpu", "cpu", 1)) == "xla"
+    assert taken(run_of(20.0)) == "pallas" and taken(run_of(70.0)) == "xla"
+    assert taken(run_of(20.0), batch=257) == "xla"  # another bucket was never measured
+    assert taken(run_of(20.0, kind="NVIDIA A100"), target=dispatch.Device("gpu", "NVIDIA H100", 132)) == "xla"
+    assert taken(run_of(20.0, kind="cpu"), target=dispatch.Device("cpu", "cpu", 1)) == "xla"
     monkeypatch.setattr(dispatch, "triton", None)
-    assert taken(rows(20.0)) == "xla"
+    assert taken(run_of(20.0)) == "xla"
     with pytest.raises(ValueError, match="no Triton back end; use implementation='xla'"):
         dispatch.choose("op", "pallas", dtype="float32", batch=1, paths=1, outputs=1)
-    monkeypatch.undo()
-    dispatch.measured.cache_clear(), dispatch._auto.cache_clear()
 
 
-def test_the_measurement_file_can_be_read_and_holds_this_benchmark():
-    held = json.loads(dispatch.MEASURED.read_text())
-    assert held["command"].startswith("python -m pallas_kernels.bench --json") and held["rows"]
-    for row in held["rows"]:
-        size = sizes.SIZES[row["size"]]
-        assert (row["paths"], row["outputs"]) == (size.paths, size.outputs) and row["pass"] in bench.PASSES
-        assert "xla" in row["microseconds"] and min(row["microseconds"].values()) > 0
-    assert ("cpu", "path_estimator", "float32", (8, 12, 7)) in dispatch.measured()
+def test_a_run_takes_the_place_of_the_same_device_alone(tmp_path):
+    file = tmp_path / "runs.json"
+    assert measured.runs(file) == []
+    for run in (run_of(1.0), run_of(2.0, "cpu"), run_of(3.0)):
+        measured.write(file, run)
+    held = measured.runs(file)
+    assert [(run["device"], run["rows"][0]["microseconds"]["pallas"]) for run in held] == [("cpu", 2.0), ("NVIDIA H200", 3.0)]
+    assert held[1] == run_of(3.0) and not list(tmp_path.glob("*.new"))
+    file.write_text('{"rows": []}')
+    with pytest.raises(ValueError, match="no file of measured runs.*remove it, or give another"):
+        measured.runs(file)
+
+
+def test_the_measurement_file_holds_this_benchmark_and_auto_goes_by_it(monkeypatch):
+    for run in measured.runs(measured.FILE):
+        assert run["command"].startswith("python -m pallas_kernels.bench") and run["rows"] and run["date"] and run["jax"]
+        for row in run["rows"]:
+            size = sizes.SIZES[row["size"]]
+            assert (row["paths"], row["outputs"]) == (size.paths, size.outputs) and row["pass"] in bench.OPS[row["op"]]
+            assert "xla" in row["microseconds"] and min(row["microseconds"].values()) > 0
+    dispatch._auto.cache_clear()
+    monkeypatch.setattr(dispatch, "device", lambda: H200)
+    wins, losses = [], []
+    for row in next(run for run in measured.runs(measured.FILE) if run["device"] == "NVIDIA H200")["rows"]:
+        if row["pass"] == "forward":
+            continue
+        times = row["microseconds"]
+        taken = dispatch.choose(row["op"], "auto", dtype=row["dtype"], batch=row["batch"], paths=row["paths"],
+                                outputs=row["outputs"])
+        assert taken == ("pallas" if times["pallas"] < times["xla"] else "xla")
+        (wins if taken == "pallas" else losses).append(row["size"])
+    assert wins
+    dispatch._auto.cache_clear()
 
 
 def kernels(function, c):
@@ -213,32 +253,96 @@ def test_tiles_are_powers_of_two_that_fit_and_fill_the_cores(itemsize):
     assert (tiles.forward_tiles(256, 999, 128, 4, 132).paths, tiles.weight_tiles(256, 999, 128, 4, 132).batch) == (32, 32)
 
 
+ROOF = timing.Roof(4e12, {"float32": 50e12, "bfloat16": 700e12})
+
+
 def test_lower_bounds_agree_with_hand_computed_ones():
     b1, c2 = sizes.SIZES["B1"], sizes.SIZES["C2"]
-    assert sizes.bound_microseconds(b1, 4096, "float32", backward=True) == pytest.approx(4 * 4096 * 3522 * 128 / 67e6)
-    assert sizes.bound_microseconds(c2, 4096, "bfloat16", backward=True) == pytest.approx(49.1, abs=0.05)  # the gather
+    bound = functools.partial(sizes.bound_microseconds, roof=ROOF)
+    assert bound(b1, 4096, "float32", backward=True) == pytest.approx(4 * 4096 * 3522 * 128 / 50e6)
+    assert bound(c2, 4096, "bfloat16", backward=False) == pytest.approx(2 * 4096 * 49472 * 4 / 700e6)
     moved = 16 * (1280 * 4 + 320 / 8 + 128 * 4) + 3522 * 128 * 4
-    assert sizes.bound_microseconds(b1, 16, "float32", backward=False) == pytest.approx(moved / 4.3e6)
+    assert bound(b1, 16, "float32", backward=False) == pytest.approx(moved / 4e6)
+
+
+def test_a_timed_loop_makes_every_call_and_hands_back_the_last(monkeypatch):
+    def function(a, b):
+        return a @ b, {"more": jnp.sin(a)}
+
+    a, b = jax.random.normal(jax.random.key(0), (2, 24, 24))
+    for backend in ("cpu", "gpu"):  # as on a GPU: several calls in one turn of the loop
+        monkeypatch.setattr(timing.jax, "default_backend", lambda: backend)
+        compiled = jax.jit(timing.looped(function, 32)).lower(a, b).compile()
+        token, outputs = compiled(a, b)
+        chex.assert_trees_all_close(outputs, function(a, b), rtol=1e-5)
+        first = (a @ b)[0, 0] + jnp.sin(a[0, 0])
+        np.testing.assert_allclose(token, 32 * first, rtol=1e-4)
+        for once in (" dot(", " sine("):  # in a turn, none is merged with another or left out
+            assert compiled.as_text().count(once) == (timing.UNROLLED if backend == "gpu" else 1), once
+
+
+def test_counts_of_calls_are_powers_of_two_within_bounds():
+    assert [timing.calls(seconds) for seconds in (0.0, 1e-5, 3e-4, 1e-3, 1.0)] == [256, 256, 8, 4, 2]
 
 
 def test_the_benchmark_checks_values_and_prints_every_form(monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(sizes.SIZES, "C1", sizes.Size(16, 32, 3, 40))
-    monkeypatch.setattr(bench, "SIZES", {"C1": sizes.SIZES["C1"]})
-    monkeypatch.setattr(bench, "SAMPLES", 3)
-    monkeypatch.setattr(bench, "SHORTEST", 0)
+    monkeypatch.setattr(bench_cases, "SIZES", {"C1": sizes.Size(16, 32, 3, 40)})
+    monkeypatch.setattr(bench.timing, "SAMPLES", 3)
+    monkeypatch.setattr(bench.timing, "measured_roof", lambda **_: ROOF)
+    monkeypatch.setattr(bench.timing, "calls", lambda seconds: 2)
     assert bench.main([f"--json={tmp_path / 'rows.json'}"]) == 0
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert [(r["batch"], r["dtype"], r["pass"]) for r in rows] == [
-        (b, d, p) for b in (16, 256) for d in ("float32", "bfloat16") for p in bench.PASSES]
-    assert set(rows[0]["microseconds"]) == {"xla", "dense"} and set(rows[2]["microseconds"]) == {"xla"}
+    run, = measured.runs(tmp_path / "rows.json")
+    assert run["failed"] == [] and run["roof"]["bandwidth"] == 4e12 and run["empty_call_microseconds"] > 0
+    assert [(r["op"], r["batch"], r["dtype"], r["pass"]) for r in run["rows"]] == [
+        (op, b, d, p) for op, works in bench.OPS.items() for b in (16, 256) for d in ("float32", "bfloat16") for p in works]
+    assert set(run["rows"][0]["microseconds"]) == {"xla", "dense"} and set(run["rows"][-1]["microseconds"]) == {"xla"}
+    assert all(0 <= error < 2e-2 for row in run["rows"] for error in row["error"].values())
     printed = capsys.readouterr().out
-    assert "only the XLA forms are timed" in printed and printed.count("dense  ") == 8 and printed.count(" auto") == 12
-    c = bench.draw(sizes.SIZES["C1"], 20, "float32")
-    y, dw = bench.expected(c)
-    with pytest.raises(SystemExit, match="thing is off by .* nothing was timed"):
-        bench.check("thing", (np.vstack([y * 1.001, y[:4]]), dw), (y, dw), 1e-5)
-    with pytest.raises(SystemExit, match="nothing was timed"):
-        bench.check("thing", (np.vstack([y, y[:4]]), dw * np.nan), (y, dw), 1e-5)
+    assert "no GPU: the compiled kernels were not timed" in printed and printed.count("dense  ") == 8
+    assert printed.count(" auto") == 12
+
+
+def test_the_benchmark_reports_what_fails_or_is_wrong_and_times_the_rest(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(bench_cases, "OPS", {"path_estimator": ("forward+backward",)})
+    monkeypatch.setattr(bench.timing, "measured_roof", lambda **_: ROOF)
+    whole = bench.operation
+
+    def planted(work, form):
+        def wrong(*operands):
+            y, dw = whole(work, form)(*operands)
+            return y, 1.1 * dw
+
+        def broken(*operands):
+            raise RuntimeError("no such\nthing")
+
+        return {"xla": wrong, "pallas_interpret": broken}[form]
+
+    monkeypatch.setattr(bench, "operation", planted)
+    assert bench.main(["--toy", f"--json={tmp_path / 'rows.json'}"]) == 1
+    run, = measured.runs(tmp_path / "rows.json")
+    assert all(row["microseconds"] == {} for row in run["rows"])
+    assert re.search("toy float32 batch 16 forward.backward xla is off by 1.0e-01 .* allowed 1e-05; not timed", run["failed"][0])
+    assert run["failed"][1].endswith("pallas_interpret: RuntimeError: no such")
+    assert "bench: toy float32" in capsys.readouterr().out
+
+
+def test_nan_is_never_within_the_tolerance():
+    assert np.isnan(bench_cases.error(np.array([1.0, np.nan]), np.array([1.0, 2.0])))
+    case = bench_cases.Case("path_estimator", "forward+backward", "toy", bench_cases.TOY, 16, "float32")
+    y, dw = bench_cases.expected(bench_cases.draw(case.size, 16, "float32"))
+    assert bench_cases.largest_error(case, "xla", (y, dw)) == 0
+    assert np.isnan(bench_cases.largest_error(case, "xla", (y, dw * np.nan)))
+    assert bench_cases.largest_error(case, "xla", (y * 1.001, dw)) == pytest.approx(1e-3)
+
+
+def test_runs_of_another_file_are_adopted(tmp_path, capsys):
+    source, target = tmp_path / "source.json", tmp_path / "target.json"
+    measured.write(source, run_of(1.0))
+    measured.write(target, run_of(2.0, "cpu"))
+    assert bench.main([f"--adopt={source}", f"--json={target}"]) == 0
+    assert [run["device"] for run in measured.runs(target)] == ["cpu", "NVIDIA H200"]
+    assert bench.main([f"--adopt={tmp_path / 'none.json'}", f"--json={target}"]) == 2
+    assert "holds no run; give a file that --json wrote" in capsys.readouterr().err
 
 
 def test_compiling_for_an_h200_says_how_to_get_the_plugin(monkeypatch, capsys):

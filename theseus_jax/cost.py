@@ -21,11 +21,33 @@ def peak_flops(device_kind: str) -> float | None:
     return next((peak for name, peak in PEAKS if re.search(rf"\b{name}\b", device_kind)), None)
 
 
-def program_flops(compiled: Any) -> float:
-    """XLA's count for a compiled program; it counts the body of a loop once, whatever the trip count."""
-    analysis = compiled.cost_analysis()
+def program_flops(program: Any) -> float:
+    """XLA's count for a lowered or compiled program; it counts the body of a loop once, whatever the trip count."""
+    analysis = program.cost_analysis()
     analysis = analysis[0] if isinstance(analysis, (list, tuple)) else analysis
     return float((analysis or {}).get("flops", 0.0))
+
+
+def _lowered(fn: Callable[..., Any], *args: Any) -> Any:
+    """`fn` lowered for the CPU, whatever the device."""
+    shapes = jax.eval_shape(lambda *values: values, *args)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return jax.jit(fn).lower(*shapes)
+
+
+def compiled_flops(compiled: Any, fn: Callable[..., Any], *args: Any) -> float:
+    """`program_flops` of `fn` compiled for `args`: the compiled program's own count on a CPU.
+
+    On another device it is that of the program as lowered for a CPU, before optimisation, which is a little higher: on a
+    GPU what cuDNN does, convolutions and fused attention, counts as nothing (H200, jax 0.11.2). A program that no CPU can
+    run, one with a kernel chosen by name, keeps the compiled count.
+    """
+    if jax.default_backend() == "cpu":
+        return program_flops(compiled)
+    try:
+        return program_flops(_lowered(fn, *args))
+    except ValueError:
+        return program_flops(compiled)
 
 
 def flops(fn: Callable[..., Any], *args: Any) -> float:
@@ -34,12 +56,14 @@ def flops(fn: Callable[..., Any], *args: Any) -> float:
     args: arrays or ShapeDtypeStructs; nothing is run. A `while_loop` without a known length is counted once.
     """
     closed = jax.make_jaxpr(fn)(*args)
-    return program_flops(jax.jit(fn).lower(*args).compile()) + uncounted(closed.jaxpr)
+    return compiled_flops(jax.jit(fn).lower(*args).compile(), fn, *args) + uncounted(closed.jaxpr)
 
 
 def lowered_flops(fn: Callable[..., Any], *args: Any) -> float:
-    """As `flops`, from the program before XLA optimises it: nothing is compiled, and the count is a little higher."""
-    return program_flops(jax.jit(fn).lower(*args)) + uncounted(jax.make_jaxpr(fn)(*args).jaxpr)
+    """As `flops`, from the program before XLA optimises it, as lowered for a CPU: nothing but the bodies of scans is
+    compiled, the count is a little higher, and it is the same on every device.
+    """
+    return program_flops(_lowered(fn, *args)) + uncounted(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
 def uncounted(jaxpr: Any) -> float:
@@ -51,7 +75,7 @@ def uncounted(jaxpr: Any) -> float:
         if equation.primitive.name == "scan":
             body = equation.params["jaxpr"]
             inner = uncounted(body.jaxpr)
-            once = program_flops(_compile(body)) if equation.params["length"] > 1 else 0.0
+            once = _body_flops(body) if equation.params["length"] > 1 else 0.0
             missing += inner + (equation.params["length"] - 1) * (once + inner)
         else:
             missing += _decomposition(equation) + sum(uncounted(inner) for inner in _subjaxprs(equation))
@@ -73,9 +97,10 @@ def _decomposition(equation: Any) -> float:
     return math.prod(batch) * count
 
 
-def _compile(closed: Any) -> Any:
+def _body_flops(closed: Any) -> float:
     shapes = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in closed.in_avals]
-    return jax.jit(jax.extend.core.jaxpr_as_fun(closed)).lower(*shapes).compile()
+    body = jax.extend.core.jaxpr_as_fun(closed)
+    return compiled_flops(jax.jit(body).lower(*shapes).compile(), body, *shapes)
 
 
 def _subjaxprs(equation: Any):

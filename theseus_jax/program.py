@@ -267,11 +267,12 @@ def _compile(program: Program, structure: Any, shapes: tuple[tuple[tuple[int, ..
     begin = time.perf_counter()
     LOG.info("compiling the step that trains %s", ", ".join(program.trainable))
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
-    compiled = jax.jit(functools.partial(chunk, program), donate_argnums=(0, 3)).lower(*args).compile()
+    run = functools.partial(chunk, program)
+    compiled = jax.jit(run, donate_argnums=(0, 3)).lower(*args).compile()
     # The loops over steps and seeds are counted once by XLA, which makes its count that of one step of one seed (vmap
     # runs all seeds in one body); loops inside a step, such as an RNN's, and decompositions have to be added.
     seeds = 1 if jax.default_backend() == "cpu" else args[4].shape[0]
-    return Compiled(compiled, cost.program_flops(compiled) / seeds + _step_uncounted(program, args),
+    return Compiled(compiled, cost.compiled_flops(compiled, run, *args) / seeds + _step_uncounted(program, args),
                     time.perf_counter() - begin)
 
 

@@ -227,17 +227,18 @@ def _compiled_guide(guide: Network, names: tuple[str, ...], structure: Any,
 
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
     compiled = jax.jit(run).lower(*args).compile()
-    return compiled, cost.program_flops(compiled) * block_count(args[1])
+    return compiled, cost.compiled_flops(compiled, run, *args) * block_count(args[1])
 
 
 @functools.lru_cache(maxsize=64)
 def _compiled_prefix(net: Network, stop: str, structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> Any:
     """The compiled prefix and its FLOPs for one seed."""
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
-    compiled = jax.jit(functools.partial(_prefix, net, stop)).lower(*args).compile()
+    run = functools.partial(_prefix, net, stop)
+    compiled = jax.jit(run).lower(*args).compile()
     # XLA counts the body of a loop once: the loop over blocks, and on a CPU that over seeds
     seeds = 1 if jax.default_backend() == "cpu" else jax.tree.leaves(args[0])[0].shape[0]
-    return compiled, cost.program_flops(compiled) * block_count(args[1]) / seeds
+    return compiled, cost.compiled_flops(compiled, run, *args) * block_count(args[1]) / seeds
 
 
 def _prefix(net: Network, stop: str, variables: Variables, inputs: Any) -> Any:

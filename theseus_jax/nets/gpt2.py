@@ -5,6 +5,9 @@ N(0, 0.02) with the residual projections divided by sqrt(2 L).
 """
 from __future__ import annotations
 
+import functools
+from typing import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -60,10 +63,15 @@ class MLP(nn.Module):
         return nn.Dense(self.width, kernel_init=nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5), name="c_proj")(h)
 
 
-def _attention_kernel(q: jax.Array) -> str | None:
-    """cuDNN's fused attention where it can run, which holds no (T, T) array; None leaves it to XLA."""
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Causal attention of (B, T, H, D / H): cuDNN's fused kernel where it can run, which holds no (T, T) array."""
+    def through(kernel: str | None) -> Callable[..., jax.Array]:
+        return functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=kernel)
+
     fits = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-    return "cudnn" if fits and jax.default_backend() == "gpu" else None
+    if not fits or jax.default_backend() != "gpu":
+        return through(None)(q, k, v)
+    return jax.lax.platform_dependent(q, k, v, cuda=through("cudnn"), default=through("xla"))
 
 
 class Attention(nn.Module):
@@ -83,7 +91,7 @@ class Attention(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         q, k, v = self._split(x)
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=_attention_kernel(q))
+        y = _attend(q, k, v)
         return self.c_proj(y.reshape(x.shape))
 
     def step(self, x: jax.Array, carry: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
