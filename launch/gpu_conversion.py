@@ -147,68 +147,59 @@ def preset_steps(config: str, keys: tuple[str, ...]) -> dict[str, int]:
     return {key: made[key.split(".")[0]][key.split(".")[1]] for key in keys}
 
 
+def changed(
+    name: str, seconds: float, folder: pathlib.Path, data: str, toy: bool
+) -> dict[str, Any]:
+    """Every key of the config that the run changes: sizes, steps and the place of the data."""
+    plan = CONVERSIONS[name]
+    whole = preset_steps(plan.config, tuple(plan.steps))
+    steps = {key: min(count, whole[key]) for key, count in scaled_steps(plan, seconds).items()}
+    changes = {**plan.overrides, **steps, **(TOYS[name] if toy else {})}
+    if name == "cifar10" and toy:
+        data = str(folder / "toy.npz")
+        toy_pictures(pathlib.Path(data))
+    return changes | ({"data.path": data} if name == "cifar10" else {})
+
+
+def outcome(folder: pathlib.Path, why: str) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
+    """(rows, what else a result file says, in one line): results, or how far the run came."""
+    if why:
+        rows = reached(folder / "metrics.jsonl")
+        far = ", ".join(f"{row['model']}/{row['phase']} step {row['step']}" for row in rows)
+        return rows, {"why": why}, f"not finished ({why}); reached {far or 'no training step'}"
+    results = json.loads((folder / "results.json").read_text())
+    kept = {key: results[key] for key in ("task", "metric", "data", "stages", "claims")}
+    values = ", ".join(f"{row['name']} {row['value']:.4g}" for row in results["models"])
+    return results["models"], kept, f"{values} ({kept['metric']})"
+
+
 def conversion(path: str, name: str, workdir: str, seconds: float, data: str, toy: bool) -> int:
-    """Runs the config, and writes its results or, where time or luck ran out, what its records
-    hold.
-    """
+    """Runs the config; writes its results or, where time or luck ran out, what its records hold."""
     plan, folder, began = CONVERSIONS[name], pathlib.Path(workdir), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    whole = preset_steps(plan.config, tuple(plan.steps))
-    changes = {
-        **plan.overrides,
-        **{key: min(count, whole[key]) for key, count in scaled_steps(plan, seconds).items()},
-    }
-    if toy:
-        changes |= TOYS[name]
-    if name == "cifar10":
-        if toy:
-            toy_pictures(folder / "toy.npz")
-        changes["data.path"] = str(folder / "toy.npz") if toy else data
+    changes = changed(name, seconds, folder, data, toy)
     flags = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), XLA_FLAGS]))
     command = [
-        sys.executable,
-        "launch/run.py",
-        f"--config={plan.config}",
-        f"--workdir={folder}",
+        *(sys.executable, "launch/run.py", f"--config={plan.config}", f"--workdir={folder}"),
         *(f"--config.{key}={value}" for key, value in changes.items()),
     ]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "XLA_FLAGS": flags}
     try:
-        status = subprocess.run(
-            command,
-            cwd=ROOT,
-            timeout=seconds,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "XLA_FLAGS": flags},
-        ).returncode
-        why = f"exit code {status}" if status else ""
+        code = subprocess.run(command, cwd=ROOT, timeout=seconds, env=environment).returncode
+        why = f"exit code {code}" if code else ""
     except subprocess.TimeoutExpired:
-        status, why = 1, f"stopped after {seconds:.0f} s"
+        why = f"stopped after {seconds:.0f} s"
+    rows, kept, line = outcome(folder, why)
+    whole = preset_steps(plan.config, tuple(plan.steps))
     told = {
         "config": plan.config,
         "overrides": {key: value for key, value in changes.items() if key != "data.path"},
         "steps": {key: {"preset": whole[key], "here": changes[key]} for key in plan.steps},
-        "finished": not status,
-        "xla_flags": flags,
-        "seconds": time.monotonic() - began,
-        **({"why": why} if why else {}),
+        **{"finished": not why, "xla_flags": flags, "seconds": time.monotonic() - began, **kept},
     }
-    if status:
-        rows = reached(folder / "metrics.jsonl")
-        said = [
-            f"not finished ({why}); reached "
-            + ", ".join(f"{row['model']}/{row['phase']} step {row['step']}" for row in rows)
-        ]
-    else:
-        results = json.loads((folder / "results.json").read_text())
-        told |= {key: results[key] for key in ("task", "metric", "data", "stages", "claims")}
-        rows = results["models"]
-        said = [
-            ", ".join(f"{row['name']} {row['value']:.4g}" for row in rows) + f" ({told['metric']})"
-        ]
-    cut = ", ".join(
-        f"{key} {both['here']} of {both['preset']}" for key, both in told["steps"].items()
-    )
-    record(path, rows, **told, headline=[f"{cut}; {told['seconds']:.0f} s", *said])
-    return status
+    cut = ", ".join(f"{key} {n['here']} of {n['preset']}" for key, n in told["steps"].items())
+    record(path, rows, **told, headline=[f"{cut}; {told['seconds']:.0f} s", line])
+    return 1 if why else 0
 
 
 def reached(path: pathlib.Path) -> list[dict[str, Any]]:

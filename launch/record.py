@@ -72,6 +72,5 @@ def spread(name: str, times: np.ndarray) -> dict[str, float]:
 
 def first_line(problem: Exception) -> str:
     """An exception in one short line."""
-    return f"{type(problem).__name__}: {(str(problem).strip() or 'no message').splitlines()[0]}"[
-        :300
-    ]
+    line = (str(problem).strip() or "no message").splitlines()[0].strip()
+    return f"{type(problem).__name__}: {line}"[:300]

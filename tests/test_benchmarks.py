@@ -1,8 +1,13 @@
-"""Every setting that a study names is one that a run takes: a study of half an hour must not end at its last row."""
+"""Every setting that a study names is one that a run takes: a study of half an hour must not end at its last row.
+
+And what the benchmarks beside PyTorch time is what the library computes.
+"""
 import importlib
 import pathlib
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from theseus_jax.experiment.classify_setup import case, check
@@ -40,3 +45,64 @@ def test_every_mapping_of_the_studies_fits_its_networks(studies):
     for name, text in studies.STUDIES["mapping"].items():
         mapping = parse_mapping(studies.settings(text).convert.mapping, made.guide, made.target, made.example)
         assert mapping[-1] == ("pool", "block_3"), name
+
+
+@pytest.fixture(scope="module")
+def similarity():
+    sys.path.insert(0, str(FOLDER.parent))
+    return importlib.import_module("launch.bench_similarity")
+
+
+@pytest.mark.parametrize("name", ["cka_debiased", "mutual_knn"])
+def test_the_similarity_benchmark_times_the_measure_of_the_library(similarity, name):
+    from theseus_jax.similarity import METRICS
+
+    x, y = similarity.drawn(16, 8)
+    value, gradient = similarity.ours(similarity.compiled(name, 16, 8), name, x, y)()
+    settings = {key: similarity.SETTINGS[key] for key in METRICS[name].parameters}
+    assert float(value) == pytest.approx(float(METRICS[name].fn(x, y, **settings)), abs=1e-6)
+    assert (gradient is not None) == METRICS[name].differentiable
+    if gradient is not None:
+        step = 1e-2 * np.asarray(gradient) / np.linalg.norm(gradient)
+        change = METRICS[name].fn(x + step, y, **settings) - METRICS[name].fn(x - step, y, **settings)
+        assert float(change) == pytest.approx(2e-2 * np.linalg.norm(gradient), rel=0.02)
+
+
+def test_the_similarity_benchmark_refuses_a_peer_that_disagrees(similarity):
+    class Tensor:
+        def __init__(self, value):
+            self.value = value
+
+        def double(self):
+            return self
+
+        cpu, numpy = double, lambda self: self.value
+
+    gradient = np.array([1.0, -2.0])
+    mine = np.float32(0.5), gradient
+    apart = similarity.compared(mine, (0.501, Tensor(gradient * 1.01)), "mse")
+    assert apart["value_difference"] == pytest.approx(1e-3) and apart["gradient_difference"] == pytest.approx(0.01, rel=0.02)
+    for theirs in ((0.51, Tensor(gradient)), (0.5, Tensor(gradient * 1.1)), (float("nan"), Tensor(gradient))):
+        with pytest.raises(ValueError, match="is above"):
+            similarity.compared(mine, theirs, "mse")
+    similarity.compared(mine, (0.5, Tensor(-gradient)), "procrustes")  # whose derivative is not unique there
+
+
+def test_the_alignment_benchmark_times_a_step_that_learns_and_counts_what_it_costs(similarity):
+    pair = importlib.import_module("launch.alignment_step")
+    shape = dict(vocabulary=11, width=8, depth=2, heads=2, context=8, batch=4)
+    made = pair.built(shape, "linear", "float32")
+    batches = np.random.default_rng(0).integers(0, 11, (5, 4, 9)).astype(np.int32)
+    run = {name: jax.jit(pair.epoch(one)) for name, one in pair.programs(made).items()}
+    learnt, losses = run["step"](made.variables, made.guide, batches)
+    kept, values = run["forwards_and_distance"](made.variables, made.guide, batches)
+    assert float(losses[0]) == pytest.approx(float(values[0]), rel=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, kept, made.variables)  # forwards change nothing
+    after = run["forwards_and_distance"](learnt, made.guide, batches)[1]
+    assert float(np.mean(after)) < float(np.mean(values))
+    rounded = pair.built(shape, "linear", "bfloat16")
+    low = jax.jit(pair.epoch(pair.programs(rounded)["forwards_and_distance"]))(rounded.variables, rounded.guide, batches)[1]
+    assert low.dtype == np.float32 and 0 < float(np.abs(low - values).max()) < 0.05
+    bench = importlib.import_module("launch.bench")
+    forwards = bench.lowered_flops(pair.programs(made)["forwards"], made.variables, made.guide, batches[0])
+    assert bench.step_flops(shape, "linear", batches[0]) > 2 * forwards > 0

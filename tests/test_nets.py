@@ -104,6 +104,24 @@ def test_gated_linear_recurrence_equals_its_loop_in_float64():
     np.testing.assert_allclose(y, np.stack(out, axis=1), rtol=0, atol=5e-6)
 
 
+def test_gated_linear_recurrence_in_bfloat16_keeps_its_memory():
+    """In bfloat16 itself every decay above 0.996 is 1 and a state of 256 terms of 1 stops growing."""
+    module = GatedLinear(3, taps=1)
+    x = jax.random.normal(jax.random.key(0), (1, 600, 4))
+    params = module.init(jax.random.key(1), x)["params"] | {"decay": jnp.full((3,), -9.0)}  # a = 1 - 5e-4 where r = 0
+    exact = module.apply({"params": params}, x)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, x))
+    y = module.apply({"params": rounded[0]}, rounded[1])
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float32(y), exact, atol=0.03 * float(jnp.abs(exact).max()))
+    carry, steps = module.initial_carry(1), []
+    for t in range(5):
+        step, carry = module.apply({"params": rounded[0]}, rounded[1][:, t], carry, method="step")
+        steps.append(step)
+    assert carry["state"].dtype == jnp.float32 and steps[0].dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float32(jnp.stack(steps, 1)), exact[:, :5], atol=0.03 * float(jnp.abs(exact).max()))
+
+
 def test_gated_linear_starts_with_long_memory():
     x = jnp.zeros((1, 1, 1))
     decay = jax.jit(lambda key: GatedLinear(2000).init(key, x)["params"]["decay"])(jax.random.key(0))

@@ -197,6 +197,28 @@ def test_flops_of_decompositions_are_those_of_the_textbook(fn, shape, expected):
     assert cost.flops(fn, jax.ShapeDtypeStruct(shape, jnp.float32)) >= expected
 
 
+def test_counts_on_a_gpu_are_those_of_the_program_as_lowered_for_a_cpu(monkeypatch):
+    """There a compiled program's own count is 0 for a convolution; `PathEstimator` by name cannot be lowered for a CPU."""
+    def convolved(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    class Compiled:
+        def cost_analysis(self):
+            return {"flops": 7.0}
+
+    x, kernel = jnp.ones((2, 10, 10, 3)), jnp.ones((3, 3, 3, 5))
+    expected = 2 * 2 * 8 * 8 * 9 * 3 * 5
+    assert cost.compiled_flops(Compiled(), convolved, x, kernel) == 7.0
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert cost.compiled_flops(Compiled(), convolved, x, kernel) == expected == cost.flops(convolved, x, kernel)
+    assert cost.lowered_flops(convolved, jax.ShapeDtypeStruct(x.shape, x.dtype), kernel) == expected
+
+    def by_name(x):
+        raise ValueError("implementation='pallas' needs an NVIDIA GPU")
+
+    assert cost.compiled_flops(Compiled(), by_name, x) == 7.0
+
+
 def test_flops_of_decompositions_count_every_step_of_a_scan():
     def looped(x):
         return jax.lax.scan(lambda c, z: (c, jnp.linalg.svd(z)[0]), 0, x)
