@@ -18,11 +18,10 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from typing import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from launch.gpu_run import Step, run_steps  # noqa: E402
+from launch.gpu_run import Command, Step, run_steps  # noqa: E402
 
 PYTHON = sys.executable
 
@@ -37,112 +36,66 @@ def script(name: str, *words: str) -> list[str]:
     return [PYTHON, f"launch/{name}.py", *words]
 
 
-def real_steps(out: pathlib.Path, data: str) -> tuple[Step, ...]:
-    """The steps of a GPU run; what a step needs was seen on one NVIDIA H200."""
-
-    def conversion(name: str) -> Callable[[float], list[str]]:
-        more = [f"--data={data}"] if name == "cifar10" else []
-        return lambda seconds: module(
-            "launch.gpu_steps",
-            name,
-            f"--workdir={out / 'runs' / name}",
-            f"--seconds={seconds - 10:.0f}",
-            *more,
-        )
-
-    rows = ("rows", "headline", "date", "command", "device")
-    return (
-        Step(
-            "device",
-            "the card, its driver and versions",
-            15,
-            60,
-            lambda _: module("launch.gpu_steps", "device"),
-            rows,
-        ),
-        Step(
-            "tests",
-            "kernels against float64, values and derivatives",
-            30,
-            120,
-            lambda _: module("launch.gpu_steps", "tests", "--select=not interpret"),
-            (*rows, "passed", "failed"),
-        ),
-        Step(
-            "kernels",
-            "kernels against XLA's best form and the measured roof",
-            45,
-            190,
-            lambda seconds: module("pallas_kernels.bench", f"--seconds={seconds - 30:.0f}"),
-            ("runs",),
-        ),
-        Step(
-            "alignment",
-            "the alignment step at GPT-2-small shapes against PyTorch",
-            45,
-            150,
-            lambda _: script(
-                "bench",
-                "--shape=gpt2_small",
-                "--compute=bfloat16",
-                "--cells=linear",
-                "--peers=eager,compile",
-                "--repeats=5",
-            ),
-            rows,
-        ),
-        Step(
-            "similarity",
-            "similarity measures against PyTorch",
-            30,
-            75,
-            lambda _: script("bench_similarity"),
-            rows,
-        ),
-        Step(
-            "cifar10",
-            "ResNet-18 -> MLP on CIFAR-10, fewer steps",
-            120,
-            200,
-            conversion("cifar10"),
-            rows,
-        ),
-        Step("gpt2", "GPT-2 -> RNN at width 512, fewer steps", 90, 600, conversion("gpt2"), rows),
-    )
+ROWS = ("rows", "headline", "date", "command", "device")
+# (name, what it does, least seconds that it needs, its limit, fields of its file), as on an H200
+STEPS = (
+    ("device", "the card, its driver and versions", 15, 60, ROWS),
+    (
+        "tests",
+        "kernels against float64, values and derivatives",
+        *(30, 120, (*ROWS, "passed", "failed")),
+    ),
+    ("kernels", "kernels against XLA's best form and the measured roof", 45, 190, ("runs",)),
+    ("alignment", "the alignment step at GPT-2-small shapes against PyTorch", 45, 190, ROWS),
+    ("similarity", "similarity measures against PyTorch", 30, 75, ROWS),
+    ("cifar10", "ResNet-18 -> MLP on CIFAR-10, fewer steps", 120, 200, ROWS),
+    ("gpt2", "GPT-2 -> RNN at width 512, fewer steps", 90, 600, ROWS),
+)
+ALIGNMENT = ("--compute=bfloat16", "--cells=linear", "--peers=eager,compile")
 
 
-def toy_steps(out: pathlib.Path, data: str) -> tuple[Step, ...]:
-    """The same steps at toy size, through the same code."""
+def conversion(name: str, out: pathlib.Path, spare: float, *words: str) -> Command:
+    """A conversion's command: it stops itself `spare` seconds before its limit, to write."""
 
-    def conversion(name: str) -> Callable[[float], list[str]]:
-        return lambda seconds: module(
-            "launch.gpu_steps",
-            name,
-            f"--workdir={out / 'runs' / name}",
-            "--toy",
-            f"--seconds={seconds - 5:.0f}",
-        )
+    def command(seconds: float) -> list[str]:
+        place = f"--workdir={out / 'runs' / name}"
+        return module("launch.gpu_steps", name, place, f"--seconds={seconds - spare:.0f}", *words)
 
-    toys = {
+    return command
+
+
+def real_commands(out: pathlib.Path, data: str) -> dict[str, Command]:
+    """Every step's command on a GPU."""
+    return {
+        "device": lambda _: module("launch.gpu_steps", "device"),
+        "tests": lambda _: module("launch.gpu_steps", "tests", "--select=not interpret"),
+        "kernels": lambda seconds: module("pallas_kernels.bench", f"--seconds={seconds - 30:.0f}"),
+        "alignment": lambda _: script("bench", "--shape=gpt2_small", "--repeats=5", *ALIGNMENT),
+        "similarity": lambda _: script("bench_similarity"),
+        "cifar10": conversion("cifar10", out, 10, f"--data={data}"),
+        "gpt2": conversion("gpt2", out, 10),
+    }
+
+
+def toy_commands(out: pathlib.Path) -> dict[str, Command]:
+    """The same at toy size, through the same code."""
+    sizes = ("--samples=16", "--features=8,32", "--seconds=0.01")
+    return real_commands(out, "") | {
         "tests": lambda _: module("launch.gpu_steps", "tests", "--select=one_sample"),
         "kernels": lambda _: module("pallas_kernels.bench", "--toy"),
-        "alignment": lambda _: script(
-            "bench",
-            "--shape=quick",
-            "--compute=bfloat16",
-            "--cells=linear",
-            "--repeats=2",
-            "--peers=eager,compile",
-        ),
-        "similarity": lambda _: script(
-            "bench_similarity", "--samples=16", "--features=8,32", "--seconds=0.01"
-        ),
-        "cifar10": conversion("cifar10"),
-        "gpt2": conversion("gpt2"),
+        "alignment": lambda _: script("bench", "--shape=quick", "--repeats=2", *ALIGNMENT),
+        "similarity": lambda _: script("bench_similarity", *sizes),
+        "cifar10": conversion("cifar10", out, 5, "--toy"),
+        "gpt2": conversion("gpt2", out, 5, "--toy"),
     }
+
+
+def planned(out: pathlib.Path, data: str, rehearse: bool) -> tuple[Step, ...]:
+    """All steps in order; in a rehearsal each may start at once and take two minutes."""
+    commands = toy_commands(out) if rehearse else real_commands(out, data)
     return tuple(
-        step._replace(least=5, most=120, command=toys.get(step.name, step.command))
-        for step in real_steps(out, data)
+        Step(name, what, *((5, 120) if rehearse else (least, most)), commands[name], fields)
+        for name, what, least, most, fields in STEPS
     )
 
 
@@ -168,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
         pathlib.Path(given.out).resolve(),
         given.data and str(pathlib.Path(given.data).resolve()),
     )
-    steps = (toy_steps if given.rehearse else real_steps)(out, data)
+    steps = planned(out, data, given.rehearse)
     chosen = [name for name in given.steps.split(",") if name] or [step.name for step in steps]
     unknown = [name for name in chosen if name not in [step.name for step in steps]]
     if unknown or not given.minutes > 0 or (data and not pathlib.Path(data).is_file()):

@@ -21,6 +21,9 @@ XLA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
 MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "MemoryError", "Cannot allocate memory")
 
 
+Command = Callable[[float], list[str]]
+
+
 class Step(NamedTuple):
     """One piece of work. command(seconds): its argument list, which is told how long it may take,
     without --json.
@@ -33,7 +36,7 @@ class Step(NamedTuple):
     what: str
     least: float
     most: float
-    command: Callable[[float], list[str]]
+    command: Command
     fields: tuple[str, ...]
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from typing import Callable
+from typing import Any, Callable
 
 from launch.gpu_conversion import CONVERSIONS, conversion
 from launch.record import record, version
@@ -112,6 +112,16 @@ def device(path: str) -> int:
     return 0
 
 
+def case_row(case: ElementTree.Element) -> dict[str, Any]:
+    """One test case of a junit report."""
+    row = {"test": case.get("name"), "outcome": "passed", "seconds": float(case.get("time", 0))}
+    for kind in ("failure", "error", "skipped"):
+        problem = case.find(kind)
+        if problem is not None:
+            row |= {"outcome": kind, "why": (problem.get("message") or "").strip()[:500]}
+    return row
+
+
 def tests(path: str, selected: str) -> int:
     """Runs the kernel tests that pytest's -k selects; a GPU's compiled kernels are among them where
     there is a GPU.
@@ -121,65 +131,27 @@ def tests(path: str, selected: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.xml"
         command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "tests/test_kernels.py",
-            "-o",
-            "addopts=",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            f"--junitxml={report}",
-            f"-k={selected}",
+            *(sys.executable, "-m", "pytest", "tests/test_kernels.py", "-q", "-o", "addopts="),
+            *("-p", "no:cacheprovider", f"--junitxml={report}", f"-k={selected}"),
             *(["--numprocesses=8"] if os.cpu_count() >= 8 else []),
         ]
         # the tests take the CPU where nothing is said; empty: what JAX takes by itself
-        status = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ},
-        ).returncode
+        set_here = {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        status = subprocess.run(command, cwd=ROOT, env={**set_here, **os.environ}).returncode
         cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
-    rows = []
-    for case in cases:
-        problem = next(
-            (
-                case.find(kind)
-                for kind in ("failure", "error", "skipped")
-                if case.find(kind) is not None
-            ),
-            None,
-        )
-        rows.append(
-            {
-                "test": case.get("name"),
-                "outcome": "passed" if problem is None else problem.tag,
-                "seconds": float(case.get("time", 0)),
-                **(
-                    {} if problem is None else {"why": (problem.get("message") or "").strip()[:500]}
-                ),
-            }
-        )
-    passed = sum(row["outcome"] == "passed" for row in rows)
-    kernels = sum(
-        row["outcome"] == "passed" and bool(re.search(r"\bpallas\b", row["test"])) for row in rows
-    )
-    record(
-        path,
-        rows,
-        passed=passed,
-        failed=len(rows) - passed,
-        headline=[
-            f"{passed} of {len(rows)} kernel tests passed, {kernels} of them with compiled kernels",
-            *(
-                f"{row['test']}: {row['outcome']},"
-                f" {row['why'].splitlines()[0] if row['why'] else ''}"
-                for row in rows
-                if row["outcome"] != "passed"
-            ),
-        ][:4],
-    )
+    rows = [case_row(case) for case in cases]
+    passed = [row["test"] for row in rows if row["outcome"] == "passed"]
+    compiled = sum(bool(re.search(r"\bpallas\b", name)) for name in passed)
+    said = [
+        f"{len(passed)} of {len(rows)} kernel tests passed, {compiled} of them compiled kernels"
+    ]
+    said += [
+        f"{row['test']}: {row['outcome']}, {row['why'][:150]}".replace("\n", " ")
+        for row in rows
+        if row["outcome"] != "passed"
+    ]
+    failed = len(rows) - len(passed)
+    record(path, rows, passed=len(passed), failed=failed, headline=said[:5])
     return status
 
 

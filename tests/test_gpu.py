@@ -111,7 +111,7 @@ def test_a_rehearsal_writes_what_a_run_writes(tmp_path):
 
 
 def test_every_step_of_a_run_has_its_toy_and_asks_for_the_same_fields(tmp_path):
-    real, toys = gpu.real_steps(tmp_path, "data.npz"), gpu.toy_steps(tmp_path, "")
+    real, toys = gpu.planned(tmp_path, "data.npz", False), gpu.planned(tmp_path, "", True)
     assert [(one.name, one.fields) for one in real] == [(one.name, one.fields) for one in toys]
     assert all(one.least <= one.most for one in (*real, *toys))
     different = [one.name for one, toy in zip(real, toys) if one.command(100) != toy.command(100)]
