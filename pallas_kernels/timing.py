@@ -4,6 +4,7 @@ compiled loop.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ def looped(function: Callable, count: int) -> Callable:
     last call).
 
     On a GPU a turn of a loop takes about 17 microseconds itself (H200, jax 0.11.2), so there a turn
-    is UNROLLED calls.
+    is up to UNROLLED calls (`calls_a_turn`).
 
     Each call waits for the one before it: its operands pass an optimization barrier together with a
     number that was read off every one of the earlier outputs. So XLA can neither hoist a call out
@@ -46,18 +47,32 @@ def looped(function: Callable, count: int) -> Callable:
         shapes = jax.eval_shape(function, *operands)
         blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-        def again(carry, _):
+        def once(carry):
             given, token = lax.optimization_barrier((operands, carry[0]))
             outputs = lax.optimization_barrier(function(*given))
             read = sum(
                 leaf[(0,) * leaf.ndim].astype(jnp.float32) for leaf in jax.tree.leaves(outputs)
             )
-            return (token + read, outputs), None
+            return token + read, outputs
 
-        unroll = min(count, UNROLLED) if jax.default_backend() == "gpu" else 1
-        return lax.scan(again, (jnp.zeros(()), blank), length=count, unroll=unroll)[0]
+        def turn(carry, _):
+            for _ in range(unrolled):
+                carry = once(carry)
+            return carry, None
+
+        unrolled = calls_a_turn(count)
+        return lax.scan(turn, (jnp.zeros(()), blank), length=count // unrolled)[0]
 
     return run
+
+
+def calls_a_turn(count: int) -> int:
+    """How many of `count` calls make one turn of the loop: 1 on a CPU, where a turn costs nothing.
+
+    Also 1 before jax 0.11, whose XLA drops the barriers early and merges the calls of a turn.
+    """
+    several = jax.default_backend() == "gpu" and jax.__version_info__ >= (0, 11)
+    return math.gcd(count, UNROLLED) if several else 1
 
 
 def calls(seconds: float, *, sample_seconds: float = SAMPLE_SECONDS) -> int:
