@@ -7,6 +7,7 @@ import pytest
 
 import theseus_jax as tj
 from theseus_jax.errors import UserError
+from theseus_jax.experiment import in_memory
 from theseus_jax.similarity import cka, metric
 from theseus_jax.trees import bit_equal
 
@@ -89,6 +90,79 @@ def test_what_does_not_fit_is_refused_in_one_line(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         tj.convert(**given)
     assert "\n" not in str(caught.value)
+
+
+class Wrapped(nn.Module):
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(O, use_bias=self.bias)(x)
+
+
+def with_head(net, head):
+    return tj.network([*((stage.name, stage.module) for stage in net.stages[:-1]), (net.names[-1], head)])
+
+
+def changed_guide(**stages):
+    return {name: tree for name, tree in (GUIDE_VARIABLES | stages).items() if tree is not None}
+
+
+NAN_ROW = np.where(np.arange(N)[:, None] == 3, np.nan, X).astype(np.float32)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"mapping": {"a": "first"}}, "the mapping is {'a': 'first'}, a dict; write it as text: 'auto' or"),
+    ({"mapping": [("a", "first")]}, "a list; write it as text"),
+    ({"mapping": None}, "the mapping is None"),
+    ({"key": 0}, r"key is 0, a int; give jax.random.key\(0\)"),
+    ({"key": np.zeros(2, np.uint32)}, r"give jax.random.key\(0\)"),
+    ({"guide_variables": {"params": GUIDE_VARIABLES}}, r"hold params and no stage of the guide \(a, b, c, out\); give {stage"),
+    ({"guide_variables": None}, "hold NoneType and no stage"),
+    ({"guide_variables": changed_guide(b=None)}, "no b/params/Dense_0/bias, which the guide's stage 'b' reads"),
+    ({"guide_variables": changed_guide(b=GUIDE_VARIABLES["a"])}, r"b/params/Dense_0/kernel of shape \(8, 24\) .* needs \(24, 24\)"),
+    ({"guide_variables": changed_guide(c=jax.tree.map(lambda leaf: leaf * np.nan, GUIDE_VARIABLES["c"]))},
+     "not finite in c/params/Dense_0/bias; the guide has diverged"),
+    ({"inputs": NAN_ROW}, "inputs hold numbers that are not finite, the first in row 3; leave such rows out"),
+    ({"guide": tj.network([("all", nn.Dense(O))])}, "the guide is one stage, 'all'; split it in at least two"),
+    ({"target": tj.network([("all", nn.Dense(O))])}, "the target is one stage, 'all'"),
+    ({"target": with_head(TARGET, Wrapped())}, "the target's 'logits' is a Wrapped, not a linear head; end the target with nn.Dense"),
+    ({"target": with_head(TARGET, nn.Dense(O, use_bias=False))}, "the target's 'logits' has no bias, which the folded stitch needs"),
+])
+def test_what_cannot_work_is_told_before_the_first_step(monkeypatch, changes, message):
+    monkeypatch.setattr(in_memory, "fit", lambda *_, **__: pytest.fail("it trained"))
+    given = {"guide": GUIDE, "guide_variables": GUIDE_VARIABLES, "target": TARGET, "inputs": X, "key": KEY} | changes
+    with pytest.raises(UserError, match=message) as caught:
+        tj.convert(**given)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_guide_s_head_too_is_judged_first(monkeypatch):
+    monkeypatch.setattr(in_memory, "fit", lambda *_, **__: pytest.fail("it trained"))
+    guide = with_head(GUIDE, Wrapped())
+    with pytest.raises(UserError, match="the guide's 'out' is a Wrapped, not a linear head; end the guide with nn.Dense"):
+        tj.convert(guide, tj.init(guide, KEY, X[:1]), TARGET, X, key=KEY)
+
+
+def test_settings_have_defaults_and_take_a_metric_by_name():
+    settings = tj.methods.convert.Settings(metric="cka_debiased", steps=7)
+    assert settings.metric == metric("cka_debiased") and settings.schedule == "joint"
+    assert tj.methods.convert.Settings().metric == metric("procrustes")
+    with pytest.raises(UserError, match="metric: 'cka2' is not a similarity, expected one of"):
+        tj.methods.convert.Settings(metric="cka2")
+
+
+def test_one_logit_is_distilled_as_yes_or_no():
+    guide, target = with_head(GUIDE, nn.Dense(1)), with_head(TARGET, nn.Dense(1))
+    guide_variables = jax.tree.map(lambda leaf: 2.0 * leaf, tj.init(guide, jax.random.key(7), X[:1]))
+    guide_variables["out"]["params"]["bias"] = -jnp.median(tj.forward(guide, guide_variables, X)[0], axis=0)
+    variables, history = tj.convert(guide, guide_variables, target, X, key=KEY, mapping="a=first, c=second")
+    trained = [row["kl"] for row in history if row.get("phase") == "finetune" and "kl" in row]
+    assert trained[0] > 0 and trained[-1] < 0.5 * trained[0]
+    answers = [np.asarray(tj.forward(*pair, X)[0])[:, 0] > 0 for pair in ((guide, guide_variables), (target, variables))]
+    assert 0.2 < answers[0].mean() < 0.8 and (answers[0] == answers[1]).mean() > 0.8
+    with pytest.raises(UserError, match=r"2048 inputs and 2 classes; give \(N,\) integers in 0 .. 1"):
+        tj.convert(guide, guide_variables, target, X, np.full(N, 2), key=KEY)
 
 
 def test_stages_without_parameters_and_pictures():

@@ -1,6 +1,7 @@
 """Conversion of one's own networks and arrays, in memory: no config, no files."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,10 +15,9 @@ from theseus_jax.experiment.jobs import fresh
 from theseus_jax.methods import convert as conversion
 from theseus_jax.nets.stage import Network, Variables, seams, values_and_mask, variable_shapes
 from theseus_jax.plan import Optimizer, sides
-from theseus_jax.similarity import metric
 from theseus_jax.train import Hooks, State, fit
 
-DEFAULT = conversion.Settings("joint", metric("procrustes"), 500, align=0.1, samples="pooled", finish_kl=1.0, finish_align=10.0,
+DEFAULT = conversion.Settings("joint", "procrustes", 500, align=0.1, samples="pooled", finish_kl=1.0, finish_align=10.0,
                               align_optimizer=Optimizer(3e-3), finish_optimizer=Optimizer(3e-3))
 
 
@@ -37,7 +37,10 @@ def convert(
     """
     settings = settings or DEFAULT
     example, labels = _checked(guide, target, inputs, labels, settings, batch)
+    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) or key.shape:
+        raise UserError(f"key is {key!r}, a {type(key).__name__}; give jax.random.key(0)")
     names = conversion.parse_mapping(mapping, guide, target, example)
+    check_variables(guide, guide_variables, example)
     shapes = variable_shapes(target, example)
     plan = conversion.plan(guide, target, names, settings, shapes=shapes)
     rows = {"inputs": jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype),
@@ -61,13 +64,38 @@ def _checked(guide: Network, target: Network, inputs: Any, labels: Any, settings
     if classes["guide"] != classes["target"] or len(classes["guide"]) != 2:
         raise UserError(f"the guide's logits are {classes['guide']} and the target's {classes['target']}; give two networks whose last "
                         "stages have as many outputs, (B, O)")
-    if labels is None and (settings.finish_kl < 1 or settings.task_weight):
-        raise UserError(f"labels are None and settings read them (finish_kl {settings.finish_kl:g}, task_weight {settings.task_weight:g}); "
-                        "give labels, or finish_kl=1.0 and task_weight=0.0")
+    if labels is None and settings.finish_kl < 1:
+        raise UserError(f"labels are None and settings read them (finish_kl {settings.finish_kl:g}); give labels, or finish_kl=1.0")
     labels = np.zeros(count, np.int32) if labels is None else np.asarray(labels)
-    if labels.shape != (count,) or labels.dtype.kind not in "iu" or not (0 <= labels).all() or not (labels < classes["guide"][1]).all():
-        raise UserError(f"labels of shape {labels.shape}, {labels.dtype}, for {count} inputs and {classes['guide'][1]} classes; give (N,) "
-                        f"integers in 0 .. {classes['guide'][1] - 1}")
+    outputs = max(classes["guide"][1], 2)  # one logit tells two classes apart
+    if labels.shape != (count,) or labels.dtype.kind not in "iu" or not (0 <= labels).all() or not (labels < outputs).all():
+        raise UserError(f"labels of shape {labels.shape}, {labels.dtype}, for {count} inputs and {outputs} classes; give (N,) "
+                        f"integers in 0 .. {outputs - 1}")
+    for name, leaf in trees.leaves_by_path({"inputs": inputs}).items():
+        if np.issubdtype(np.asarray(leaf).dtype, np.inexact) and not np.isfinite(leaf).all():
+            row = int(np.argwhere(~np.isfinite(leaf))[0][0])
+            raise UserError(f"{name} hold numbers that are not finite, the first in row {row}; leave such rows out, or fill them")
     if count < batch:
         raise UserError(f"{count} inputs are fewer than a batch of {batch}; lower batch, or give more")
     return example, jnp.asarray(labels, jnp.int32)
+
+
+def check_variables(guide: Network, variables: Any, example: Any) -> None:
+    """Raises UserError unless `variables` are those of the guide, stage by stage, and finite."""
+    remedy = "give {stage: {\"params\": ...}} as tj.init returns it"
+    wanted = variable_shapes(guide, example)
+    if not isinstance(variables, Mapping) or not set(variables) & set(guide.names):
+        held = ", ".join(map(str, variables)) if isinstance(variables, Mapping) else type(variables).__name__
+        raise UserError(f"guide_variables hold {held or 'nothing'} and no stage of the guide ({', '.join(guide.names)}); {remedy}")
+    for name, tree in wanted.items():
+        theirs, ours = trees.leaves_by_path(variables.get(name, {})), trees.leaves_by_path(tree)
+        missing = sorted(ours.keys() - theirs.keys())
+        if missing:
+            raise UserError(f"guide_variables have no {name}/{missing[0]}, which the guide's stage {name!r} reads; {remedy}")
+        for path, leaf in ours.items():
+            if np.shape(theirs[path]) != leaf.shape:
+                raise UserError(f"guide_variables have {name}/{path} of shape {np.shape(theirs[path])} and the guide's stage "
+                                f"{name!r} needs {leaf.shape}; give the variables of this very network")
+            if not np.isfinite(np.asarray(theirs[path], np.float64)).all():
+                raise UserError(f"guide_variables hold numbers that are not finite in {name}/{path}; the guide has diverged: "
+                                "train it again with a lower rate")

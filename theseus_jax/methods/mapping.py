@@ -21,6 +21,9 @@ def auto_mapping(guide: Network, target: Network, example: Any) -> Mapping:
     the one with fewer parts gives the number of seams, each against an even share of the other's.
     example: a ShapeDtypeStruct or array like one input, (1, ...). Raises UserError when a network has no part.
     """
+    for name, net in (("guide", guide), ("target", target)):
+        if len(net.stages) < 2:
+            raise UserError(f"the {name} is one stage, {net.names[0]!r}; split it in at least two, of which the last is the head")
     ends = [_part_ends(net, example) for net in (guide, target)]
     for name, net, parts in zip(("guide", "target"), (guide, target), ends):
         if not parts:

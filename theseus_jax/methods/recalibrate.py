@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from typing import Any, Callable, Mapping
 
 import flax.linen as nn
@@ -20,6 +19,7 @@ import numpy as np
 from theseus_jax.errors import UserError
 from theseus_jax.methods.moments import PARTS, Moments, moments, pooled
 from theseus_jax.methods.surgery import drawn
+from theseus_jax.nets.modes import mode_arguments
 from theseus_jax.nets.stage import Network, Stage, Variables, merge, position, tied, variable_shapes
 from theseus_jax.train import Inputs, State
 from theseus_jax.trees import leaves_by_path, nested, stack, unstack
@@ -30,13 +30,8 @@ Path = tuple[str, ...]  # of a layer inside its stage; () for a stage that is it
 
 def _evaluated(module: nn.Module, given: Mapping[str, Any], x: Any) -> tuple[Any, Mapping[str, Any]]:
     """A stage's output in evaluation mode, and its batch statistics, which only an interceptor can have changed."""
-    arguments = {"train": False} if _takes_train(module) else {}
-    y, changed = module.apply(given, x, mutable=["batch_stats"], **arguments)
+    y, changed = module.apply(given, x, mutable=["batch_stats"], **mode_arguments(module, False))
     return y, changed.get("batch_stats", {})
-
-
-def _takes_train(module: nn.Module) -> bool:
-    return "train" in inspect.signature(type(module).__call__).parameters
 
 
 def _is_norm(context: Any) -> bool:
@@ -203,7 +198,7 @@ class BatchMode(nn.Module):
     """`inner` as in training, whatever the caller says, but learning nothing: batch norm uses each batch's own statistics
     and leaves the running ones as they are, and dropout is off, for a guide is given no key.
 
-    Its variables are those of `inner`, by the same names. inner: a module that takes `train`. A single example is no batch,
+    Its variables are those of `inner`, by the same names. inner: a module that takes `train` or another word of `MODES`. A single example is no batch,
     and is run as in evaluation.
     """
 
@@ -214,14 +209,15 @@ class BatchMode(nn.Module):
 
     def __call__(self, x: Any) -> Any:
         if self.is_initializing():
-            return self.inner(x, train=False)
+            return self.inner(x, **mode_arguments(self.inner, False))
 
         def interceptor(run: Callable[..., Any], args: tuple, kwargs: dict, context: Any) -> Any:
             off = isinstance(context.module, nn.Dropout) and context.method_name == "__call__"
             return args[0] if off else run(*args, **kwargs)
 
         with nn.intercept_methods(interceptor):
-            return self.inner.clone(parent=None).apply(self.variables, x, train=len(jax.tree.leaves(x)[0]) > 1, mutable=["batch_stats"])[0]
+            mode = mode_arguments(self.inner, len(jax.tree.leaves(x)[0]) > 1)
+            return self.inner.clone(parent=None).apply(self.variables, x, mutable=["batch_stats"], **mode)[0]
 
 
 def guide_mode(net: Network, variables: Variables, x: Any, mode: str) -> tuple[Network, Variables]:
@@ -251,7 +247,7 @@ def guide_mode(net: Network, variables: Variables, x: Any, mode: str) -> tuple[N
             raise UserError(f"guide mode 'identity' means means of 0 and variances of 1, but {moved[0]} has other values; "
                             "take 'calibrated', or the guide's first variables")
         return net, variables
-    fixed = [stage.name for stage in held if not _takes_train(stage.module)]
+    fixed = [stage.name for stage in held if not mode_arguments(stage.module, True)]
     if fixed:
         raise UserError(f"guide mode 'batch' needs stages that take train; {', '.join(fixed)} has batch statistics and does "
                         "not take it; give its __call__ a train argument, or take 'calibrated'")
