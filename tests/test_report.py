@@ -384,6 +384,16 @@ def test_only_true_holds(holds):
     assert tables.claim_lines([{"text": "x", "holds": holds, "measured": "y"}])[0] == "FAILS  x"
 
 
+def test_what_is_not_decided_neither_holds_nor_fails(run):
+    claims = [{"text": text, "holds": text == "a", "verdict": verdict, "measured": "y"}
+              for text, verdict in (("a", "holds"), ("b", "undecided"), ("c", "fails"), ("d", "undecided"))]
+    assert [line for line in tables.claim_lines(claims) if "y" not in line] == [
+        "holds  a", "undecided  b", "FAILS  c", "undecided  d"]
+    text = Page(report.html(run._replace(results=run.results | {"claims": claims}))).text
+    assert "1 of 4 claims hold. 2 are undecided." in text
+    assert text.index("✗ FAILS") < text.index("? undecided") < text.index("✓ holds")
+
+
 def test_page_stands_alone(document):
     page = Page(document)
     assert all(address.startswith("#") for address in page.addresses) and page.addresses
@@ -811,7 +821,7 @@ def test_report_imports_nothing_above_it():
             )
         }
         ours = {name for name in modules if name.startswith("theseus_jax")}
-        assert all(name == "theseus_jax.errors" or name.startswith("theseus_jax.report") for name in ours), (
+        assert all(name in ("theseus_jax.errors", "theseus_jax.judging") or name.startswith("theseus_jax.report") for name in ours), (
             path
         )
         top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}

@@ -242,13 +242,9 @@ def test_the_best_are_chosen_by_validation_and_compared_seed_by_seed(run):
         "mlp_reduced",
     )  # glai_path has a better test
     pairs = [0.95 - 0.94, 0.97 - 0.95, 0.96 - 0.96]
-    assert found.mean == pytest.approx(0.01) and found.count == 3
-    assert (
-        found.error
-        == pytest.approx(statistics.stdev(pairs) / math.sqrt(3))
-        == pytest.approx(0.01 / math.sqrt(3))
-    )
-    assert not found.shown and heads.verdict(found).startswith("within two standard errors")
+    assert found.judged.mean == pytest.approx(0.01) and found.judged.count == 3
+    assert found.judged.half == pytest.approx(4.302653 * statistics.stdev(pairs) / math.sqrt(3))  # t of 2 degrees
+    assert heads.verdict(found) == "an interval that holds 0, so these seeds do not tell them apart"
 
 
 def compared(ours, rival, higher=True):
@@ -259,23 +255,22 @@ def compared(ours, rival, higher=True):
     return heads.difference({"metric": "x", "higher_is_better": higher, "models": models})
 
 
-def test_differences_beyond_two_standard_errors_either_way():
+def test_differences_are_decided_either_way_by_the_rule_of_the_claims():
     ours, rival = [0.90, 0.91, 0.92], [0.80, 0.82, 0.81]
-    assert heads.verdict(compared(ours, rival)) == "beyond two standard errors, so glai_joint is better"
+    assert heads.verdict(compared(ours, rival)) == "an interval without 0, so glai_joint is better"
     assert (
         heads.verdict(compared(ours, rival, higher=False))
-        == "beyond two standard errors, so mlp_sgd is better"
+        == "an interval without 0, so mlp_sgd is better"
     )
-    found = compared([0.3, 0.3], [0.2, 0.1], higher=False)  # a difference of 0.15 with an error of 0.05
-    assert found.mean == pytest.approx(-0.15) and found.error == pytest.approx(0.05) and found.shown
-    assert not compared([0.3, 0.3], [0.2, 0.0], higher=False).shown  # 0.2 and 0.1
-    assert not compared([0.5, 0.5], [0.5, 0.5]).shown
+    found = compared([0.3, 0.3], [0.2, 0.1], higher=False).judged  # 0.15 with an error of 0.05: three errors, two seeds
+    assert found.mean == pytest.approx(-0.15) and found.half == pytest.approx(12.7062 * 0.05, rel=1e-4)
+    assert found.verdict == compared([0.5, 0.5], [0.5, 0.5]).judged.verdict == "undecided"
 
 
 def test_small_differences_have_the_decimals_their_error_needs():
-    found = compared([0.00270, 0.00272], [0.00300, 0.00304])  # means 0.00031, error 0.00001
-    assert heads.difference_text(found) == "-0.00031 +- 0.00001"
-    assert heads.difference_text(found, signed=False) == "0.00031 +- 0.00001"
+    found = compared([0.002700, 0.002710, 0.002721], [0.003000, 0.003012, 0.003019])  # 2e-6 apart, t is 4.3
+    assert heads.difference_text(found) == "-0.000300 +- 0.000005"
+    assert heads.difference_text(found, signed=False) == "0.000300 +- 0.000005"
     assert heads.difference_text(compared([0.6], [0.5])) == "+0.1000"
 
 
@@ -285,8 +280,8 @@ def test_differences_without_enough_seeds():
         and compared([], [0.5]) is None
         and compared(None, [0.5]) is None
     )
-    assert compared([0.6, None, 0.7], [0.5, 0.5, float("nan")]).count == 1
-    assert "one seed has no standard error" in heads.verdict(compared([0.6], [0.5]))
+    assert compared([0.6, None, 0.7], [0.5, 0.5, float("nan")]).judged.count == 1
+    assert "one seed decides nothing" in heads.verdict(compared([0.6], [0.5]))
     assert heads.difference({"models": [{"name": "glai_joint", "value": 1.0, "seeds": [1.0]}]}) is None
 
 
@@ -482,7 +477,7 @@ def test_a_contrast_run_has_scores_below_nought(run, figure_of):
     assert list(lines(figure.axes[1])["mlp_sgd"].get_ydata()) == pytest.approx([-0.198, -0.098, -0.058])
     lead = report.page.summary(run._replace(results=results))
     assert "To the validation score (minus the loss) that every seed of mlp_sgd reaches, -0.0600, the" in lead
-    assert "0.0100 in favour of mlp_reduced" in lead  # whose loss is lower
+    assert "0.0100 +- 0.0248 in favour of mlp_reduced" in lead  # whose loss is lower
     terminal = " ".join(report.table(results).split())
     assert "score (minus the loss) that every seed of a model reaches (mlp_sgd -0.0600)" in terminal
     grid = head_tables.score_grid(results)
@@ -523,7 +518,7 @@ def test_page_says_what_was_found(run):
         "7 heads were trained on the same features of digits, each with 3 seeds.",
         "Best by validation score are glai_joint among the GLAI arms, with a test accuracy of "
         "0.9600 ± 0.0058, and mlp_reduced among the rivals, with 0.9500 ± 0.0058.",
-        "The difference, 0.0100 in favour of glai_joint (standard error 0.0058 over 3 paired seeds), is",
+        "The difference is 0.0100 +- 0.0248 in favour of glai_joint (95 % over 3 paired seeds): an interval that",
         "To the validation score that every seed of mlp_sgd reaches, 0.9400, the fastest GLAI arm "
         "(glai_joint_ridge) takes 30.0 ms, the fastest rival (mlp_sgd) takes 30.0 ms.",
     ):
@@ -578,9 +573,9 @@ def test_one_seed(tmp_path):
     run = report.read_run(make_run(tmp_path / "run", seeds=1))
     text = " ".join(report.table(run.results).split())
     assert cells(head_tables.score_grid(run.results), "glai_joint")[2] == "0.9500 one seed"
-    assert "+0.0100 over 1 paired seed; one seed has no standard error" in text and "+-" not in text
+    assert "+0.0100 over 1 paired seed; one seed decides nothing" in text and "+-" not in text
     page = Page(report.html(run))
-    assert "each with one seed" in page.text and "They differ by 0.0100; one seed has no" in page.text
+    assert "each with one seed" in page.text and "They differ by 0.0100; one seed decides" in page.text
     assert "The seed ended after 3 epochs" in page.text and "svg" in page.tags
 
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax import cost
+from theseus_jax.experiment.claims import fact, judged
+from theseus_jax.judging import judge
 from theseus_jax.data.labelled import DataSet
 from theseus_jax.experiment.heads_setup import SOLVED, Facts, Trial, budget_of, deployed_parameters, epoch_steps, trials
 from theseus_jax.experiment.results import mean_and_error
@@ -137,17 +139,13 @@ def at_edge(chosen: Trial, points: Sequence[Trial]) -> bool:
 
 
 def claims(models: Sequence[Row], rows: Sequence[Row], test_examples: int) -> list[Row]:
-    """What a comparison set out to show. Differences are paired over seeds and count beyond the t interval of 95 %.
-
-    The interval is over seeds: all of them share one test split, whose own sampling error it does not hold.
-    """
+    """What a comparison set out to show, by the rule of `judging`."""
     named = {model["name"]: model for model in models}
     made = []
     receipts = [row["largest_logit_difference"] / row["largest_logit"] for row in rows if "largest_logit_difference" in row]
     if receipts:
-        made.append({"text": "the conversion is exact: before pruning no logit moves by more than 1e-5 of the largest",
-                     "holds": max(receipts) <= 1e-5,
-                     "measured": f"{max(receipts):.1e} at most, over {len(receipts)} conversions"})
+        made.append(fact("the conversion is exact: before pruning no logit moves by more than 1e-5 of the largest",
+                         max(receipts) <= 1e-5, f"{max(receipts):.1e} at most, over {len(receipts)} conversions"))
     for ours in ("glai_joint", "glai_path"):
         for rival in ("mlp_sgd", "mlp_adam", "mlp_reduced", "linear_sgd", "linear_adam", "logistic", "glai_untrained"):
             if ours in named and rival in named:
@@ -158,24 +156,13 @@ def claims(models: Sequence[Row], rows: Sequence[Row], test_examples: int) -> li
     return made
 
 
-def _interval(values: np.ndarray) -> float:
-    """Half the 95 % t interval of a mean; infinite for fewer than two values."""
-    from scipy import stats
-
-    if len(values) < 2:
-        return math.inf
-    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-
-
 def _score_claim(ours: Row, rival: Row, test_examples: int) -> Row:
     """Losses are compared where there is no accuracy: then both lists of seeds hold losses."""
     accuracy = ours["seeds"] != ours["losses"]
-    gaps = (1 if accuracy else -1) * (np.asarray(ours["seeds"]) - np.asarray(rival["seeds"]))
-    half = _interval(gaps)
-    count = f", {gaps.mean() * test_examples:+.1f} of {test_examples} test examples" if accuracy else ""
-    return {"text": f"{ours['name']} scores better than {rival['name']}", "holds": bool(gaps.mean() > half),
-            "measured": f"{ours['value']:.4f} against {rival['value']:.4f}: {gaps.mean():+.4f} +- {half:.4f} (95 % over {len(gaps)} "
-                        f"paired seeds){count}"}
+    found = judge((1 if accuracy else -1) * (np.asarray(ours["seeds"]) - np.asarray(rival["seeds"])))
+    count = f", {found.mean * test_examples:+.1f} of {test_examples} test examples" if accuracy else ""
+    return judged(f"{ours['name']} scores better than {rival['name']}", found,
+                  f"{ours['value']:.4f} against {rival['value']:.4f}: {found}{count}")
 
 
 def _time_claim(ours: Row, rival: Row) -> Row:
@@ -184,10 +171,8 @@ def _time_claim(ours: Row, rival: Row) -> Row:
     text = f"{ours['name']} reaches the validation score that every seed of {rival['name']} reaches, sooner than {rival['name']}"
     pairs = [(a, b) for a, b in zip(mine, theirs) if a is not None and b is not None]
     if None in mine or not pairs:
-        return {"text": text, "holds": False, "measured": f"reached by {len(mine) - mine.count(None)} of {len(mine)} seeds"}
-    logs = np.log([b / a for a, b in pairs])
-    mean, half = float(logs.mean()), _interval(logs)
-    return {"text": text, "holds": bool(mean > half),
-            "measured": f"{math.exp(mean):.2f} times as fast [{math.exp(mean - half):.2f}, {math.exp(min(mean + half, 99.0)):.2f}] "
-                        f"(geometric mean, 95 % over {len(pairs)} paired seeds): {np.mean([a for a, _ in pairs]):.4f} s against "
-                        f"{np.mean([b for _, b in pairs]):.4f} s"}
+        return fact(text, False, f"reached by {len(mine) - mine.count(None)} of {len(mine)} seeds")
+    found = judge(np.log([b / a for a, b in pairs]))
+    low, high = (math.exp(min(found.mean + side * found.half, 99.0)) for side in (-1, 1))
+    return judged(text, found, f"{math.exp(found.mean):.2f} times as fast [{low:.2f}, {high:.2f}] (geometric mean, 95 % over "
+                  f"{len(pairs)} paired seeds): {np.mean([a for a, _ in pairs]):.4f} s against {np.mean([b for _, b in pairs]):.4f} s")

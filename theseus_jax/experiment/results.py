@@ -11,6 +11,8 @@ import numpy as np
 from theseus_jax import cost
 from theseus_jax.nets.adapters import adapter_count
 from theseus_jax.nets.decode import initial_carries, state_bytes, step
+from theseus_jax.experiment.claims import fact, judged
+from theseus_jax.judging import judge
 from theseus_jax.nets.stage import Network, forward, values_and_mask
 from theseus_jax.program import in_blocks
 from theseus_jax.similarity import metric, samples
@@ -114,50 +116,51 @@ def stage_records(rows: list[dict[str, Any]], score: str) -> list[dict[str, Any]
     return records
 
 
-ONE_SEED = "; one seed supports no claim"
-
-
 def claims(models: list[dict[str, Any]], compared: Compared) -> list[dict[str, Any]]:
-    """What the run set out to show, each with what was measured; a difference counts beyond two standard errors.
+    """What the run set out to show, each with what was measured, by the rule of `judging`.
 
-    At equal FLOPs a control counts only where it was given at least the converted network's; one seed supports no claim.
+    At equal FLOPs a control counts only where it was given at least the converted network's.
     """
     named = {model["name"]: model for model in models}
     ours, made = named["converted"], []
     for name in [name for name in named if name not in ("guide", "converted") and not name.endswith("_equal_flops")]:
-        made.append(_claim(ours, named[name], f"converted beats {name} at equal optimizer steps", compared))
+        made.append(_lead(ours, named[name], f"converted beats {name} at equal optimizer steps", compared))
         rival = named.get(f"{name}_equal_flops", named[name])
         ratio = rival["training_flops"] / ours["training_flops"]
         if ratio >= 1:
-            claim = _claim(ours, rival, f"converted beats {name} at equal training FLOPs", compared)
-            claim["measured"] += f"; {rival['name']} had {ratio:.2f} x the converted network's training FLOPs"
-            made.append(claim)
+            found = _lead(ours, rival, f"converted beats {name} at equal training FLOPs", compared)
+            found["measured"] += f"; {rival['name']} had {ratio:.2f} x the converted network's training FLOPs"
+            made.append(found)
     if "state_bytes" in ours:
         small, large = ours["state_bytes"]["8192"], named["guide"]["state_bytes"]["8192"]
-        made.append({"text": "converted carries less state than the guide at 8192 tokens of context", "holds": small < large,
-                     "measured": f"{small:,} bytes against {large:,}, from the shapes of one sequence's state"})
+        made.append(fact("converted carries less state than the guide at 8192 tokens of context", small < large,
+                         f"{small:,} bytes against {large:,}, from the shapes of one sequence's state"))
     elif "from_scratch" in named and compared.sign * (named["guide"][compared.value] - named["from_scratch"][compared.value]) > 0:
         made.append(_recovery(named, compared))
     if "probe_accuracy" in ours:
         lost = named["guide"]["probe_accuracy"] - ours["probe_accuracy"]
-        made.append({"text": "a linear probe on converted's features is within 3 points of one on the guide's", "holds": lost <= 0.03,
-                     "measured": f"{ours['probe_accuracy']:.4f} against {named['guide']['probe_accuracy']:.4f} accuracy, mean over seeds"})
+        made.append(fact("a linear probe on converted's features is within 3 points of one on the guide's", lost <= 0.03,
+                         f"{ours['probe_accuracy']:.4f} against {named['guide']['probe_accuracy']:.4f} accuracy, mean over seeds"))
     return made
 
 
 def _recovery(named: dict[str, dict[str, Any]], compared: Compared) -> dict[str, Any]:
     guide, ours, scratch = (named[name][compared.value] for name in ("guide", "converted", "from_scratch"))
-    share, count = (ours - scratch) / (guide - scratch), len(named["converted"][compared.values])
-    return {"text": "converted recovers at least half of the gap between from_scratch and guide", "holds": bool(count > 1 and share >= 0.5),
-            "measured": f"{share:.1%} of {scratch:.4f} to {guide:.4f} {compared.unit}" + (ONE_SEED if count == 1 else "")}
+    share = (ours - scratch) / (guide - scratch)
+    over = [compared.sign * (a - b - (guide - b) / 2) for a, b in _pairs(named["converted"], named["from_scratch"], compared)]
+    found = judge(over)
+    return judged("converted recovers at least half of the gap between from_scratch and guide", found,
+                  f"{share:.1%} of {scratch:.4f} to {guide:.4f} {compared.unit}; above half by {found}")
 
 
-def _claim(ours: dict[str, Any], rival: dict[str, Any], text: str, compared: Compared) -> dict[str, Any]:
-    lead = compared.sign * (ours[compared.value] - rival[compared.value])
-    error, count = math.hypot(ours[compared.error], rival[compared.error]), len(ours[compared.values])
-    spread = ONE_SEED if count == 1 else f" with a standard error of {error:.4f} over {count} seeds"
-    return {"text": text, "holds": bool(count > 1 and lead > 2 * error),
-            "measured": f"{ours[compared.value]:.4f} against {rival[compared.value]:.4f} {compared.unit}: {lead:+.4f}{spread}"}
+def _pairs(ours: dict[str, Any], rival: dict[str, Any], compared: Compared) -> list[tuple[float, float]]:
+    """Both values of every seed; all arms of a run but the guide have the same seeds."""
+    return list(zip(ours[compared.values], rival[compared.values], strict=True))
+
+
+def _lead(ours: dict[str, Any], rival: dict[str, Any], text: str, compared: Compared) -> dict[str, Any]:
+    found = judge([compared.sign * (a - b) for a, b in _pairs(ours, rival, compared)])
+    return judged(text, found, f"{ours[compared.value]:.4f} against {rival[compared.value]:.4f} {compared.unit}: {found}")
 
 
 def classifier_cost(net: Network, variables: dict[str, Any], example: Any, *, repeats: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ WORDS = {
     "seam": "where a part ends: a stage of the guide and the stage of the target that takes over its role",
     "hybrid": "the target up to a seam, and the guide from there on",
     "stitch": "a linear map fitted to carry the target's activations at a seam to the guide's, so that the hybrid can be judged",
-    "claim": "holds where the difference is beyond two standard errors over seeds; one seed supports none",
+    "claim": "holds or fails where the 95 % t interval of the differences, paired over seeds, leaves 0 out; else, or with one seed, it is undecided",
 }
 MODELS = {
     "from_scratch": "fresh weights, trained on the labels",

@@ -44,13 +44,12 @@ def _comparison(results: dict[str, Any]) -> str:
         f"Best by validation score are {ours['name']} among the GLAI arms, with a test {results['metric']} "
         f"of {_score(results, ours)}, and {rival['name']} among the rivals, with {_score(results, rival)}. "
     )
-    if found.error is None:
+    if found.judged.count == 1:
         return text + f"They differ by {heads.difference_text(found, signed=False)}; {heads.verdict(found)}."
-    ahead = ours["name"] if found.mean > 0 else rival["name"]
-    favour = f" in favour of {ahead}" if found.mean else ""
-    mean, error = heads.difference_text(found, signed=False).split(" +- ")
+    ahead = ours["name"] if found.judged.mean > 0 else rival["name"]
+    favour = f" in favour of {ahead}" if found.judged.mean else ""
     return text + (
-        f"The difference, {mean}{favour} (standard error {error} over {found.count} paired seeds), is "
+        f"The difference is {heads.difference_text(found, signed=False)}{favour} (95 % over {found.judged.count} paired seeds): "
         f"{heads.verdict(found)}."
     )
 

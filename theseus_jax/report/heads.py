@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from typing import Any, NamedTuple, Sequence
 
+from theseus_jax.judging import UNDECIDED, Judged, judge
 from theseus_jax.report import units
 
 FAMILIES = ("GLAI", "MLP", "linear", "other")
@@ -13,18 +12,11 @@ Model = dict[str, Any]
 
 
 class Difference(NamedTuple):
-    """ours - rival on test data, mean over paired seeds: > 0 if ours is better. error: None for one seed."""
+    """ours - rival on test data, over paired seeds: > 0 if ours is better."""
 
     ours: Model
     rival: Model
-    mean: float
-    error: float | None
-    count: int
-
-    @property
-    def shown(self) -> bool:
-        """Whether the mean is beyond two standard errors."""
-        return self.error is not None and abs(self.mean) > 2 * self.error
+    judged: Judged
 
 
 def compares_heads(results: dict[str, Any]) -> bool:
@@ -73,24 +65,23 @@ def difference(results: dict[str, Any]) -> Difference | None:
     ]
     if not pairs:
         return None
-    error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else None
-    return Difference(ours, rival, statistics.fmean(pairs), error, len(pairs))
+    return Difference(ours, rival, judge(pairs))
 
 
 def verdict(found: Difference) -> str:
-    """What a difference says, in words."""
-    if found.error is None:
-        return "one seed has no standard error, so this tells nothing"
-    if not found.shown:
-        return "within two standard errors, so these seeds do not tell them apart"
-    better = found.ours if found.mean > 0 else found.rival
-    return f"beyond two standard errors, so {better['name']} is better"
+    """What a difference says, in words, by the rule of the run's claims."""
+    if found.judged.count == 1:
+        return "one seed decides nothing"
+    if found.judged.verdict == UNDECIDED:
+        return "an interval that holds 0, so these seeds do not tell them apart"
+    better = found.ours if found.judged.mean > 0 else found.rival
+    return f"an interval without 0, so {better['name']} is better"
 
 
 def difference_text(found: Difference, signed: bool = True) -> str:
-    """ "+0.0100 +- 0.0058", with more decimals where the error needs them."""
-    mean = found.mean if signed else abs(found.mean)
-    text = units.spread(mean, found.error, found.count, 4).removesuffix(" one seed")
+    """ "+0.0100 +- 0.0058", with more decimals where the interval needs them."""
+    mean, half, count = found.judged
+    text = units.spread(mean if signed else abs(mean), half if count > 1 else None, count, 4).removesuffix(" one seed")
     return f"+{text}" if signed and mean >= 0 else text
 
 

@@ -8,6 +8,7 @@ import re
 from html import escape
 from typing import Any, Iterable, Sequence
 
+from theseus_jax.judging import FAILS, HOLDS, UNDECIDED, verdict_of
 from theseus_jax.errors import UserError
 from theseus_jax.report.style import CSS
 from theseus_jax.report.tables import Grid
@@ -49,19 +50,21 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> str:
     return f'<table class="facts"><tbody>{body}</tbody></table>'
 
 
+MARKS = {FAILS: "✗ FAILS", UNDECIDED: "? undecided", HOLDS: "✓ holds"}
+
+
 def claims(items: Sequence[dict[str, Any]]) -> str:
-    """A list of claims, the failed first; anything but true has failed."""
+    """A list of claims: the failed first, then the undecided."""
 
     def item(claim: dict[str, Any]) -> str:
-        holds = claim.get("holds") is True
+        verdict = verdict_of(claim)
         return (
-            f'<li class="{"holds" if holds else "fails"}">'
-            f'<span class="mark">{"✓ holds" if holds else "✗ FAILS"}'
+            f'<li class="{verdict}"><span class="mark">{MARKS[verdict]}'
             f'</span>{escape(str(claim.get("text")))}<span class="measured">'
             f"{escape(str(claim.get('measured', 'no measurement is given')))}</span></li>"
         )
 
-    failed_first = sorted(items, key=lambda claim: claim.get("holds") is True)
+    failed_first = sorted(items, key=lambda claim: list(MARKS).index(verdict_of(claim)))
     return f'<ul class="claims">{"".join(map(item, failed_first))}</ul>'
 
 

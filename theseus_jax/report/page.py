@@ -9,6 +9,7 @@ import pathlib
 from html import escape
 from typing import Any, Callable
 
+from theseus_jax.judging import HOLDS, UNDECIDED, verdict_of
 from theseus_jax.report import class_page, classes, curves, figures, glossary, head_page, heads, markup, units
 from theseus_jax.report.read import Run, read_run
 from theseus_jax.report.tables import (
@@ -199,10 +200,9 @@ def _meta(run: Run) -> str:
 
 def _claims(results: dict[str, Any]) -> str:
     claims = results.get("claims") or []
-    failed = sum(claim.get("holds") is not True for claim in claims)
-    count = (
-        f"{len(claims) - failed} of {len(claims)} claims hold." if claims else "This run states no claims."
-    )
+    verdicts = [verdict_of(claim) for claim in claims]
+    undecided = f" {verdicts.count(UNDECIDED)} are undecided." if UNDECIDED in verdicts else ""
+    count = f"{verdicts.count(HOLDS)} of {len(claims)} claims hold.{undecided}" if claims else "This run states no claims."
     return markup.section("Claims", markup.paragraph(count), markup.claims(claims) if claims else "")
 
 

@@ -19,8 +19,10 @@ ul.claims { list-style: none; margin: .8rem 0; padding: 0; }
 ul.claims li { padding: .55rem .9rem; margin: .4rem 0; border-left: 4px solid var(--good);
                background: var(--box); }
 ul.claims li.fails { border-left-color: var(--bad); background: var(--bad-box); }
+ul.claims li.undecided { border-left-color: var(--soft); background: none; }
 ul.claims .mark { font-weight: 700; color: var(--good); margin-right: .5rem; }
 ul.claims .fails .mark { color: var(--bad); }
+ul.claims .undecided .mark { color: var(--soft); }
 ul.claims .measured { display: block; color: var(--soft); font-size: .875rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }

@@ -6,6 +6,7 @@ import math
 import textwrap
 from typing import Any, NamedTuple, Sequence
 
+from theseus_jax.judging import FAILS, HOLDS, UNDECIDED, verdict_of
 from theseus_jax.report import classes, units
 
 WIDTH = 100
@@ -183,11 +184,14 @@ def aligned(grid: Grid) -> str:
     )
 
 
+MARKS = {HOLDS: "holds", FAILS: "FAILS", UNDECIDED: "undecided"}
+
+
 def claim_lines(claims: Sequence[dict[str, Any]]) -> list[str]:
-    """Each claim as "holds" or "FAILS" (anything but true) with what was measured."""
+    """Each claim as "holds", "FAILS" or "undecided" with what was measured."""
     lines = []
     for claim in claims:
-        mark = "holds" if claim.get("holds") is True else "FAILS"
+        mark = MARKS[verdict_of(claim)]
         lines += textwrap.wrap(f"{mark}  {claim.get('text')}", WIDTH, subsequent_indent=" " * 7)
         measured = str(claim.get("measured", "no measurement is given"))
         lines += textwrap.wrap(measured, WIDTH, initial_indent=" " * 7, subsequent_indent=" " * 7)

@@ -89,7 +89,7 @@ def _heads(results: dict[str, Any]) -> list[str]:
     if found is not None:
         text = (
             f"{found.ours['name']} against {found.rival['name']}, best by validation score: "
-            f"{heads.difference_text(found)} over {found.count} paired seed{'s' if found.count > 1 else ''}; "
+            f"{heads.difference_text(found)} over {found.judged.count} paired seed{'s' if found.judged.count > 1 else ''}; "
             f"{heads.verdict(found)}"
         )
         parts += textwrap.wrap(text, WIDTH)
