@@ -28,14 +28,14 @@ def fitted(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     if given == wanted:
         return x
     if math.prod(given) == math.prod(wanted) and given and wanted:
-        return x.reshape(len(x), *wanted, x.shape[-1])
+        return x.reshape(x.shape[0], *wanted, x.shape[-1])
     if len(given) == len(wanted) == 2:
         (h, w), (rows, columns) = given, wanted
         if h % rows == 0 and w % columns == 0:
-            return x.reshape(len(x), rows, h // rows, columns, w // columns, x.shape[-1]).mean((2, 4))
+            return x.reshape(x.shape[0], rows, h // rows, columns, w // columns, x.shape[-1]).mean((2, 4))
         if rows % h == 0 and columns % w == 0:
             return jnp.repeat(jnp.repeat(x, rows // h, axis=1), columns // w, axis=2)
-    return x.reshape(len(x), -1)
+    return x.reshape(x.shape[0], -1)
 
 
 def keeps_positions(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -59,7 +59,7 @@ class Bridge(nn.Module):
             y = nn.Dense(features, name="up")(nn.Dense(self.rank, use_bias=False, name="down")(rows))
         else:
             y = nn.Dense(features, name="map")(rows)
-        y = y.reshape(len(values), *self.shape)
+        y = y.reshape(values.shape[0], *self.shape)
         return y if mask is None else Masked(y, mask)
 
 

@@ -51,7 +51,7 @@ class Hidden(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if x.ndim < 2:
             raise UserError(f"an MLP reads examples (B, ...), given an array {x.shape}; put the batch in front")
-        h = _dense(self.width, self.rank)(x.reshape(len(x), -1))
+        h = _dense(self.width, self.rank)(x.reshape(x.shape[0], -1))
         h = ACTIVATIONS[self.activation](normalized(self.norm, h, train=train, name="norm"))
         return nn.Dropout(self.dropout, deterministic=not train)(h)
 

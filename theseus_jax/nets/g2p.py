@@ -78,7 +78,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Masked) -> Masked:
-        start = jnp.zeros((len(x.values), self.hidden), x.values.dtype)
+        start = jnp.zeros((x.values.shape[0], self.hidden), x.values.dtype)
         return Masked(GRU(self.hidden, name="gru")(x.values, start), x.mask)
 
 

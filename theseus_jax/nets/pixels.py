@@ -42,7 +42,7 @@ class Pixels(nn.Module):
         y = (x.astype(jnp.float32) - jnp.asarray(self.mean, jnp.float32)) * jnp.asarray(scale, jnp.float32)
         if not self.size:
             return y
-        return jax.image.resize(y, (len(y), self.size, self.size, y.shape[-1]), "bilinear", antialias=False)
+        return jax.image.resize(y, (y.shape[0], self.size, self.size, y.shape[-1]), "bilinear", antialias=False)
 
 
 def channel_statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

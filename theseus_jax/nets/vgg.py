@@ -48,7 +48,7 @@ class Features(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if 0 in x.shape:
             raise UserError(f"pooling leaves {x.shape[1]} x {x.shape[2]} positions of the image; give a larger one")
-        return x.reshape(len(x), -1)
+        return x.reshape(x.shape[0], -1)
 
 
 class Affine(nn.Module):

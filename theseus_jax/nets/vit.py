@@ -49,7 +49,7 @@ class Patches(nn.Module):
             raise UserError(f"images (B, height, width, channels) of shape {x.shape} do not divide into patches of {p} x {p}"
                             "; resize them or change patch")
         y = Conv(self.width, (p, p), p, padding="VALID", name="conv")(x)
-        return y.reshape(len(y), -1, self.width)
+        return y.reshape(y.shape[0], -1, self.width)
 
 
 class Stem(nn.Module):
@@ -72,7 +72,7 @@ class Stem(nn.Module):
                             "ViT reads; resize them or change image and channels")
         patches = Patches(self.patch, self.width, name="patches")(x)
         special = [self.param(name, _normal, (1, 1, self.width)) for name in self.tokens]
-        y = jnp.concatenate([*(jnp.broadcast_to(token, (len(x), 1, self.width)) for token in special), patches], axis=1)
+        y = jnp.concatenate([*(jnp.broadcast_to(token, (x.shape[0], 1, self.width)) for token in special), patches], axis=1)
         y = y + self.param("positions", _normal, (1, *y.shape[1:]))
         return nn.Dropout(self.dropout)(y, deterministic=not train)
 
@@ -127,7 +127,7 @@ class Pool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = layer_norm("norm")(x)
-        return y[:, :self.special].reshape(len(y), -1) if self.special else y.mean(1)
+        return y[:, :self.special].reshape(y.shape[0], -1) if self.special else y.mean(1)
 
 
 class Heads(nn.Module):
