@@ -8,11 +8,11 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from theseus_jax.feeds import Whole
 from theseus_jax.nets.gpt2 import gpt2
 from theseus_jax.nets.recurrent import recurrent
 from theseus_jax.nets.stage import Network, init
 from theseus_jax.objectives import Alignment, Term
-from theseus_jax.plan import Route
 from theseus_jax.program import Program, loss_fn
 from theseus_jax.similarity import metric
 
@@ -66,16 +66,8 @@ def losses_of(shape: dict[str, int], cell: str, compute: str) -> Callable[[str],
         return jax.tree.map(lambda leaf: leaf.astype(compute), tree)
 
     def loss(name: str) -> Callable:
-        program = Program(
-            target,
-            guide,
-            ("embed", *names),
-            (Term(name, 1.0, terms[name]),),
-            Route(stop=names[-1]),
-            0.0,
-            1.0,
-            0.98,
-        )
+        term = Term(name, 1.0, terms[name])
+        program = Program(target, guide, ("embed", *names), (term,), Whole(stop=names[-1]))
         return lambda variables, guide, batch: loss_fn(
             program, lowered(variables), {}, lowered(guide), batch, (0.0, 1.0), jax.random.key(0)
         )[0].astype(jnp.float32)

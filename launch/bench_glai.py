@@ -24,11 +24,12 @@ import numpy as np  # noqa: E402
 
 from launch.record import record  # noqa: E402
 from pallas_kernels.sizes import SIZES  # noqa: E402
+from theseus_jax.feeds import Cached, Feed, Whole  # noqa: E402
 from theseus_jax.nets.glai import entry_network, fused_network, joint_network  # noqa: E402
 from theseus_jax.nets.heads import mlp  # noqa: E402
 from theseus_jax.nets.stage import init  # noqa: E402
 from theseus_jax.objectives import CrossEntropy, Term  # noqa: E402
-from theseus_jax.plan import Optimizer, Phase, Route  # noqa: E402
+from theseus_jax.plan import Optimizer, Phase  # noqa: E402
 from theseus_jax.train import Hooks, State, fit  # noqa: E402
 
 ROWS, RATE, CHECKED, CHECK_RATE = 1024, 1e-3, 10, 1e-5  # the check's rate is so small that ten losses differ and none is 0
@@ -36,7 +37,7 @@ ROWS, RATE, CHECKED, CHECK_RATE = 1024, 1e-3, 10, 1e-5  # the check's rate is so
 
 def phase(net, trainable, steps, rate=RATE, **changes):
     """A phase of plain AdamW on cross-entropy."""
-    return Phase("bench", net, None, trainable, (Term("cross_entropy", 1.0, CrossEntropy()),), steps, optimizer=Optimizer(
+    return Phase("bench", net, trainable, (Term("cross_entropy", 1.0, CrossEntropy()),), steps, optimizer=Optimizer(
         rate, 0.0, clip=0.0, b2=0.999, schedule="constant"), **changes)
 
 
@@ -116,9 +117,10 @@ def row(name, size, batch, repeats):
     examples, steps = {"inputs": x, "labels": y}, (repeats + 1) * max(2, min(20, 2000 // batch))
     joint, fused = joint_network((size.units,), size.outputs, size.paths), fused_network((size.units,), size.outputs, size.paths)
     whole = mlp((2 * size.units,), size.outputs)
-    last, start = ("estimator",), Route(start="estimator")
-    phases = {"stored": phase(joint, last, steps, route=start, stored="contributions"),
-              "gates": phase(fused, last, steps, route=start, stored="selector"), "mlp": phase(whole, whole.names, steps)}
+    last, kept = ("estimator",), {stage: Feed(route=Whole(start="estimator"), cached=(Cached("target", stage),))
+                                  for stage in ("contributions", "selector")}
+    phases = {"stored": phase(joint, last, steps, feed=kept["contributions"]),
+              "gates": phase(fused, last, steps, feed=kept["selector"]), "mlp": phase(whole, whole.names, steps)}
     times = {
         **{key: ours(one, variables_of(one.net, size), examples, batch, repeats) for key, one in phases.items()},
         "listing_dense": listing(size, size.units, examples, batch, repeats),

@@ -6,6 +6,7 @@ import pytest
 import tiny
 
 from theseus_jax.errors import UserError
+from theseus_jax.feeds import Feed
 from theseus_jax.methods.mapping import auto_mapping
 from theseus_jax.methods.surgery import fit_stitch, hybrid, hybrid_module_variables, ridge
 from theseus_jax.nets.adapters import adapter_count
@@ -110,7 +111,7 @@ def test_a_low_rank_stitch_is_the_best_of_its_rank():
 def test_a_stitched_seam_is_numpys_least_squares_and_its_hybrid_reads_it(pair):
     x, y = images(40), np.arange(40) % 3
     ours, theirs = fresh(TARGET, 1, 2), first(fresh(GUIDE, 2))
-    phase = Phase("finetune", TARGET, GUIDE, TARGET.names, (Term("cross_entropy", 1.0, CrossEntropy()),), 1)
+    phase = Phase("finetune", TARGET, TARGET.names, (Term("cross_entropy", 1.0, CrossEntropy()),), 1, Feed(GUIDE))
     keys = jax.random.split(jax.random.key(0), 2)
     inputs = Inputs(phase, {"inputs": jnp.asarray(x), "labels": jnp.asarray(y)}, keys, keys, keys)
     state = State(0, ours, theirs, None, keys)

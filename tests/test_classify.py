@@ -147,7 +147,6 @@ def test_a_guide_in_batch_mode_is_run_by_its_batches():
     ({"convert__stitch_rank": 0, "guide__arch": "resnet18", "guide__width": 4}, "no bridge leads"),
     ({"convert__mapping": "block_1=block_1"}, "end with"),
     ({"convert__metric": "mse"}, "expected equal widths"),
-    ({"convert__task_weight": 1.0}, "make the seams fit"),
     ({"guide__arch": "vit", "guide__width": 8, "guide__depth": 2, "guide__heads": 2, "guide__hidden": 8, "guide__patch": 3},
      "not a multiple of the patch"),
     ({"train__batch": 3, "data__share": 100}, "needs at least 4 samples"),

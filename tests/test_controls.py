@@ -101,7 +101,7 @@ def test_teds_two_stages_are_their_formulas():
             dense(variables, f"{side}_filter_head_{i}", dense(variables, f"{side}_filter_{i}", z)), batch["labels"]).mean()
             for i, z in enumerate(activations, start=1)]
         np.testing.assert_allclose(terms[f"{side}_filters"], np.mean(losses), rtol=1e-5)
-    total, (terms, _) = loss(plan[1], variables, guide, batch)
+    total, (terms, *_) = loss(plan[1], variables, guide, batch)
     squares = [((dense(variables, f"target_filter_{i}", a) - dense(variables, f"guide_filter_{i}", b)) ** 2).mean()
                for i, (a, b) in enumerate(zip(ours, theirs), start=1)]
     np.testing.assert_allclose(terms["filtered"], 0.5 * np.mean(squares), rtol=1e-5)
@@ -124,14 +124,16 @@ def test_a_mix_of_other_shapes_goes_through_its_bridges():
             for_guide = dense(variables, f"to_guide_{i}", t) if ours else g
 
     possible = [float(mixed((a, b, c))) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
-    half = dataclasses.replace(phase, route=dataclasses.replace(phase.route, begin=0.5))
+    def begun(share):
+        return dataclasses.replace(phase, feed=dataclasses.replace(phase.feed, route=dataclasses.replace(phase.feed.route, begin=share)))
+
+    half = begun(0.5)
     seen = {int(np.argmin(np.abs(np.array(possible) - float(loss(half, variables, guide, batch, seed, (0.0, 10.0))[0]))))
             for seed in range(25)}
     values = [float(loss(half, variables, guide, batch, seed, (0.0, 10.0))[0]) for seed in range(5)]
     assert all(min(abs(value - p) for p in possible) < 1e-5 for value in values) and len(seen) > 4
     for begin, taken in ((0.0, (0, 0, 0)), (1.0, (1, 1, 1))):
-        route = dataclasses.replace(phase.route, begin=begin)
-        found = loss(dataclasses.replace(phase, route=route), variables, guide, batch, progress=(0.0, 10.0))[0]
+        found = loss(begun(begin), variables, guide, batch, progress=(0.0, 10.0))[0]
         np.testing.assert_allclose(found, mixed(taken), rtol=1e-5)
 
 
@@ -178,7 +180,7 @@ def test_going_on_does_not_charge_what_was_charged():
     plan, rows, saved = converted(remember=True), [], []
     run(plan, save=lambda position, state: saved.append((position, state)))
     position, state = saved[0]
-    assert position == Position(1, 0, ())
+    assert position == Position(1, ())
     ended = fit(plan, state, data(), batch=8, chunk_steps=4, position=position, hooks=Hooks(log=rows.append))
     assert [row["phase"] for row in rows if row["kind"] == "stored"] == ["align_2", "finetune"]
     assert bit_equal(ended.variables, saved[-1][1].variables)

@@ -10,6 +10,7 @@ from scipy import optimize
 from sklearn.linear_model import Ridge
 
 from theseus_jax.errors import UserError
+from theseus_jax.feeds import Cached, Feed, Views, Whole
 from theseus_jax.evaluate import class_scores, contrast_loss
 from theseus_jax.methods import glai
 from theseus_jax.methods.glai import paths as gp
@@ -17,8 +18,8 @@ from theseus_jax.methods.glai.plan import exactness
 from theseus_jax.nets.glai import GLAIHead, entry_network, fused_network, joint_network
 from theseus_jax.nets.heads import layers_of, low_rank_mlp, mlp
 from theseus_jax.nets.stage import forward, init, network
-from theseus_jax.objectives import CrossEntropy, InfoNCE, Signals, Term, two_views
-from theseus_jax.plan import Optimizer, Patience, Phase, Route
+from theseus_jax.objectives import CrossEntropy, Distillation, InfoNCE, Signals, Term, cross_entropy, two_views
+from theseus_jax.plan import Optimizer, Patience, Phase
 from theseus_jax.program import _compile
 from theseus_jax.train import Hooks, State, fit
 from theseus_jax.trees import parameter_count
@@ -182,7 +183,7 @@ def test_the_contrast_loss_masks_every_network_alike():
 def test_a_phase_with_views_trains_on_masked_inputs_and_their_own_gates():
     """Equal to a plain loop that masks the batch itself; the GLAI head's gates are those of the masked rows."""
     net, start = glai_start()
-    phase = head_phase(net, steps=2, trainable=("estimator",), terms=(Term("infonce", 1.0, InfoNCE(0.5)),), views=0.3,
+    phase = head_phase(net, steps=2, trainable=("estimator",), terms=(Term("infonce", 1.0, InfoNCE(0.5)),), feed=Feed(transforms=(Views(0.3),)),
                        optimizer=Optimizer(0.1, 0.0, clip=0.0, rule="sgd", momentum=0.0, schedule="constant"))
     after = fit((phase,), start, examples(), batch=40, chunk_steps=1).variables
     noise = jax.random.split(jax.random.fold_in(keys()[0], 0), 3)[2]
@@ -207,6 +208,39 @@ def test_class_scores_count_every_row_once(count):
     found = class_scores(mlp((J,), O), jax.tree.map(lambda leaf: leaf[None], variables), x, y)
     assert found.accuracy[0] == pytest.approx((logits.argmax(1) == y).mean(), abs=1e-9)
     assert found.loss[0] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_class_scores_of_a_class_at_every_position():
+    x = np.random.default_rng(0).normal(size=(5, 5, 3)).astype(np.float32)
+    net = network([("head", nn.Dense(4))])
+    variables = jax.tree.map(lambda leaf: leaf[None], init(net, jax.random.key(0), x))
+    logits = np.asarray(forward(net, jax.tree.map(lambda leaf: leaf[0], variables), x)[0], np.float64)
+    y = np.random.default_rng(1).integers(0, 4, (5, 5))
+    found = class_scores(net, variables, x, y)
+    assert found.accuracy[0] == pytest.approx((logits.argmax(-1) == y).mean(), abs=1e-6)
+    losses = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, y[..., None], -1)[..., 0]
+    assert found.loss[0] == pytest.approx(losses.mean(), rel=1e-5)
+    for wrong in (y[:, 0], y[:, :4]):
+        with pytest.raises(UserError, match=r"labels of shape \(5.* for logits of shape \(5, 5, 4\); give one integer"):
+            class_scores(net, variables, x, wrong)
+
+
+def test_one_logit_tells_two_classes_apart():
+    z = np.array([[-2.0], [0.5], [3.0]])
+    y, share = np.array([0, 0, 1]), np.array([[0.0], [0.25], [1.0]])
+    yes = 1 / (1 + np.exp(-z[:, 0]))
+    np.testing.assert_allclose(cross_entropy(jnp.asarray(z), jnp.asarray(y)), -np.log(np.where(y, yes, 1 - yes)), rtol=1e-5)
+    mixed = -(share[:, 0] * np.log(yes) + (1 - share[:, 0]) * np.log(1 - yes))
+    np.testing.assert_allclose(cross_entropy(jnp.asarray(z), jnp.asarray(share, jnp.float32)), mixed, rtol=1e-5)
+    guide = np.array([[1.0], [-1.0], [0.3]])
+    p, q = (1 / (1 + np.exp(-value[:, 0] / 2)) for value in (guide, z))
+    expected = 4 * np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+    signals = Signals(None, jnp.asarray(z), {}, {"head": jnp.asarray(guide)}, None)
+    assert float(Distillation(("head",), 2.0)(signals)) == pytest.approx(expected, rel=1e-5)
+    net = network([("head", nn.Dense(1))])
+    variables = {"head": {"params": {"kernel": jnp.ones((1, 1, 1)), "bias": jnp.zeros((1, 1))}}}
+    found = class_scores(net, variables, z.astype(np.float32), y)
+    assert found.accuracy[0] == pytest.approx(2 / 3) and found.loss[0] == pytest.approx(-np.log(np.where(y, yes, 1 - yes)).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("count", [30, 5])
@@ -256,7 +290,7 @@ def keys(count=1):
 def head_phase(net, steps=6, **changes):
     given = dict(trainable=net.names, terms=(Term("cross_entropy", 1.0, CrossEntropy()),), steps=steps,
                  optimizer=Optimizer(0.05, 0.0, clip=0.0, b2=0.999, schedule="constant")) | changes
-    return Phase("train", net, None, given.pop("trainable"), given.pop("terms"), given.pop("steps"), **given)
+    return Phase("train", net, given.pop("trainable"), given.pop("terms"), given.pop("steps"), **given)
 
 
 def started(net, seeds=1):
@@ -297,8 +331,8 @@ def glai_start(seeds=1):
 def test_a_stored_prefix_gives_the_same_training_and_leaves_the_frozen_parts_bit_equal(seeds):
     net, start = glai_start(seeds)
     plain = head_phase(net, trainable=("estimator",))
-    stored = head_phase(net, trainable=("estimator",), route=Route(start="estimator"), stored="contributions")
-    gates = head_phase(net, trainable=("estimator",), route=Route(start="contributions"), stored="selector")
+    stored, gates = (head_phase(net, trainable=("estimator",), feed=Feed(route=Whole(start=start), cached=(Cached("target", kept),)))
+                     for start, kept in (("estimator", "contributions"), ("contributions", "selector")))
     results = [fit((phase,), start, examples(), batch=8, chunk_steps=3).variables for phase in (plain, stored, gates)]
     for other in results[1:]:
         np.testing.assert_allclose(other["estimator"]["params"]["weights"], results[0]["estimator"]["params"]["weights"], atol=1e-5)
@@ -309,7 +343,7 @@ def test_a_stored_prefix_gives_the_same_training_and_leaves_the_frozen_parts_bit
 
 
 def test_a_stored_prefix_of_many_rows_has_every_row_once():
-    from theseus_jax.train import _prefix
+    from theseus_jax.frozen import _prefix
     net, start = glai_start(2)
     x, _ = rows(1100)
     out = _prefix(net, "contributions", start.variables, jnp.asarray(x))

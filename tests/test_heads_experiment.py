@@ -231,7 +231,7 @@ def test_missing_data_tell_how_to_get_them(tmp_path):
 def test_a_plan_names_its_phases():
     c = tiny()
     plan = arm_plan(c, facts_of(c), "glai_joint", trials(c, "glai_joint")[0], trials(c, "mlp_reduced")[0], epochs=3)
-    assert [phase.name for phase in plan] == ["selector", "estimator"] and plan[1].stored == "contributions"
+    assert [phase.name for phase in plan] == ["selector", "estimator"] and plan[1].feed.cache("target").stage == "contributions"
     assert plan[1].trainable == ("estimator",) and plan[0].steps == 12 and plan[1].steps == 18
     untrained = arm_plan(c, facts_of(c), "glai_untrained", trials(c, "glai_joint")[0], trials(c, "mlp_reduced")[0], epochs=3)
     assert untrained[0].steps == 0

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LAYERS = [{"errors", "version"}, {"similarity", "trees", "manifest", "cost", "config"},
-          {"objectives", "schedules", "nets", "data", "plan"}, {"program", "train", "evaluate", "checkpoints", "records"},
+LAYERS = [{"errors", "version"}, {"similarity", "trees", "manifest", "cost", "config", "judging"},
+          {"objectives", "schedules", "nets", "data", "feeds", "plan"}, {"program", "frozen", "train", "evaluate", "checkpoints", "records"},
           {"methods", "report"}, {"experiment"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted((ROOT / "theseus_jax").rglob("*.py"))

@@ -60,7 +60,7 @@ def _target() -> dict[str, Any]:
 
 def _convert() -> dict[str, Any]:
     return {
-        "schedule": "sequential",           # progressive | sequential | independent | parallel | joint | stochastic | one_shot
+        "schedule": "sequential",           # progressive | sequential | independent | parallel | joint | one_shot
         "mapping": "auto",                  # auto | "guide_stage=target_stage, ..."
         "metric": "cka_debiased",           # any of similarity.METRICS that is differentiable
         "neighbours": 10,                   # k of the neighbour measures
@@ -68,8 +68,6 @@ def _convert() -> dict[str, Any]:
         "samples": "tokens",                # tokens (every position) | sequences (every example) | pooled (its mean)
         "steps": 400,                       # optimizer steps in all; the controls get as many
         "align": 0.5,                       # share of the steps for the alignment stages
-        "task_weight": 0.0,                 # cross-entropy through the frozen guide suffix, in each stage
-        "kl_weight": 0.0,                   # distillation through the frozen guide suffix, in each stage
         "finish_kl": 0.0,                   # share of distillation in fine-tuning
         "finish_align": 0.0,                # weight of the distance over all seams in fine-tuning
         "inherit": ("embed", "ln_1", "ln_2", "mlp", "norm", "head"),# stages and submodules taken from the guide
@@ -78,9 +76,6 @@ def _convert() -> dict[str, Any]:
         "stitch_ridge": 1e-4,               # penalty, in units of the activations' mean variance
         "stitch_rank": 64,                  # of a stitch between whole activations, where positions do not correspond
         "recalibrate": 0,                   # examples behind exact batch-norm statistics after each stage; 0: moving averages
-        "stop_every": 0,                    # steps between checks of a stage's held-out similarity; 0: no stopping
-        "stop_gain": 0.002,                 # debiased CKA
-        "stop_patience": 2,                 # checks
         "align_rate": 3e-3,
         "finish_rate": 3e-3,
     }

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import Network, Variables, forward, values_and_mask
-from theseus_jax.objectives import InfoNCE, Signals, two_views
+from theseus_jax.nets.stage import Network, Variables, forward, seams, values_and_mask
+from theseus_jax.objectives import InfoNCE, Signals, as_classes, cross_entropy, two_views
 from theseus_jax.program import over_seeds
 from theseus_jax.similarity import NamedSimilarity, samples
 
@@ -52,16 +52,14 @@ def token_loss(net: Network, variables: Variables, windows: np.ndarray, mask: np
 SAMPLES = 4096  # the neighbour measures compare every two
 
 
-@functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "metrics", "source", "start", "kind"))
-def _similarities(net, variables, guide, guide_variables, x, pair, metrics, source, start, kind):
-    wanted = [pair[0]] + ([source] if source else [])
-    _, theirs, _ = forward(guide, guide_variables, x, stop=pair[0], capture=wanted)
-    values, mask = values_and_mask(theirs[pair[0]])
+@functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "metrics", "kind"))
+def _similarities(net, variables, guide, guide_variables, x, pair, metrics, kind):
+    values, mask = values_and_mask(forward(guide, guide_variables, x, stop=pair[0])[0])
     y, counted = samples(values, kind=kind, mask=mask)
     rows = jnp.linspace(0, len(y) - 1, min(len(y), SAMPLES)).round().astype(int)
 
     def one_seed(variables):
-        z = forward(net, variables, theirs[source] if source else x, start=start, stop=pair[1])[0]
+        z = forward(net, variables, x, stop=pair[1])[0]
         ours, _ = samples(values_and_mask(z)[0], kind=kind, mask=mask)
         return [metric(ours[rows], y[rows], None if counted is None else counted[rows]) for metric in metrics]
 
@@ -69,13 +67,12 @@ def _similarities(net, variables, guide, guide_variables, x, pair, metrics, sour
 
 
 def stage_similarity(net: Network, variables: Variables, guide: Network, guide_variables: Variables, x: Any,
-                     *, pair: tuple[str, str], metrics: Sequence[NamedSimilarity], source: str | None = None,
-                     start: str | None = None, kind: str = "tokens") -> list[np.ndarray]:
+                     *, pair: tuple[str, str], metrics: Sequence[NamedSimilarity], kind: str = "tokens") -> list[np.ndarray]:
     """Similarity of a guide stage and a target stage (`pair`) on held-out inputs x (N, ...), at most SAMPLES spread samples.
 
-    kind: what counts as a sample (`similarity.samples`). Returns one (S,) array a metric. source, start: as in `plan.Route`.
+    kind: what counts as a sample (`similarity.samples`). Returns one (S,) array a metric.
     """
-    values = _similarities(net, variables, guide, guide_variables, x, pair, tuple(metrics), source, start, kind)
+    values = _similarities(net, variables, guide, guide_variables, x, pair, tuple(metrics), kind)
     return [np.asarray(value, np.float64) for value in values]
 
 
@@ -94,9 +91,10 @@ def _class_sums(net: Network, variables: Variables, x: jax.Array, y: jax.Array, 
     def one_seed(variables):
         def add(total, block):
             x, y, counted = block
-            logits = forward(net, variables, x)[0].astype(jnp.float32)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+            logits = as_classes(forward(net, variables, x)[0].astype(jnp.float32))
+            losses = cross_entropy(logits, y)
             right = jnp.argmax(logits, axis=-1) == y
+            counted = counted.reshape(-1, *[1] * (y.ndim - 1))
             return total + jnp.stack([jnp.where(counted, right, 0.0).sum(), jnp.where(counted, losses, 0.0).sum()]), None
 
         return jax.lax.scan(add, jnp.zeros(2), (x, y, counted))[0]
@@ -105,11 +103,19 @@ def _class_sums(net: Network, variables: Variables, x: jax.Array, y: jax.Array, 
 
 
 def class_scores(net: Network, variables: Variables, x: Any, y: Any) -> ClassScores:
-    """Scores of a classifier on every example once. variables: leading seed axis S; x: leaves (N, ...), y: (N,) integer."""
+    """Scores of a classifier on every label once. variables: leading seed axis S; x: leaves (N, ...).
+
+    y: integers of the shape of the logits less their last axis, (N,), or (N, T) for a class at every position; a network of
+    one logit has classes 0 and 1. Raises UserError for labels of another shape.
+    """
     count, rows = len(y), min(ROWS, len(y))
+    given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *np.shape(leaf)[1:]), jnp.asarray(leaf[:1]).dtype), x)
+    logits = list(seams(net, given).values())[-1].shape
+    if np.shape(y) != logits[:-1]:
+        raise UserError(f"labels of shape {np.shape(y)} for logits of shape {logits}; give one integer for each row of logits")
     padded = [jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, -count % rows)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
         -1, rows, *leaf.shape[1:]), jax.tree.map(jnp.asarray, z)) for z in (x, y, jnp.ones(count, bool))]
-    sums = np.asarray(_class_sums(net, variables, *padded), np.float64) / count
+    sums = np.asarray(_class_sums(net, variables, *padded), np.float64) / np.size(y)
     return ClassScores(sums[:, 0], sums[:, 1])
 
 

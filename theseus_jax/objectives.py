@@ -1,6 +1,6 @@
 """What a phase minimises: small frozen objectives over the signals of one batch.
 
-An objective says which activations it needs (`target`, `guide`, `suffix`), so that nothing else is computed.
+An objective says which activations it needs (`target`, `guide`), so that nothing else is computed.
 """
 from __future__ import annotations
 
@@ -20,37 +20,45 @@ class Signals(NamedTuple):
     """What one batch gives a phase's objectives.
 
     labels: (B,) or (B, T) int32, or (B, O) float32 shares of the classes. output: what the target's last stage that was run
-    gave. target, guide: captured activations by stage name; a guide's logits stand under its last stage. suffix: logits of
-    the frozen guide suffix fed with `output`, or None. variables: the target's, with those of modules that only terms read.
+    gave. target, guide: captured activations by stage name; a guide's logits stand under its last stage. variables: the
+    target's, with those of modules that only terms read.
     """
 
     labels: jax.Array
     output: Any
     target: dict[str, Any]
     guide: dict[str, Any]
-    suffix: Any
     variables: Any = None
 
 
+def as_classes(logits: jax.Array) -> jax.Array:
+    """Logits (..., O) as they are; a single logit (..., 1) as the two (..., 2) of "no" and "yes", softmax((0, z)) being
+    sigmoid(z): a softmax over one logit is 1 whatever it is, so nothing would be learnt from it.
+    """
+    return logits if logits.shape[-1] > 1 else jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy, nats: logits (..., O), labels (...) integers or (..., O) float shares of the classes -> (...)."""
+    """Cross-entropy, nats: logits (..., O), labels (...) integers or (..., O) float shares of the classes -> (...).
+
+    With one logit (..., 1) the labels are 0 and 1, or the share (..., 1) of 1.
+    """
     if jnp.issubdtype(labels.dtype, jnp.floating):
-        return optax.softmax_cross_entropy(logits, labels)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        shares = labels if labels.shape[-1] > 1 else jnp.concatenate([1.0 - labels, labels], axis=-1)
+        return optax.softmax_cross_entropy(as_classes(logits), shares)
+    return optax.softmax_cross_entropy_with_integer_labels(as_classes(logits), labels)
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
-    """Mean cross-entropy, nats per token or example, of the target's logits (B, O) or (B, T, O), or of the guide suffix's."""
+    """Mean cross-entropy, nats per token or example, of the target's logits (B, O) or (B, T, O)."""
 
     reads_labels: ClassVar[bool] = True
-    suffix: bool = False
     target: tuple[str, ...] = ()
     guide: tuple[str, ...] = ()
 
     def __call__(self, signals: Signals) -> jax.Array:
-        logits = signals.suffix if self.suffix else signals.output
-        return cross_entropy(logits, signals.labels).mean()
+        return cross_entropy(signals.output, signals.labels).mean()
 
 
 def two_views(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
@@ -90,18 +98,18 @@ class InfoNCE:
 class Distillation:
     """T^2 KL(softmax(guide / T) || softmax(target / T)), nats per token (Hinton et al. 2015, arXiv 1503.02531, eq. 1).
 
-    guide: the name of the guide's last stage. suffix: compare the guide suffix's logits rather than the target's own.
+    Of one logit it is the divergence of Bernoulli distributions (`as_classes`).
+
+    guide: the name of the guide's last stage.
     """
 
     guide: tuple[str, ...]
     temperature: float = 2.0
-    suffix: bool = False
     target: tuple[str, ...] = ()
 
     def __call__(self, signals: Signals) -> jax.Array:
-        logits = signals.suffix if self.suffix else signals.output
-        wanted = jax.nn.log_softmax(jax.lax.stop_gradient(signals.guide[self.guide[0]]) / self.temperature)
-        given = jax.nn.log_softmax(logits / self.temperature)
+        wanted = jax.nn.log_softmax(as_classes(jax.lax.stop_gradient(signals.guide[self.guide[0]])) / self.temperature)
+        given = jax.nn.log_softmax(as_classes(signals.output) / self.temperature)
         return self.temperature**2 * jnp.sum(jnp.exp(wanted) * (wanted - given), axis=-1).mean()
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import logging
 import time
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,43 +17,72 @@ import optax
 
 from theseus_jax import cost, schedules
 from theseus_jax.errors import UserError
+from theseus_jax.feeds import ForwardPass, Route, Whole
 from theseus_jax.nets.stage import Network, Variables, forward, merge, position
-from theseus_jax.objectives import Signals, Term, two_views
-from theseus_jax.plan import Parallel, Phase, Route, Swap
-
-
+from theseus_jax.objectives import Signals, Term
+from theseus_jax.plan import Optimizer, Phase
 
 LOG = logging.getLogger("theseus_jax")
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """All that a phase's compiled step depends on besides shapes; equal programs share one compilation."""
+    """All that a phase's compiled step depends on besides shapes; equal programs share one compilation.
+
+    optimizer: with a rate of 0, since rates are passed in.
+    """
 
     net: Network
     guide: Network | None
     trainable: tuple[str, ...]
     terms: tuple[Term, ...]
-    route: Route | Swap | Parallel
-    weight_decay: float
-    clip: float
-    b2: float
-    rule: str = "adamw"
-    momentum: float = 0.9
-    schedule: str = "cosine"
-    views: float = 0.0
-    augment: Any = None
+    route: Route = Whole()
+    optimizer: Optimizer = Optimizer(0.0)
+    transforms: tuple[Any, ...] = ()
+    watches: tuple[Any, ...] = ()
+
+    @property
+    def captures(self) -> frozenset[str]:
+        """The target stages, or what lies inside them, whose outputs a term or a watch reads."""
+        return frozenset(name for reader in self.readers for name in reader.target)
+
+    @property
+    def readers(self) -> tuple[Any, ...]:
+        """What reads activations."""
+        return (*(term.fn for term in self.terms), *self.watches)
+
+
+class StepRecord(NamedTuple):
+    """One optimizer step of one seed, as a watch is given it.
+
+    step: its number, from 0. gradient, updates (what was added) and params (before it): trees of the trained part.
+
+    A watch is any hashable function of it to {name: array}, with `target` and `guide` (the activations that it reads, as a
+    term's) and `every`: it is computed, and a row of kind "watch" is written, after every so many steps.
+    """
+
+    step: jax.Array
+    signals: Signals
+    gradient: Any
+    updates: Any
+    params: Any
 
 
 @functools.lru_cache(maxsize=None)
-def transformation(program: Program) -> optax.GradientTransformation:
+def transformation(optimizer: Optimizer) -> optax.GradientTransformation:
     """AdamW or SGD without its rate, which the step multiplies in, so that rates and lengths need no new program."""
     def matrices(params):
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-    clip = optax.clip_by_global_norm(program.clip) if program.clip else optax.identity()
-    rules = {"adamw": lambda: optax.scale_by_adam(b2=program.b2), "sgd": lambda: optax.trace(program.momentum)}
-    return optax.chain(clip, rules[program.rule](), optax.add_decayed_weights(program.weight_decay, mask=matrices))
+    clip = optax.clip_by_global_norm(optimizer.clip) if optimizer.clip else optax.identity()
+    rules = {"adamw": lambda: optax.scale_by_adam(b2=optimizer.b2), "sgd": lambda: optax.trace(optimizer.momentum)}
+    return optax.chain(clip, rules[optimizer.rule](), optax.add_decayed_weights(optimizer.weight_decay, mask=matrices))
+
+
+@functools.lru_cache(maxsize=None)
+def optimizer_init(optimizer: Optimizer) -> Callable[[Any], Any]:
+    """params with a leading seed axis -> their fresh optimizer state; compiled once for shapes, whatever the phase."""
+    return jax.jit(jax.vmap(transformation(optimizer).init))
 
 
 def program_of(phase: Phase) -> Program:
@@ -61,78 +90,23 @@ def program_of(phase: Phase) -> Program:
     if not phase.trainable or not phase.terms:
         raise UserError(f"phase {phase.name!r} has {len(phase.trainable)} trainable parts and {len(phase.terms)} loss "
                         "terms; it needs one of each")
-    o = phase.optimizer
-    return Program(phase.net, phase.guide, phase.trainable, phase.terms, phase.route, o.weight_decay, o.clip, o.b2, o.rule,
-                   o.momentum, o.schedule, phase.views, phase.augment)
-
-
-def _sources(route: Route | Swap | Parallel) -> tuple[str | None, ...]:
-    if isinstance(route, Parallel):
-        return tuple(source for source, _, _ in route.segments)
-    return (route.source,) if isinstance(route, Route) else ()
+    feed = phase.feed
+    return Program(phase.net, feed.guide, phase.trainable, phase.terms, feed.route,
+                   dataclasses.replace(phase.optimizer, learning_rate=0.0), feed.transforms, phase.watches)
 
 
 def guide_stages(program: Program) -> tuple[str, ...]:
     """The guide stages whose outputs a step reads, in order."""
-    wanted = {name for term in program.terms for name in term.fn.guide} | set(_sources(program.route)) - {None}
-    return tuple(sorted(wanted, key=functools.partial(position, program.guide)))
+    wanted = {name for reader in program.readers for name in reader.guide} | set(program.route.sources)
+    return tuple(sorted(wanted, key=lambda name: (position(program.guide, name.split("/")[0]), name)))
 
 
 def guide_signals(guide: Network, guide_variables: Variables, x: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """{name: output} of these stages of the frozen guide; it runs no further than the last of them."""
+    """{name: output} of these stages of the frozen guide, in order; it runs no further than the last of them."""
     if not names:
         return {}
-    _, captured, _ = forward(guide, guide_variables, x, stop=names[-1], capture=names)
+    _, captured, _ = forward(guide, guide_variables, x, stop=names[-1].split("/")[0], capture=names)
     return jax.lax.stop_gradient(captured)
-
-
-def _run_route(program: Program, variables: Variables, source: Any, key: jax.Array):
-    """The target's part: a prefix that is frozen is run first, in evaluation mode, and not differentiated."""
-    route, net = program.route, program.net
-    capture = {name for term in program.terms for name in term.fn.target}
-    start, stop = route.start or net.names[0], route.stop or net.names[-1]
-    run = net.names[position(net, start): position(net, stop) + 1]
-    live = [name for name in run if any(part.split("/")[0] == name for part in program.trainable)]
-    frozen = run[: run.index(live[0])] if live else run
-    activations: dict[str, Any] = {}
-    if frozen:
-        source, activations, _ = forward(net, variables, source, start=start, stop=frozen[-1],
-                                         capture=tuple(capture & set(frozen)))
-        source, activations = jax.lax.stop_gradient((source, activations))
-    if not live:
-        return source, activations, {}
-    output, captured, statistics = forward(
-        net, variables, source, train=True, start=live[0], stop=stop, key=key, capture=tuple(capture - set(activations)))
-    return output, activations | captured, statistics
-
-
-def _run_parallel(program: Program, variables: Variables, guide: dict[str, Any], tokens: jax.Array, key: jax.Array):
-    """Each part by itself, from the guide's activation before it to the last of its stages."""
-    activations, statistics, output = {}, {}, None
-    for i, (source, start, stop) in enumerate(program.route.segments):
-        output, _, changed = forward(program.net, variables, guide[source] if source else tokens, train=True, start=start,
-                                     stop=stop, key=jax.random.fold_in(key, i))
-        activations[stop] = output
-        statistics |= changed
-    return output, activations, statistics
-
-
-def _run_swap(program: Program, variables: Variables, guide_variables: Variables, tokens, share, key: jax.Array):
-    """The mixed network of BERT-of-Theseus: one draw a part and a batch. Each network reads the mix in its own shape."""
-    for_target = for_guide = tokens
-    statistics: dict[str, Any] = {}
-    for i, ((g_first, g_last), (t_first, t_last)) in enumerate(program.route.groups):
-        draw, dropout = jax.random.split(jax.random.fold_in(key, i))
-        ours, _, changed = forward(program.net, variables, for_target, train=True, start=t_first, stop=t_last, key=dropout)
-        theirs, _, _ = forward(program.guide, guide_variables, for_guide, start=g_first, stop=g_last)
-        pick = functools.partial(jax.tree.map, functools.partial(jnp.where, jax.random.bernoulli(draw, share)))
-        statistics |= changed
-        if i < len(program.route.bridges):
-            to_guide, to_target = program.route.bridges[i]
-            for_target, for_guide = pick(ours, to_target(variables, theirs)), pick(to_guide(variables, ours), theirs)
-        else:
-            for_target = for_guide = pick(ours, theirs)
-    return for_target, {}, statistics
 
 
 def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
@@ -147,33 +121,33 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
 
 
 def loss_fn(program: Program, params, rest, guide_variables, batch, progress, key):
-    """(loss, (terms, batch_stats)) of one batch (see `inputs_and_labels`); progress: (step, steps)."""
+    """(loss, (terms, batch_stats, signals)) of one batch (see `inputs_and_labels`); progress: (step, steps).
+
+    signals: None where no watch reads them.
+    """
     variables = merge(rest, params)
-    tokens, labels = inputs_and_labels(batch)
-    if program.views:
-        views, key = jax.random.split(key)
-        tokens = two_views(tokens, program.views, views)
-    if program.augment:
+    inputs, labels = inputs_and_labels(batch)
+    for transform in program.transforms:
         draw, key = jax.random.split(key)
-        tokens, labels = program.augment(tokens, labels, draw)
+        inputs, labels = transform(inputs, labels, draw)
     remembered = isinstance(batch, dict) and "guide" in batch
-    guide = batch["guide"] if remembered else guide_signals(program.guide, guide_variables, tokens, guide_stages(program))
-    route = program.route
-    if isinstance(route, Swap):
-        share = schedules.swap_probability(*progress, begin=route.begin, full=route.full)
-        output, target, statistics = _run_swap(program, variables, guide_variables, tokens, share, key)
-        suffix = None
-    elif isinstance(route, Parallel):
-        output, target, statistics = _run_parallel(program, variables, guide, tokens, key)
-        suffix = None
-    else:
-        source = guide[route.source] if route.source else tokens
-        output, target, statistics = _run_route(program, variables, source, key)
-        suffix = forward(program.guide, guide_variables, output, start=route.suffix)[0] if route.suffix else None
-    signals = Signals(labels, output, target, guide, suffix, variables)
+    guide = batch["guide"] if remembered else guide_signals(program.guide, guide_variables, inputs, guide_stages(program))
+    found = program.route.run(ForwardPass(program.net, program.guide, program.trainable, program.captures, variables,
+                                          guide_variables, guide, inputs, progress, key))
+    signals = Signals(labels, found.output, found.target, guide, variables)
     terms = {term.name: term.fn(signals) for term in program.terms}
     loss = sum(term.weight * terms[term.name] for term in program.terms)
-    return loss, (terms, statistics)
+    return loss, (terms, found.statistics, signals if program.watches else None)
+
+
+def _watched(program: Program, record: StepRecord) -> dict[str, dict[str, jax.Array]]:
+    """What every watch says of the step, {watch: {name: array}}; zeros in between."""
+    said = {}
+    for watch in program.watches:
+        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(watch, record))
+        due = (record.step + 1) % watch.every == 0
+        said[str(watch)] = jax.lax.cond(due, watch, lambda _, blank=blank: blank, record)
+    return said
 
 
 def chunk(program: Program, params, rest, guide_variables, opt_state, keys, examples, stored, indices, begin, steps, rate):
@@ -182,10 +156,10 @@ def chunk(program: Program, params, rest, guide_variables, opt_state, keys, exam
     stored: leaves (S, N, ...), each seed's own "inputs" in place of the examples'; {} when there are none.
 
     Steps numbered `steps` and up change nothing, so that a phase's last chunk runs through the same program.
-    Returns (params, statistics, opt_state, metrics): statistics are the batch statistics of trained stages;
-    metrics: {name: (S, K) float32}, zero where nothing was done.
+    Returns (params, statistics, opt_state, metrics, watched): statistics are the batch statistics of trained stages;
+    metrics: {name: (S, K) float32}, zero where nothing was done; watched: {watch: {name: (S, K, ...)}}.
     """
-    tx = transformation(program)
+    tx = transformation(program.optimizer)
 
     def one_seed(args):
         params, rest, opt_state, key, stored, indices = args
@@ -194,14 +168,17 @@ def chunk(program: Program, params, rest, guide_variables, opt_state, keys, exam
         def update(carry, inputs):
             params, statistics, opt_state = carry
             step, rows = inputs
-            (loss, (terms, changed)), gradient = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)(
+            (loss, (terms, changed, signals)), gradient = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)(
                 program, params, merge(rest, statistics), guide_variables, jax.tree.map(lambda leaf: leaf[rows], given),
                 (step, steps), jax.random.fold_in(key, step))
-            factor = rate * schedules.SCHEDULES[program.schedule](step, steps)
+            factor = rate * schedules.SCHEDULES[program.optimizer.schedule](step, steps)
             updates, opt_state = tx.update(gradient, opt_state, params)
-            params = optax.apply_updates(params, jax.tree.map(lambda u: -factor * u, updates))
+            updates = jax.tree.map(lambda u: -factor * u, updates)
+            watched = _watched(program, StepRecord(step, signals, gradient, updates, params))
+            params = optax.apply_updates(params, updates)
             statistics = {name: {"batch_stats": changed[name]} for name in statistics}
-            return (params, statistics, opt_state), {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
+            metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
+            return (params, statistics, opt_state), (metrics, watched)
 
         def advance(carry, inputs):
             nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(update, carry, inputs)[1])
@@ -211,9 +188,9 @@ def chunk(program: Program, params, rest, guide_variables, opt_state, keys, exam
         statistics = {name: {"batch_stats": tree["batch_stats"]} for name, tree in rest.items()
                       if name in trained and "batch_stats" in tree}
         numbers = begin + jnp.arange(indices.shape[0])
-        (params, statistics, opt_state), metrics = jax.lax.scan(
+        (params, statistics, opt_state), (metrics, watched) = jax.lax.scan(
             advance, (params, statistics, opt_state), (numbers, indices))
-        return params, statistics, opt_state, metrics
+        return params, statistics, opt_state, metrics, watched
 
     return over_seeds(one_seed, (params, rest, opt_state, keys, stored, indices))
 

@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theseus_jax import cost
+from theseus_jax import frozen, trees
 from theseus_jax.errors import Diverged, UserError
-from theseus_jax.nets.stage import Network, Variables, forward, merge, partition
-from theseus_jax.plan import Phase, Plan
-from theseus_jax.program import (block_count, compiled_chunk, guide_signals, guide_stages, in_blocks, over_seeds,
-                                 program_of, transformation)
+from theseus_jax.nets.stage import Variables, merge, partition
+from theseus_jax.plan import Phase, Plan, check_plan
+from theseus_jax.program import compiled_chunk, guide_stages, optimizer_init, program_of
 
 
 class State(NamedTuple):
@@ -34,17 +33,16 @@ class State(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a run stands: the phase's index, steps saved by earlier stopping, and held-out scores of this phase."""
+    """Where a run stands: the phase's index, and held-out scores of this phase."""
 
     phase: int = 0
-    saved: int = 0
     scores: tuple[float, ...] = ()
 
 
 class Inputs(NamedTuple):
-    """What Surgery and probes may look at. examples: windows (N, T + 1), or {"inputs": ..., "labels": ...}, for training.
+    """What edits and probes may look at. examples: windows (N, T + 1), or {"inputs": ..., "labels": ...}, for training.
 
-    order, surgery, noise: (S,) keys for the order of the data, for Surgery, and for dropout and swapping.
+    order, surgery, noise: (S,) keys for the order of the data, for edits, and for dropout and swapping.
     """
 
     phase: Phase
@@ -73,7 +71,7 @@ class Hooks:
     score: Callable[[Phase, State], float] | None = None
     bar: Callable[[Phase, int, int], Any] | None = None
     save_seconds: float = 120.0
-    score_name: str = "similarity_cka_debiased"
+    score_name: str = "validation_score"
 
 
 @functools.partial(jax.jit, static_argnames=("count",))
@@ -108,37 +106,67 @@ def fit(plan: Plan, state: State, examples: Any, *, batch: int, chunk_steps: int
     State(0, variables, guide_variables, None, keys) with a leading seed axis on variables and keys.
     Raises Diverged, a UserError, when a loss is no longer finite; checkpoints saved before stay.
     """
-    memory = Memory({}, set())
+    check_plan(plan)
+    memory = frozen.Memory({}, set())
     for index in range(position.phase, len(plan)):
         phase = plan[index]
         inputs = _inputs(phase, index, examples, state.key)
-        if state.opt_state is None:
-            for surgery in phase.before:
-                state = surgery(state, inputs)
-        if phase.remember:
-            memory.charged.update((p.guide, stage) for p in plan[:index + bool(state.step)] if p.remember
+        if not state.step:
+            state = _begun(phase, state, inputs)
+        if phase.feed.cache("guide"):
+            memory.charged.update((p.feed.guide, stage) for p in plan[:index + bool(state.step)] if p.feed.cache("guide")
                                   for stage in guide_stages(program_of(p)))
         state, position = _run_phase(name, phase, state, position, inputs, memory, batch, chunk_steps, hooks)
-        for probe in phase.after:
+        for probe in phase.probes:
             for row in probe(state, inputs):
                 hooks.log({"model": name, "phase": phase.name, **row})
-        position = Position(index + 1, position.saved, ())
-        state = state._replace(step=0, opt_state=None, kept={})
+        carried = index + 1 < len(plan) and plan[index + 1].carry
+        position = Position(index + 1, ())
+        state = state._replace(step=0, opt_state=state.opt_state if carried else None, kept={})
         hooks.save(position, state)
     return state
 
 
-def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs: Inputs, memory: "Memory", batch: int,
+def _begun(phase: Phase, state: State, inputs: Inputs) -> State:
+    """The state after the phase's first edits, with an optimizer state: carried on, or fresh for what the edits left.
+
+    Edits see the optimizer state of all parts that exist before them. Raises UserError for edits that changed the shapes
+    of parameters and not of a carried state.
+    """
+    if state.opt_state is None:
+        try:
+            state = state._replace(opt_state=fresh_optimizer(phase, state.variables))
+        except UserError:
+            pass  # a part that the edits are going to make
+    for edit in phase.edits:
+        state = edit(state, inputs)
+    wanted = jax.eval_shape(functools.partial(fresh_optimizer, phase), state.variables)
+    if state.opt_state is None or trees.difference(wanted, state.opt_state):
+        if phase.carry:
+            raise UserError(f"the edits of phase {phase.name!r} leave an optimizer state of other shapes than what it trains; "
+                            "an edit that changes parameters changes it too, or leave carry out")
+        state = state._replace(opt_state=fresh_optimizer(phase, state.variables))
+    return state
+
+
+def fresh_optimizer(phase: Phase, variables: Variables) -> Any:
+    """The optimizer state that a phase starts with; variables: with a leading seed axis."""
+    return optimizer_init(program_of(phase).optimizer)(partition(variables, phase.trainable)[0])
+
+
+def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs: Inputs, memory: frozen.Memory, batch: int,
                chunk_steps: int, hooks: Hooks) -> tuple[State, Position]:
-    steps = phase.steps + (position.saved if phase.absorb else 0)
+    steps = phase.steps
     even = -(-steps // max(1, -(-steps // chunk_steps)))  # chunks of one length, so that a phase is one program
     state = _own(phase, state)
-    stored = _stored(name, phase, state, inputs.examples, hooks)
-    inputs = inputs._replace(examples=_remembered(name, phase, state, inputs.examples, memory, hooks))
+    stored = frozen.prefix(name, phase, state, inputs.examples, hooks.log)
+    inputs = inputs._replace(examples=frozen.with_guide(name, phase, state, inputs.examples, memory, hooks.log))
     bar = hooks.bar(phase, steps, state.step) if hooks.bar else None
     saved_at = time.monotonic()
     while state.step < steps:
-        length = min(even, steps - state.step)
+        for edit in (edit for step, edit in phase.edits_at if step == state.step):
+            state = _own(phase, edit(state, inputs))
+        length = min([even, steps - state.step, *(step - state.step for step, _ in phase.edits_at if step > state.step)])
         state, row = _advance(name, phase, state, inputs, stored, batch, length, even, steps, hooks)
         if bar:
             bar.update(length)
@@ -159,93 +187,15 @@ def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs
         bar.close()
     hooks.log({"kind": "phase", "model": name, "phase": phase.name, "optimizer_steps": state.step,
                "examples_seen": state.step * batch})
-    saved = position.saved if not phase.absorb else 0
     if phase.stop and phase.stop.restore and state.kept:
         state = state._replace(variables=merge(state.variables, state.kept))
-    return state, position._replace(saved=saved + steps - state.step)
+    return state, position
 
 
 def _own(phase: Phase, state: State) -> State:
-    """The state with an optimizer state, and with trained parameters that nobody else holds: they will be donated."""
+    """The state with trained parameters that nobody else holds: they will be donated, and so will the optimizer state."""
     params, rest = partition(state.variables, phase.trainable)
-    opt_state = state.opt_state
-    if opt_state is None:
-        opt_state = jax.jit(jax.vmap(transformation(program_of(phase)).init))(params)
-    return state._replace(variables=merge(rest, jax.tree.map(jnp.copy, params)), opt_state=opt_state)
-
-
-def _stored(name: str, phase: Phase, state: State, examples: Any, hooks: Hooks) -> Any:
-    """Each seed's outputs of the phase's frozen prefix for all examples, leaves (S, N, ...); {} when none is asked for."""
-    if phase.stored is None:
-        return {}
-    args = partition(state.variables, phase.trainable)[1], examples["inputs"]
-    leaves, structure = jax.tree.flatten(args)
-    run, flops = _compiled_prefix(phase.net, phase.stored, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
-    began = time.monotonic()
-    outputs = jax.block_until_ready(run(*args))
-    hooks.log({"kind": "stored", "model": name, "phase": phase.name, "seconds": (time.monotonic() - began) / len(state.key),
-               "training_flops": flops})
-    return outputs
-
-
-class Memory(NamedTuple):
-    """What `fit` keeps of guides from phase to phase. outputs: {(guide, stage): leaves (N, ...)}; charged: of which of them
-    the cost was logged, by this process or by one that it goes on from.
-    """
-
-    outputs: dict[tuple[Network, str], Any]
-    charged: set[tuple[Network, str]]
-
-
-def _remembered(name: str, phase: Phase, state: State, examples: Any, memory: Memory, hooks: Hooks) -> Any:
-    """The examples with what a step reads of the guide under "guide"."""
-    names = guide_stages(program_of(phase)) if phase.remember else ()
-    missing = [stage for stage in names if (phase.guide, stage) not in memory.outputs]
-    for due in (True, False):
-        group = tuple(stage for stage in missing if ((phase.guide, stage) not in memory.charged) == due)
-        if not group:
-            continue
-        args = state.guide_variables, examples["inputs"]
-        leaves, structure = jax.tree.flatten(args)
-        run, flops = _compiled_guide(phase.guide, group, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
-        began = time.monotonic()
-        outputs = jax.block_until_ready(run(*args))
-        if due:  # a run of one seed would have to do all of it, so every seed is charged with all of it
-            hooks.log({"kind": "stored", "model": name, "phase": phase.name, "seconds": time.monotonic() - began,
-                       "training_flops": flops})
-        memory.outputs.update({(phase.guide, stage): outputs[stage] for stage in group})
-        memory.charged.update((phase.guide, stage) for stage in group)
-    return {**examples, "guide": {stage: memory.outputs[phase.guide, stage] for stage in names}} if names else examples
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled_guide(guide: Network, names: tuple[str, ...], structure: Any,
-                    shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> Any:
-    """The compiled pass over all examples, and its FLOPs."""
-    def run(variables, inputs):
-        return in_blocks(lambda block: guide_signals(guide, variables, block, names), inputs)
-
-    args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
-    compiled = jax.jit(run).lower(*args).compile()
-    return compiled, cost.compiled_flops(compiled, run, *args) * block_count(args[1])
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled_prefix(net: Network, stop: str, structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> Any:
-    """The compiled prefix and its FLOPs for one seed."""
-    args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
-    run = functools.partial(_prefix, net, stop)
-    compiled = jax.jit(run).lower(*args).compile()
-    # XLA counts the body of a loop once: the loop over blocks, and on a CPU that over seeds
-    seeds = 1 if jax.default_backend() == "cpu" else jax.tree.leaves(args[0])[0].shape[0]
-    return compiled, cost.compiled_flops(compiled, run, *args) * block_count(args[1]) / seeds
-
-
-def _prefix(net: Network, stop: str, variables: Variables, inputs: Any) -> Any:
-    def one_seed(variables):
-        return in_blocks(lambda block: forward(net, variables, block, stop=stop)[0], inputs)
-
-    return over_seeds(one_seed, variables)
+    return state._replace(variables=merge(rest, jax.tree.map(jnp.copy, params)))
 
 
 def _advance(name: str, phase: Phase, state: State, inputs: Inputs, stored: Any, batch: int, length: int, padded: int,
@@ -260,7 +210,7 @@ def _advance(name: str, phase: Phase, state: State, inputs: Inputs, stored: Any,
             jnp.asarray(phase.optimizer.learning_rate, jnp.float32))
     compiled = compiled_chunk(program, *args)
     began = time.monotonic()
-    params, statistics, opt_state, metrics = jax.block_until_ready(compiled.run(*args))
+    params, statistics, opt_state, metrics, watched = jax.block_until_ready(compiled.run(*args))
     seconds = time.monotonic() - began
     metrics = {key: np.asarray(value)[:, :length] for key, value in metrics.items()}
     values = {key: np.asarray(value, np.float64).mean(axis=1) for key, value in metrics.items()}
@@ -273,5 +223,10 @@ def _advance(name: str, phase: Phase, state: State, inputs: Inputs, stored: Any,
         hooks.log({"kind": "train", "model": name, "phase": phase.name, "seed": seed, "step": step,
                    **{key: float(value[seed]) for key, value in values.items()},
                    "training_flops": compiled.step_flops * length, "seconds": seconds / len(rows)})
+    for watch in program.watches:
+        for k in range(-(state.step + 1) % watch.every, length, watch.every):
+            for seed in range(len(rows)):
+                hooks.log({"kind": "watch", "model": name, "phase": phase.name, "seed": seed, "step": state.step + k + 1, **{
+                    key: np.asarray(value[seed, k], np.float64).tolist() for key, value in watched[str(watch)].items()}})
     state = state._replace(step=step, variables=merge(merge(rest, statistics), params), opt_state=opt_state)
     return state, {key: float(value.mean()) for key, value in values.items()}

@@ -10,7 +10,7 @@ import jax
 
 from theseus_jax import checkpoints
 from theseus_jax.errors import UserError
-from theseus_jax.experiment.jobs import Job, finished, fresh, held_out_similarity, initial, run_keys, run_plan
+from theseus_jax.experiment.jobs import Job, finished, fresh, initial, run_keys, run_plan
 from theseus_jax.experiment.results import training_flops
 from theseus_jax.experiment.plans import Setup, control_plan, side_variables
 from theseus_jax.experiment.workdir import Workdir
@@ -66,7 +66,6 @@ def train(bench: Bench, name: str, plan: Plan, net: Network, guide_variables: An
               shapes=lambda net: jax.eval_shape(lambda: {**initial(net, keys, example), **extra(keys)}),
               guide_variables=guide_variables, keys=keys, examples=examples, batch=config.train.batch,
               chunk=config.train.chunk, score=lambda variables: score(bench, name, net, variables),
-              measure=lambda phase, state: held_out_similarity(phase, state, bench.validation),
               metadata={"config": config.to_json(sort_keys=True)})
     return run_plan(bench.home, job, save_seconds=config.train.save_seconds)
 

@@ -31,7 +31,7 @@ CHOICES = {
     "convert.metric": tuple(name for name, entry in METRICS.items() if entry.differentiable),
     **{f"{side}.{key}": values for side in ("guide", "target") for key, values in NETWORK_CHOICES.items()},
 }
-POSITIVE = ("seeds", "data.channels", "train.batch", "train.chunk", "convert.steps", "convert.neighbours", "convert.stop_patience",
+POSITIVE = ("seeds", "data.channels", "train.batch", "train.chunk", "convert.steps", "convert.neighbours",
             "report.latency_repeats")
 SOURCES = {"digits": ((8, 8, 1), 10), "fashion_mnist": ((28, 28, 1), 10), "cifar10": ((32, 32, 3), 10)}
 TEXTS = {"bbc": 5, "tfds_text": 0}

@@ -10,6 +10,7 @@ from theseus_jax import cost
 from theseus_jax.config import ARMS
 from theseus_jax.errors import UserError
 from theseus_jax.experiment.checks import check_values, lookup
+from theseus_jax.feeds import Feed, Views
 from theseus_jax.methods import glai
 from theseus_jax.methods.glai.budget import Budget, budget, narrow_line
 from theseus_jax.nets.heads import low_rank_mlp, mlp
@@ -178,8 +179,9 @@ def arm_plan(config: Any, facts: Facts, arm: str, trial: Trial, selector: Trial,
         made = _glai_settings(config, facts, arm, trial, selector, epochs)
         return glai.plan(made, held_out=glai.Held(held_out), report=report)
     net, every = trained_network(config, facts, arm), epoch_steps(config, facts)
-    return (Phase("train", net, None, net.names, _terms(config), every * epochs, optimizer=_optimizer(arm, trial),
-                  stop=Patience(every, config.train.patience), views=_views(config)),)
+    views = (Views(_views(config)),) if _views(config) else ()
+    return (Phase("train", net, net.names, _terms(config), every * epochs, Feed(transforms=views), _optimizer(arm, trial),
+                  stop=Patience(every, config.train.patience)),)
 
 
 def example(facts: Facts) -> jax.ShapeDtypeStruct:

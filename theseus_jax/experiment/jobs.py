@@ -1,6 +1,7 @@
 """Running plans one after the other, each resumable: a finished model has a checkpoint, an unfinished one its progress."""
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import time
@@ -10,14 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax import checkpoints
-from theseus_jax.evaluate import stage_similarity
 from theseus_jax.experiment.workdir import Workdir
-from theseus_jax.methods.probes import HeldClasses, HeldWindows
-from theseus_jax.plan import Parallel, Phase, Plan
-from theseus_jax.program import program_of, transformation
+from theseus_jax.plan import Phase, Plan
 from theseus_jax.nets.stage import Network, Variables, init, partition
-from theseus_jax.similarity import metric
-from theseus_jax.train import Hooks, Position, State, fit
+from theseus_jax.train import Hooks, Position, State, fit, fresh_optimizer
 
 LOG = logging.getLogger("theseus_jax")
 
@@ -79,9 +76,9 @@ class Job(NamedTuple):
     batch: int
     chunk: int
     score: Callable[[dict[str, Any]], None]
-    measure: Callable[[Phase, State], float]
     metadata: dict[str, Any]
-    measure_name: str = "similarity_cka_debiased"
+    measure: Callable[[Phase, State], float] | None = None
+    measure_name: str = "score"
     tags: dict[str, Any] = {}
 
 
@@ -106,7 +103,7 @@ def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = Tr
             return
         tree = {"variables": state.variables, "opt_state": state.opt_state if state.opt_state is not None else {},
                 "kept": state.kept}
-        note = {"kept": bool(state.kept), "step": state.step, "phase": position.phase, "saved": position.saved,
+        note = {"kept": bool(state.kept), "carried": state.opt_state is not None, "step": state.step, "phase": position.phase,
                 "scores": list(position.scores), "offset": workdir.records.offset()}
         checkpoints.save_progress(workdir.progress(name), position.phase * 10**6 + state.step, tree, note)
 
@@ -127,34 +124,17 @@ def _unfinished(workdir: Workdir, job: Job) -> tuple[State, Position]:
     if found is None:
         return State(0, job.fresh(), job.guide_variables, None, job.keys), Position()
     index, _, note = found
-    position = Position(note["phase"], note["saved"], tuple(note["scores"]))
-    # between phases the variables are still those of the phase that ended: Surgery comes first in the next
+    position = Position(note["phase"], tuple(note["scores"]))
+    # between phases the variables are still those of the phase that ended: edits come first in the next
     phase = job.plan[note["phase"] if note["step"] else max(0, note["phase"] - 1)]
     variables = job.shapes(phase.net)
-    like = {"variables": variables, "opt_state": _opt_shapes(phase, variables) if note["step"] else {},
+    held = note.get("carried", note["step"] > 0)  # of checkpoints from before optimizer states were carried on
+    opt_state = jax.eval_shape(functools.partial(fresh_optimizer, phase), variables) if held else {}
+    like = {"variables": variables, "opt_state": opt_state,
             "kept": partition(variables, phase.trainable)[0] if note["kept"] else {}}
     tree, _ = checkpoints.load(workdir.progress(job.name) / f"{index:08d}", like=like)
-    return State(note["step"], tree["variables"], job.guide_variables, tree["opt_state"] if note["step"] else None,
+    return State(note["step"], tree["variables"], job.guide_variables, tree["opt_state"] if held else None,
                  job.keys, tree["kept"]), position
-
-
-def _opt_shapes(phase: Phase, variables: Any) -> Any:
-    params, _ = partition(variables, phase.trainable)
-    return jax.eval_shape(jax.vmap(transformation(program_of(phase)).init), params)
-
-
-def held_out_similarity(phase: Phase, state: State, held_out: HeldWindows | HeldClasses) -> float:
-    """Debiased CKA at the last aligned pair of a phase, mean over seeds."""
-    aligned = next(term.fn for term in phase.terms if hasattr(term.fn, "pairs"))
-    pair = aligned.pairs[-1]
-    if isinstance(phase.route, Parallel):
-        source, start, _ = phase.route.segments[-1]
-    else:
-        source, start = phase.route.source, phase.route.start
-    values = stage_similarity(phase.net, state.variables, phase.guide, state.guide_variables,
-                              held_out.inputs(), pair=pair, metrics=(metric("cka_debiased"),),
-                              source=source, start=start, kind=aligned.samples)
-    return float(values[0].mean())
 
 
 class _Bar:

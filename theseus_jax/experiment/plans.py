@@ -12,22 +12,22 @@ from flax.errors import FlaxError
 from theseus_jax import cost
 from theseus_jax.errors import UserError
 from theseus_jax.experiment.checks import lookup
+from theseus_jax.feeds import Feed
 from theseus_jax.methods import baselines, convert
-from theseus_jax.methods.surgery import Inherit, stitch_bridge
+from theseus_jax.methods.surgery import stitch_bridge
 from theseus_jax.nets.adapters import adapter_count
 from theseus_jax.nets.stage import Network, forward, partition, seams, values_and_mask, variable_shapes
 from theseus_jax.objectives import CrossEntropy, Side, Term
-from theseus_jax.plan import Optimizer, Phase, Plan, Stop, describe, sides
+from theseus_jax.plan import Optimizer, Phase, Plan, describe, sides
 from theseus_jax.program import loss_fn, program_of
 from theseus_jax.similarity import metric
-from theseus_jax.train import State
 from theseus_jax.trees import parameter_count
 
 
 class Case(NamedTuple):
     """Two networks and what they read. example: one input, (1, ...) ShapeDtypeStructs. batch: a training batch, likewise.
 
-    words: the sizes that decide whether seams fit, for errors. augment: see `plan.Phase`.
+    words: the sizes that decide whether seams fit, for errors. augment: a transform of every batch, or None.
     """
 
     guide: Network
@@ -62,9 +62,8 @@ def check_conversion(config: Any) -> None:
     for path in ("convert.finish_kl", "controls.kl"):
         if not 0 <= lookup(config, path) <= 1:
             raise UserError(f"config.{path} is {lookup(config, path):g}, a share of the loss; give a number in [0, 1]")
-    if config.convert.stop_every < 0 or config.controls.temperature <= 0:
-        raise UserError(f"config.convert.stop_every is {config.convert.stop_every} and config.controls.temperature "
-                        f"{config.controls.temperature:g}; give 0 or more steps, and a temperature above 0")
+    if config.controls.temperature <= 0:
+        raise UserError(f"config.controls.temperature is {config.controls.temperature:g}; give a temperature above 0")
     if config.guide.origin == "trained" and config.guide.steps < 1:
         raise UserError("config.guide.steps is 0 with a trained guide; raise it, or set guide.origin to 'untrained'")
     unknown = [name for name in config.controls.names if name not in baselines.CONTROLS]
@@ -115,18 +114,18 @@ def _optimizer(config: Any, rate: float) -> Optimizer:
 
 def _guide_plan(config: Any, case: Case) -> Plan:
     shapes = variable_shapes(case.guide, case.example)
-    return (Phase("train", case.guide, None, convert.whole(case.guide, shapes), (Term("cross_entropy", 1.0, CrossEntropy()),),
-                  config.guide.steps, optimizer=_optimizer(config, config.guide.learning_rate), augment=case.augment),)
+    return (Phase("train", case.guide, convert.whole(case.guide, shapes), (Term("cross_entropy", 1.0, CrossEntropy()),),
+                  config.guide.steps, Feed(transforms=(case.augment,) if case.augment else ()),
+                  _optimizer(config, config.guide.learning_rate)),)
 
 
 def _settings(config: Any, augment: Any) -> convert.Settings:
     c = config.convert
-    stop = Stop(c.stop_every, c.stop_gain, c.stop_patience) if c.stop_every else None
     return convert.Settings(
         schedule=c.schedule, metric=chosen_metric(config), steps=c.steps, align=c.align, samples=c.samples,
-        task_weight=c.task_weight, kl_weight=c.kl_weight, finish_kl=c.finish_kl, finish_align=c.finish_align,
+        finish_kl=c.finish_kl, finish_align=c.finish_align,
         temperature=config.controls.temperature,
-        inherit=tuple(c.inherit), train_inherited=c.train_inherited, stitch=c.stitch, stop=stop,
+        inherit=tuple(c.inherit), train_inherited=c.train_inherited, stitch=c.stitch,
         align_optimizer=_optimizer(config, c.align_rate), finish_optimizer=_optimizer(config, c.finish_rate),
         ridge=c.stitch_ridge, stitch_rank=c.stitch_rank, recalibrate=c.recalibrate, augment=augment,
         remember=config.train.remember)
@@ -152,9 +151,9 @@ def rehearse(made: Setup) -> None:
         extra = jax.eval_shape(functools.partial(side_variables, sides(plan)), key)
         for phase in plan:
             try:
-                for surgery in phase.before:
-                    if isinstance(surgery, Inherit):
-                        jax.eval_shape(lambda v, g, run=surgery: run(State(0, v, g, None, None), None).variables, stacked, guide)
+                for edit in phase.edits:
+                    if hasattr(edit, "check"):
+                        edit.check(phase.net, stacked, guide)
                 params, rest = partition((guide if name == "guide" else made.shapes) | extra, phase.trainable)
                 jax.eval_shape(functools.partial(loss_fn, program_of(phase)), params, rest, guide, case.batch,
                                (jnp.zeros(()), jnp.ones(())), key)

@@ -24,7 +24,7 @@ CHOICES = {
 }
 POSITIVE = ("seeds", "data.context", "train.batch", "train.chunk", "guide.width", "guide.depth", "guide.heads",
             "target.width", "target.depth", "target.hidden", "convert.steps", "convert.neighbours",
-            "convert.stop_patience", "report.sample_tokens", "report.latency_repeats")
+            "report.sample_tokens", "report.latency_repeats")
 
 
 def check(config: Any) -> None:

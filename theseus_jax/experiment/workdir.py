@@ -34,7 +34,7 @@ def open_workdir(config: Any, path: pathlib.Path) -> Workdir:
         path.mkdir(parents=True, exist_ok=True)
         known = path / "config.json"
         begun = (path / "metrics.jsonl").exists()  # else a run ended before it did anything: nothing is lost
-        if begun and known.exists() and json.loads(known.read_text()) != json.loads(wanted):
+        if begun and known.exists() and _current(json.loads(known.read_text()), wanted) != json.loads(wanted):
             raise UserError(f"{path} holds a run of another config ({_first_difference(known.read_text(), wanted)}); "
                             "give another --workdir or the same config")
         if not begun or not known.exists():
@@ -43,6 +43,16 @@ def open_workdir(config: Any, path: pathlib.Path) -> Workdir:
     except OSError as error:
         raise UserError(f"the workdir {path} cannot be written ({error.strerror}); give another --workdir") from error
     return Workdir(path, Records(path / "metrics.jsonl"))
+
+
+def _current(known: dict[str, Any], wanted: str) -> dict[str, Any]:
+    """A run's config with what this version no longer has left out, and what it did not have yet at its default."""
+    def merged(old: Any, new: Any, default: Any) -> Any:
+        if not isinstance(new, dict) or not isinstance(old, dict):
+            return old
+        return {key: merged(old[key], value, default.get(key, {})) if key in old else default.get(key) for key, value in new.items()}
+
+    return merged(known, json.loads(wanted), json.loads(base(known.get("task", "language_model")).to_json()))
 
 
 def _first_difference(known: str, wanted: str) -> str:

@@ -8,12 +8,13 @@ import flax.linen as nn
 import jax
 
 from theseus_jax.errors import UserError
+from theseus_jax.feeds import Mixed, Whole
 from theseus_jax.methods import convert
 from theseus_jax.methods.surgery import Inherit
 from theseus_jax.nets.bridge import bridge
 from theseus_jax.nets.stage import Network, seams, values_and_mask, variable_shapes
 from theseus_jax.objectives import CrossEntropy, Distillation, FilterTask, Regression, Side, Term
-from theseus_jax.plan import Optimizer, Phase, Plan, Route, Swap
+from theseus_jax.plan import Optimizer, Phase, Plan
 
 CONTROLS = ("from_scratch", "distilled", "one_shot", "one_shot_distilled", "fitnets", "theseus", "ted", "supervised")
 
@@ -30,13 +31,16 @@ class _Pair:
     inherit: tuple[Inherit, ...]
     losses: tuple[Term, ...]
     rank: int
+    augment: Any
+    remember: bool
 
     def shapes(self) -> dict[str, Any]:
         return variable_shapes(self.target, self.example)
 
-    def phase(self, name: str, steps: int, terms: tuple[Term, ...], **changes: Any) -> Phase:
+    def phase(self, name: str, steps: int, terms: tuple[Term, ...], *, route: Any = Whole(), **changes: Any) -> Phase:
         given = {"trainable": convert.whole(self.target, self.shapes())} | changes
-        return Phase(name, self.target, self.guide, terms=terms, steps=steps, optimizer=self.optimizer, **given)
+        return Phase(name, self.target, terms=terms, steps=steps, feed=convert.feed(self.guide, route, self),
+                     optimizer=self.optimizer, **given)
 
 
 def plan(name: str, guide: Network, target: Network, mapping: convert.Mapping, *, example: Any, steps: int,
@@ -51,7 +55,8 @@ def plan(name: str, guide: Network, target: Network, mapping: convert.Mapping, *
     theseus: `hint_share` of the steps with every part swapped in at random, the task's loss alone, then the same loss on the
     target (Xu et al. 2020, arXiv 2002.02925). ted: `hint_share` of the steps on task-aware filters of both frozen networks,
     then distillation and the filtered layers' distance (Liang et al. 2022, arXiv 2210.01351). These three inherit as one_shot
-    does. supervised: from_scratch with every training label that the guide had, an upper reference. example: one input, (1, ...). rank: of regressors between whole activations. augment, remember: see `plan.Phase`.
+    does. supervised: from_scratch with every training label that the guide had, an upper reference. example: one input, (1, ...). rank: of regressors between whole activations. augment, remember: see
+    `convert.Settings`.
     Raises UserError for another name, or seams that no regressor can bridge.
     """
     if name not in CONTROLS:
@@ -62,7 +67,7 @@ def plan(name: str, guide: Network, target: Network, mapping: convert.Mapping, *
     if weight:
         terms.append(Term("kl", weight, Distillation((guide.names[-1],), temperature)))
     copies = (Inherit(guide, convert.stage_pairs(guide, target, mapping), inherit),) if inherit else ()
-    pair = _Pair(guide, target, mapping, example, optimizer, copies, tuple(terms), rank)
+    pair = _Pair(guide, target, mapping, example, optimizer, copies, tuple(terms), rank, augment, remember)
     first = round(hint_share * steps)
     if name in ("fitnets", "theseus", "ted"):
         if not 0 < first < steps:
@@ -70,9 +75,8 @@ def plan(name: str, guide: Network, target: Network, mapping: convert.Mapping, *
                             "raise convert.steps or give a share between 0 and 1")
         phases = {"fitnets": _fitnets, "theseus": _theseus, "ted": _ted}[name](pair, first, steps - first)
     else:
-        phases = (pair.phase("finetune", steps, pair.losses, before=copies if name.startswith("one_shot") else ()),)
-    return tuple(dataclasses.replace(phase, augment=augment, remember=remember and not isinstance(phase.route, Swap))
-                 for phase in phases)
+        phases = (pair.phase("finetune", steps, pair.losses, edits=copies if name.startswith("one_shot") else ()),)
+    return phases
 
 
 def _regressor(pair: _Pair, seam: tuple[str, str], name: str) -> Side:
@@ -88,7 +92,7 @@ def _fitnets(pair: _Pair, first: int, rest: int) -> Plan:
     shapes = pair.shapes()
     below = [name for i in range(middle + 1) for name in convert.part(pair.target, pair.mapping, i, 1) if shapes.get(name, {}).get("params")]
     return (pair.phase("hint", first, (Term("hint", 1.0, hint),), trainable=(*below, "hint_regressor"),
-                       route=Route(stop=seam[1]), before=pair.inherit),
+                       route=Whole(stop=seam[1]), edits=pair.inherit),
             pair.phase("finetune", rest, pair.losses))
 
 
@@ -103,10 +107,10 @@ def _theseus(pair: _Pair, first: int, rest: int) -> Plan:
     bridges = tuple(both(i, seam) for i, seam in enumerate(pair.mapping) if _differs(ours[seam[1]], theirs[seam[0]]))
     if bridges and len(bridges) < len(pair.mapping):
         bridges = tuple(both(i, seam) for i, seam in enumerate(pair.mapping))
-    route = Swap(groups, bridges=bridges)
+    route = Mixed(groups, bridges=bridges)
     trainable = (*convert.whole(pair.target, pair.shapes()), *(side.name for side in route.sides))
     task = (Term("cross_entropy", 1.0, CrossEntropy()),)
-    return (pair.phase("swap", first, task, trainable=trainable, route=route, before=pair.inherit),
+    return (pair.phase("swap", first, task, trainable=trainable, route=route, edits=pair.inherit),
             pair.phase("finetune", rest, task))
 
 
@@ -133,5 +137,5 @@ def _ted(pair: _Pair, first: int, rest: int) -> Plan:
     names = tuple(side.name for side in (*guides, *targets, *guide_heads, *target_heads))
     close = Term("filtered", 1.0, Regression(pair.mapping, targets, guides))
     trained = (*convert.whole(pair.target, pair.shapes()), *(side.name for side in targets))
-    return (pair.phase("filters", first, learn, trainable=names, route=Route(stop=pair.mapping[-1][1]), before=pair.inherit),
+    return (pair.phase("filters", first, learn, trainable=names, route=Whole(stop=pair.mapping[-1][1]), edits=pair.inherit),
             pair.phase("finetune", rest, (*pair.losses, close), trainable=trained))

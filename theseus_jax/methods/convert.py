@@ -11,7 +11,6 @@ seam stands the linear head of each. With activations a_s (guide) and b_s (targe
 | independent | part s | d(b_s, a_s) | the guide's a_{s-1} |
 | parallel | all parts in one stage, each by itself | mean over i of d(b_i, a_i) | the guide's a_{i-1} |
 | joint | all parts in one stage | mean over i of d(b_i, a_i) | the target's own prefix |
-| stochastic | all parts in one stage | task loss of the mixed network | the mixed network (BERT-of-Theseus) |
 | one_shot | nothing | - | - |
 """
 from __future__ import annotations
@@ -20,45 +19,43 @@ import dataclasses
 from typing import Any, Sequence
 
 from theseus_jax.errors import UserError
+from theseus_jax.feeds import Cached, Feed, Segments, Whole
 from theseus_jax.methods.mapping import NORMALISATIONS, Mapping, auto_mapping
 from theseus_jax.methods.probes import StageProbe
 from theseus_jax.methods.recalibrate import Recalibrate
 from theseus_jax.methods.surgery import Fold, Inherit
 from theseus_jax.nets.stage import Network, position
 from theseus_jax.objectives import Alignment, CrossEntropy, Distillation, Term
-from theseus_jax.plan import Optimizer, Parallel, Phase, Plan, Route, Stop, Swap
-from theseus_jax.similarity import NamedSimilarity
+from theseus_jax.plan import Optimizer, Phase, Plan
+from theseus_jax.similarity import NamedSimilarity, metric
 
-SCHEDULES = ("progressive", "sequential", "independent", "parallel", "joint", "stochastic", "one_shot")
+SCHEDULES = ("progressive", "sequential", "independent", "parallel", "joint", "one_shot")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to convert. steps: optimizer steps in all; align: the share of them spent before fine-tuning, over all stages.
+    """How to convert. metric: a similarity or its name. steps: optimizer steps in all; align: the share of them spent before fine-tuning, over all stages.
 
-    task_weight, kl_weight: weight of cross-entropy and of distillation through the frozen guide suffix, in each stage.
     finish_kl: weight of distillation from the guide in fine-tuning; its cross-entropy has weight 1 - finish_kl.
     finish_align: weight of the mean distance over all seams in fine-tuning.
     inherit: stages and submodules copied from the guide first; train_inherited: "stage" lets them move during
     alignment, "frozen" only in fine-tuning. samples: what counts as one (`similarity.samples`). stitch: "ridge" or "none";
     ridge: its penalty, stitch_rank: of a map between whole activations. recalibrate: examples behind the exact batch-norm
-    statistics that replace the moving ones after each stage, 0 for none. augment, remember: see `plan.Phase`.
+    statistics that replace the moving ones after each stage, 0 for none. augment: a transform of every batch (`feeds`), or
+    None. remember: the guide's activations for all examples are computed once and kept (`feeds.Cached`).
     """
 
-    schedule: str
-    metric: NamedSimilarity
-    steps: int
+    schedule: str = "joint"
+    metric: NamedSimilarity | str = "procrustes"
+    steps: int = 500
     align: float = 0.5
     samples: str = "tokens"
-    task_weight: float = 0.0
-    kl_weight: float = 0.0
     finish_kl: float = 0.0
     finish_align: float = 0.0
     temperature: float = 2.0
     inherit: tuple[str, ...] = ()
     train_inherited: str = "stage"
     stitch: str = "ridge"
-    stop: Stop | None = None
     align_optimizer: Optimizer = Optimizer()
     finish_optimizer: Optimizer = Optimizer()
     ridge: float = 1e-4
@@ -67,10 +64,16 @@ class Settings:
     augment: Any = None
     remember: bool = False
 
+    def __post_init__(self) -> None:
+        if isinstance(self.metric, str):
+            object.__setattr__(self, "metric", metric(self.metric))
+
 
 def check_mapping(guide: Network, target: Network, mapping: Mapping) -> None:
     """Raises UserError unless the seams go forward in both networks and end just before both heads."""
     for net, side, name in ((guide, 0, "guide"), (target, 1, "target")):
+        if len(net.stages) < 2:
+            raise UserError(f"the {name} is one stage, {net.names[0]!r}; split it in at least two, of which the last is the head")
         unknown = [seam[side] for seam in mapping if seam[side] not in net.names]
         if unknown:
             raise UserError(f"the mapping (convert.mapping) names {unknown[0]!r}, which is no stage of the {name}; its stages are "
@@ -83,6 +86,9 @@ def check_mapping(guide: Network, target: Network, mapping: Mapping) -> None:
 
 def parse_mapping(text: str, guide: Network, target: Network, example: Any) -> Mapping:
     """"auto", or seams "guide_stage=target_stage, ..." -> a checked mapping. example: see `auto_mapping`. Raises UserError."""
+    if not isinstance(text, str):
+        raise UserError(f"the mapping is {text!r}, a {type(text).__name__}; write it as text: 'auto' or "
+                        "'guide_stage=target_stage, ...'")
     if text == "auto":
         return auto_mapping(guide, target, example)
     pairs = [tuple(part.strip() for part in item.split("=")) for item in text.split(",")]
@@ -115,21 +121,25 @@ def plan(guide: Network, target: Network, mapping: Mapping, settings: Settings, 
     if finish < 1 or any(phase.steps < 1 for phase in stages):
         raise UserError(f"{settings.steps} steps with a share of {settings.align:g} for {len(stages)} alignment stages leave "
                         "a phase without steps; raise convert.steps or change convert.align")
-    fold = (Fold(guide, mapping[-1], settings.ridge),) if stages and settings.stitch == "ridge" and settings.schedule != "stochastic" else ()
+    fold = (Fold(guide, mapping[-1], settings.ridge),) if stages and settings.stitch == "ridge" else ()
     inherit = _inherit(guide, target, mapping, settings)
     terms = [Term("cross_entropy", 1.0 - settings.finish_kl, CrossEntropy())] if settings.finish_kl < 1 else []
     if settings.finish_kl:
         terms.append(Term("kl", settings.finish_kl, Distillation((guide.names[-1],), settings.temperature)))
     if settings.finish_align:
         terms.append(Term("distance", settings.finish_align, Alignment(mapping, settings.metric, settings.samples)))
-    finetune = Phase("finetune", target, guide, whole(target, shapes), tuple(terms), finish, Route(),
-                     settings.finish_optimizer, absorb=True, before=fold if stages else inherit)
-    return tuple(dataclasses.replace(phase, before=(*(_recalibrate(phase, settings) if i else ()), *phase.before),
-                                     augment=settings.augment, remember=settings.remember and not isinstance(phase.route, Swap))
+    finetune = Phase("finetune", target, whole(target, shapes), tuple(terms), finish, feed(guide, Whole(), settings),
+                     settings.finish_optimizer, edits=fold if stages else inherit)
+    return tuple(dataclasses.replace(phase, edits=(*(_recalibrate(settings) if i else ()), *phase.edits))
                  for i, phase in enumerate((*stages, finetune)))
 
 
-def _recalibrate(phase: Phase, settings: Settings) -> tuple[Recalibrate, ...]:
+def feed(guide: Network, route: Any, settings: Any) -> Feed:
+    """What a phase beside a guide reads; settings: with `augment` and `remember`."""
+    return Feed(guide, route, (settings.augment,) if settings.augment else (), (Cached("guide"),) if settings.remember else ())
+
+
+def _recalibrate(settings: Settings) -> tuple[Recalibrate, ...]:
     return (Recalibrate(None, settings.recalibrate),) if settings.recalibrate else ()
 
 
@@ -179,12 +189,10 @@ def _alignment(guide, target, mapping, settings, shapes, probe) -> Plan:
     inherit = _inherit(guide, target, mapping, settings)
     if settings.schedule == "one_shot":
         return ()
-    if settings.schedule == "stochastic":
-        return (_stochastic(guide, target, mapping, settings, shapes, budget, inherit),)
     if settings.schedule in ("joint", "parallel"):
         stage = _stage(guide, target, mapping, settings, shapes, range(count), count - 1, budget, inherit, None)
         probes = tuple(dataclasses.replace(probe, pair=pair) for pair in mapping) if probe else ()
-        stage = dataclasses.replace(stage, name="align", after=probes)
+        stage = dataclasses.replace(stage, name="align", probes=probes)
         return (stage if settings.schedule == "joint" else _parallel(guide, target, mapping, settings, stage),)
     phases = []
     for s in range(count):
@@ -197,39 +205,24 @@ def _alignment(guide, target, mapping, settings, shapes, probe) -> Plan:
 def _stage(guide, target, mapping, settings, shapes, parts, s, steps, before, probe) -> Phase:
     """One alignment phase: trains `parts`, compares their seams, runs the target no further than seam s."""
     independent = settings.schedule == "independent"
-    after_seam = guide.names[position(guide, mapping[s][0]) + 1]
-    through_suffix = settings.task_weight or settings.kl_weight
-    route = Route(start=part(target, mapping, s, 1)[0] if independent else None, stop=mapping[s][1],
-                  source=mapping[s - 1][0] if independent and s else None, suffix=after_seam if through_suffix else None)
-    terms = [Term("distance", 1.0, Alignment(tuple(mapping[i] for i in parts), settings.metric, settings.samples))]
-    if settings.task_weight:
-        terms.append(Term("cross_entropy", settings.task_weight, CrossEntropy(suffix=True)))
-    if settings.kl_weight:
-        terms.append(Term("kl", settings.kl_weight,
-                          Distillation((guide.names[-1],), settings.temperature, suffix=True)))
+    route = Whole(start=part(target, mapping, s, 1)[0] if independent else None, stop=mapping[s][1],
+                  source=mapping[s - 1][0] if independent and s else None)
+    distance = Alignment(tuple(mapping[i] for i in parts), settings.metric, settings.samples)
     names = [name for i in parts for name in part(target, mapping, i, 1)]
-    return Phase(f"align_{s + 1}", target, guide,
-                 _trainable(names, settings, shapes), tuple(terms), steps, route, settings.align_optimizer,
-                 stop=settings.stop, before=before, after=(dataclasses.replace(probe, pair=mapping[s]),) if probe else ())
+    return Phase(f"align_{s + 1}", target, _trainable(names, settings, shapes), (Term("distance", 1.0, distance),), steps,
+                 feed(guide, route, settings), settings.align_optimizer, edits=before,
+                 probes=(dataclasses.replace(probe, pair=mapping[s]),) if probe else ())
 
 
 def _parallel(guide, target, mapping, settings, stage: Phase) -> Phase:
-    """The joint stage with every part fed by the guide; no term can look through the suffix, for there are many."""
-    if settings.task_weight or settings.kl_weight:
-        raise UserError("schedule 'parallel' compares every part by itself, so convert.task_weight and convert.kl_weight "
-                        "must be 0; use 'joint' for a term through the guide's suffix")
+    """The joint stage with every part fed by the guide."""
     segments = tuple((mapping[s - 1][0] if s else None, part(target, mapping, s, 1)[0], mapping[s][1])
                      for s in range(len(mapping)))
-    return dataclasses.replace(stage, route=Parallel(segments))
-
-
-def _stochastic(guide, target, mapping, settings, shapes, steps, before) -> Phase:
-    return Phase("swap", target, guide, whole(target, shapes), (Term("cross_entropy", 1.0, CrossEntropy()),), steps,
-                 Swap(swap_groups(guide, target, mapping)), settings.align_optimizer, before=before)
+    return dataclasses.replace(stage, feed=feed(guide, Segments(segments), settings))
 
 
 def swap_groups(guide: Network, target: Network, mapping: Mapping) -> tuple[tuple[tuple[str, str], tuple[str, str]], ...]:
-    """((guide first, guide last), (target first, target last)) of every part, and of the heads: the groups of `plan.Swap`."""
+    """((guide first, guide last), (target first, target last)) of every part, and of the heads: the groups of `feeds.Mixed`."""
     groups = [((part(guide, mapping, s, 0)[0], mapping[s][0]), (part(target, mapping, s, 1)[0], mapping[s][1]))
               for s in range(len(mapping))]
     return (*groups, ((guide.names[-1],) * 2, (target.names[-1],) * 2))

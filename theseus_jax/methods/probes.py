@@ -74,7 +74,7 @@ class StageProbe:
     recalibrate: Callable[[State, Inputs], State] | None = None
 
     def __call__(self, state: State, inputs: Inputs) -> list[dict[str, Any]]:
-        net, guide, moving = inputs.phase.net, inputs.phase.guide, {}
+        net, guide, moving = inputs.phase.net, inputs.phase.feed.guide, {}
         if self.recalibrate:
             moving = self._scores(state, inputs, self._stitch(state, inputs))
             state = self.recalibrate(state, inputs)
@@ -97,18 +97,18 @@ class StageProbe:
                 for seed in range(len(cka))]
 
     def _stitch(self, state: State, inputs: Inputs) -> Stitch:
-        return fit_stitch(state, inputs, inputs.phase.guide, self.pair, ridge_weight=self.ridge_weight, rank=self.rank)
+        return fit_stitch(state, inputs, inputs.phase.feed.guide, self.pair, ridge_weight=self.ridge_weight, rank=self.rank)
 
     def _same_shape(self, state: State, inputs: Inputs) -> bool:
         """Whether the target's stage gives just what the guide's next stage reads."""
         phase, x = inputs.phase, self.held_out.inputs()
         first = jax.tree.map(lambda leaf: leaf[0], state.variables)
         ours = jax.eval_shape(lambda v, z: forward(phase.net, v, z, stop=self.pair[1])[0], first, x)
-        theirs = jax.eval_shape(lambda v, z: forward(phase.guide, v, z, stop=self.pair[0])[0], state.guide_variables, x)
+        theirs = jax.eval_shape(lambda v, z: forward(phase.feed.guide, v, z, stop=self.pair[0])[0], state.guide_variables, x)
         return jax.tree.leaves(ours)[0].shape == jax.tree.leaves(theirs)[0].shape
 
     def _scores(self, state: State, inputs: Inputs, stitch: Stitch) -> dict[str, np.ndarray]:
-        net, guide = inputs.phase.net, inputs.phase.guide
+        net, guide = inputs.phase.net, inputs.phase.feed.guide
         mixed = hybrid(net, guide, self.pair, stitch.bridge)
         variables = hybrid_module_variables(net, state.variables, guide, state.guide_variables, self.pair, stitch)
         return self.held_out.scores(mixed, variables)

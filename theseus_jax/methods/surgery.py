@@ -160,6 +160,10 @@ class Inherit:
                             "out of convert.inherit or give the target the guide's width")
         return state._replace(variables=variables)
 
+    def check(self, net: Network, variables: Variables, guide_variables: Variables) -> None:
+        """Raises UserError for what cannot be inherited, from shapes alone. variables: with a leading seed axis."""
+        jax.eval_shape(lambda v, g: self(State(0, v, g, None, None), None).variables, variables, guide_variables)
+
     def __str__(self) -> str:
         return f"inherit {', '.join(self.parts)} from the guide"
 
@@ -186,6 +190,7 @@ class Fold:
 
     def __call__(self, state: State, inputs: Inputs) -> State:
         stitch = fit_stitch(state, inputs, self.guide, self.pair, ridge_weight=self.ridge_weight)
+        self.check(inputs.phase.net, state.variables, state.guide_variables)
         kernel, bias = read_out(self.guide, state.guide_variables)
         given = stitch.params["map"]
         folded = (jnp.einsum("spq,qo->spo", given["kernel"], kernel, precision="highest"),
@@ -193,26 +198,33 @@ class Fold:
         head = inputs.phase.net.stages[-1]
         return state._replace(variables=merge(state.variables, {head.name: {"params": _as_head(head, *folded)}}))
 
+    def check(self, net: Network, variables: Variables, guide_variables: Variables) -> None:
+        """Raises UserError unless both heads are linear and the target's has a bias."""
+        check_head(self.guide, "guide")
+        check_head(net, "target")
+        if not net.stages[-1].module.use_bias:
+            raise UserError(f"the target's {net.names[-1]!r} has no bias, which the folded stitch needs; give it one, or set "
+                            "stitch to 'none' (convert.stitch)")
+
     def __str__(self) -> str:
         return f"stitch {self.pair[1]} to the guide's {self.pair[0]} and fold the map into the head"
 
 
+def check_head(net: Network, role: str) -> None:
+    """Raises UserError when the last stage of the `role` ("guide" or "target") is not `Head` or `nn.Dense`."""
+    stage = net.stages[-1]
+    if not isinstance(stage.module, (Head, nn.Dense)):
+        raise UserError(f"the {role}'s {stage.name!r} is a {type(stage.module).__name__}, not a linear head; end the {role} with "
+                        "nn.Dense, or set stitch to 'none' (convert.stitch)")
+
+
 def read_out(net: Network, variables: Variables) -> tuple[jax.Array, jax.Array]:
     """A linear head as (kernel (D, O), bias (O,)). Raises UserError when the last stage is not `Head` or `nn.Dense`."""
-    stage = net.stages[-1]
-    params = tied(net, stage.name, variables).get("params", {})
-    if isinstance(stage.module, Head):
-        kernel = params["kernel"].T
-    elif isinstance(stage.module, nn.Dense):
-        kernel = params["kernel"]
-    else:
-        raise UserError(f"stage {stage.name!r} is a {type(stage.module).__name__}, not a linear head; end the network with "
-                        "nn.Dense, or set convert.stitch to 'none'")
+    check_head(net, "guide")
+    params = tied(net, net.names[-1], variables).get("params", {})
+    kernel = params["kernel"].T if isinstance(net.stages[-1].module, Head) else params["kernel"]
     return kernel, params.get("bias", jnp.zeros(kernel.shape[1]))
 
 
 def _as_head(stage: Stage, kernel: jax.Array, bias: jax.Array) -> dict[str, jax.Array]:
-    if not isinstance(stage.module, (Head, nn.Dense)) or not stage.module.use_bias:
-        raise UserError(f"stage {stage.name!r} cannot take a folded stitch: it needs to be linear with a bias; end the "
-                        "target with nn.Dense, or set convert.stitch to 'none'")
     return {"kernel": jnp.swapaxes(kernel, -1, -2) if isinstance(stage.module, Head) else kernel, "bias": bias}

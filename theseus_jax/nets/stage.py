@@ -1,19 +1,21 @@
 """Networks as ordered, named stages, and the one function that runs them.
 
-A stage is any linen module `y = module(x)` or `y = module(x, train=...)`. A network's variables are a plain dict
-`{stage name: {"params": ..., "batch_stats": ...}}`, so reusing a part of one network in another is reusing a key.
+A stage is any linen module `y = module(x)` or `y = module(x, train=...)`, or another of flax's words for it
+(`modes.MODES`). A network's variables are a plain dict `{stage name: {"params": ..., "batch_stats": ...}}`, so reusing a
+part of one network in another is reusing a key.
 """
 from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from typing import Any, Mapping, NamedTuple, Sequence
 
 import flax.linen as nn
 import jax
 
 from theseus_jax.errors import UserError
+from theseus_jax.nets import inner
+from theseus_jax.nets.modes import check_mode, mode_arguments
 
 Variables = dict[str, dict[str, Any]]
 
@@ -75,7 +77,8 @@ class Network:
 def network(stages: Sequence[tuple[str, nn.Module]], ties: Sequence[Tie] = ()) -> Network:
     """A network from (name, linen module) pairs: `network([("stem", Stem()), ("block_1", Block())])`.
 
-    Raises UserError for doubled names, or for something that is not a linen module that can be hashed.
+    Raises UserError for doubled names, for something that is not a linen module that can be hashed, or for a module whose
+    mode is a field and no argument.
     """
     for name, module in stages:
         if not isinstance(module, nn.Module):
@@ -84,6 +87,7 @@ def network(stages: Sequence[tuple[str, nn.Module]], ties: Sequence[Tie] = ()) -
         if loose:
             raise UserError(f"stage {name!r}, a {type(module).__name__}, cannot be a static argument of jit, since {', '.join(loose)} "
                             "cannot be hashed; give tuples instead of lists, arrays or dicts")
+        check_mode(name, module)
     return Network(tuple(Stage(name, module) for name, module in stages), tuple(ties))
 
 
@@ -113,11 +117,6 @@ def replace(net: Network, name: str, stages: Sequence[Stage]) -> Network:
     return Network(net.stages[:i] + tuple(stages) + net.stages[i + 1:], ties)
 
 
-@functools.lru_cache(maxsize=None)
-def _takes_train(kind: type[nn.Module]) -> bool:
-    return "train" in inspect.signature(kind.__call__).parameters
-
-
 def tied(net: Network, name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     """The variables that stage `name` runs with: its own, and those tied to another stage's."""
     own = dict(variables.get(name, {}))
@@ -127,14 +126,18 @@ def tied(net: Network, name: str, variables: Mapping[str, Any]) -> dict[str, Any
     return own
 
 
-def _apply(net: Network, stage: Stage, variables: Variables, x: Any, train: bool, key: jax.Array | None):
+def _apply(net: Network, stage: Stage, variables: Variables, x: Any, train: bool, key: jax.Array | None, wanted: tuple[str, ...]):
+    """(output, new batch statistics or None, {path: activation} of what is wanted inside)."""
     given = tied(net, stage.name, variables)
-    arguments = {"train": train} if _takes_train(type(stage.module)) else {}
-    rngs = None if key is None else {"dropout": key}
-    if train and "batch_stats" in given:
-        y, changed = stage.module.apply(given, x, rngs=rngs, mutable=["batch_stats"], **arguments)
-        return y, changed["batch_stats"]
-    return stage.module.apply(given, x, rngs=rngs, **arguments), given.get("batch_stats")
+    arguments = {**mode_arguments(stage.module, train), "rngs": None if key is None else {"dropout": key}}
+    mutable = ["batch_stats"] if train and "batch_stats" in given else []
+    if wanted:
+        y, changed, found = inner.run(stage.module, given, x, wanted, mutable=mutable, **arguments)
+        return y, changed.get("batch_stats", given.get("batch_stats")), found
+    if mutable:
+        y, changed = stage.module.apply(given, x, mutable=mutable, **arguments)
+        return y, changed["batch_stats"], {}
+    return stage.module.apply(given, x, **arguments), given.get("batch_stats"), {}
 
 
 def forward(
@@ -143,22 +146,24 @@ def forward(
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Run the stages from `start` to `stop`, both included (None: the first and the last).
 
-    x: the input of stage `start`. capture: names of stages (or one name) whose outputs are wanted.
-    key: for dropout.
-    Returns (y, activations, batch_stats): the output of `stop`, `{name: output}` for each captured stage, and the
+    x: the input of stage `start`. capture: names of stages (or one name) whose outputs are wanted, or of what lies inside
+    them, "block_3/attn" (`nets.inner`). key: for dropout.
+    Returns (y, activations, batch_stats): the output of `stop`, `{name: output}` for each captured name, and the
     new batch statistics of each stage that has some. Stages outside start..stop are not traced.
     Raises UserError for a name that is not a stage, or a captured stage that is not run.
     """
     first = 0 if start is None else position(net, start)
     last = len(net.stages) - 1 if stop is None else position(net, stop)
     run, capture = net.stages[first: last + 1], (capture,) if isinstance(capture, str) else capture
-    missing = [name for name in capture if name not in {stage.name for stage in run}]
+    missing = [name for name in capture if name.split("/")[0] not in {stage.name for stage in run}]
     if missing or not run:
         raise UserError(f"stages {missing or [start, stop]} are not among those run: {[s.name for s in run]}")
     activations, statistics = {}, {}
     for i, stage in enumerate(run, start=first):
         stage_key = None if key is None else jax.random.fold_in(key, i)
-        x, changed = _apply(net, stage, variables, x, train, stage_key)
+        wanted = inner.split(capture, stage.name)
+        x, changed, found = _apply(net, stage, variables, x, train, stage_key, wanted)
+        activations |= {f"{stage.name}/{path}": value for path, value in found.items()}
         if changed is not None:
             statistics[stage.name] = changed
         if stage.name in capture:
@@ -173,7 +178,7 @@ def init(net: Network, key: jax.Array, x: Any) -> Variables:
     """
     variables: Variables = {}
     for stage, given in zip(net.stages, (x, *seams(net, x).values())):
-        arguments = {"train": False} if _takes_train(type(stage.module)) else {}
+        arguments = mode_arguments(stage.module, False)
         stage_key = jax.random.fold_in(key, _number(stage.name))
         fresh = jax.jit(lambda k, z, m=stage.module: m.init(k, z, **arguments))(stage_key, _zeros(given))
         variables[stage.name] = _owned(net, stage.name, fresh)
@@ -212,7 +217,7 @@ def _shapes(net: Network, x: Any) -> list[tuple[Any, Any]]:
 @functools.lru_cache(maxsize=1024)
 def _stage_shapes(module: nn.Module, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], x64: bool) -> tuple[Any, Any]:
     """A stage's variables and output. Every plan asks for them, and blocks are alike, so each is traced once."""
-    arguments = {"train": False} if _takes_train(type(module)) else {}
+    arguments = mode_arguments(module, False)
 
     def run(key: jax.Array, x: Any) -> tuple[Any, Any]:
         variables = module.init(key, x, **arguments)

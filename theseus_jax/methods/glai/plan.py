@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from theseus_jax import trees
 from theseus_jax.errors import UserError
+from theseus_jax.feeds import Cached, Feed, Views, Whole
 from theseus_jax.methods.glai import paths as glai_paths
 from theseus_jax.methods.glai.budget import path_count
 from theseus_jax.methods.glai.paths import Entries, Layers, Paths
@@ -18,7 +19,7 @@ from theseus_jax.nets.glai import GLAIHead, entry_network, joint_network
 from theseus_jax.nets.heads import layers_of, mlp
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.objectives import Term
-from theseus_jax.plan import Optimizer, Phase, Plan, Route
+from theseus_jax.plan import Optimizer, Phase, Plan
 from theseus_jax.train import Inputs, State
 
 EVERY_PATH = 1 << 20
@@ -177,12 +178,13 @@ def plan(settings: Settings, *, held_out: Held = Held(), report: Callable[[dict[
     before = (ToPaths(s.selection, s.keep, s.reference, held_out, report),)
     reduced = mlp(s.hidden, s.outputs)
     # views change the gates: then nothing can be stored
-    stored = None if s.views else "contributions" if s.selection == "joint" else "selector"
-    return (Phase("selector", reduced, None, reduced.names, s.terms, s.selector_steps, optimizer=s.selector_optimizer,
-                  stop=s.settled, views=s.views),
-            Phase("estimator", final_network(s), None, ("estimator",), s.terms, s.estimator_steps,
-                  route=Route(start="estimator" if stored else None), optimizer=s.optimizer, stop=s.patience, before=before,
-                  stored=stored, views=s.views))
+    views = (Views(s.views),) if s.views else ()
+    stored = "contributions" if s.selection == "joint" else "selector"
+    kept = Feed(transforms=views) if views else Feed(route=Whole(start="estimator"), cached=(Cached("target", stored),))
+    return (Phase("selector", reduced, reduced.names, s.terms, s.selector_steps, Feed(transforms=views), s.selector_optimizer,
+                  stop=s.settled),
+            Phase("estimator", final_network(s), ("estimator",), s.terms, s.estimator_steps, kept, s.optimizer,
+                  stop=s.patience, edits=before))
 
 
 def final_network(settings: Settings) -> Network:

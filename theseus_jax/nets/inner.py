@@ -1,0 +1,67 @@
+"""Activations inside a stage, by name: "block_3/attn" is what the submodule `attn` of stage `block_3`
+returned, or what the module sowed under that name. Any linen module has them, through flax's
+intermediates; a stage of which nothing is asked runs as it always does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+import flax.linen as nn
+import jax
+
+from theseus_jax.errors import UserError
+
+
+def split(captures: Sequence[str], stage: str) -> tuple[str, ...]:
+    """The paths inside `stage` that are wanted: ("attn",) of ("block_3/attn", "block_4/mlp")."""
+    return tuple(name[len(stage) + 1 :] for name in captures if name.startswith(f"{stage}/"))
+
+
+def run(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    x: Any,
+    wanted: Sequence[str],
+    *,
+    mutable: Sequence[str] = (),
+    **given: Any,
+) -> tuple[Any, Mapping[str, Any], dict[str, Any]]:
+    """(y, changed collections, {path: activation}) of `module.apply(variables, x, **given)`.
+
+    wanted: paths of submodules ("attn", "mlp/c_fc"), or names that the module sows. Of a submodule
+    that is called more than once it is the last call's. Raises UserError for a path that there is
+    not, naming those that there are.
+    """
+
+    def asked(part: nn.Module, method: str) -> bool:
+        return method == "__call__" and "/".join(part.path) in wanted
+
+    collections = [*mutable, "intermediates"]
+    y, changed = module.apply(
+        variables, x, mutable=collections, capture_intermediates=asked, **given
+    )
+    found = leaves(changed.get("intermediates", {}))
+    missing = [path for path in wanted if path not in found]
+    if missing:
+        there = jax.eval_shape(
+            lambda v, z: module.apply(
+                v, z, mutable=collections, capture_intermediates=True, **given
+            )[1]["intermediates"],
+            variables,
+            x,
+        )
+        raise UserError(
+            f"a {type(module).__name__} has no activation {missing[0]!r} inside; it has"
+            f" {', '.join(sorted(path for path in leaves(there) if path)) or 'none'}"
+        )
+    return y, changed, {path: found[path] for path in wanted}
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{path: the last value} of a tree of intermediates, a submodule's output under its own path."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = prefix if key == "__call__" else f"{prefix}/{key}".lstrip("/")
+        found |= leaves(value, path) if isinstance(value, Mapping) else {path: value[-1]}
+    return found
