@@ -82,8 +82,9 @@ def _auto(op: str, target: Device, dtype: str, near: tuple[int, ...]) -> str:
 def choose(op: str, implementation: str, *, dtype, batch: int, paths: int, outputs: int) -> str:
     """The implementation that runs: the one named, or for "auto" the fastest one measured on this device.
 
-    "auto" never raises for what an implementation lacks, takes "xla" where nothing was measured or the batch is a
-    symbolic dimension of `jax.export`, and logs each distinct choice once. Raises ValueError for an unknown name, or for "pallas" where it cannot run.
+    "auto" never raises for what an implementation lacks, takes "xla" where nothing was measured or
+    the batch is a symbolic dimension of `jax.export`, and logs each distinct choice once. Raises
+    ValueError for an unknown name, or for "pallas" where it cannot run.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"{op}: implementation={implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}; "

@@ -43,7 +43,9 @@ def in_tiles(x: jax.Array, by_path):
     """A tree of arrays (P, ...) as (tiles, P / tiles, ...), padded with zeros; one tile where all of S is small enough."""
     paths, row = len(jax.tree.leaves(by_path)[0]), x.shape[0] * x.dtype.itemsize
     limit = working_set()
-    tile = paths if not isinstance(x.shape[0], int) or paths * row <= 2 * limit else min(paths, max(limit // row // 128, 1) * 128)
+    known = isinstance(x.shape[0], int)  # else the batch is left open for an export
+    fits = not known or paths * row <= 2 * limit
+    tile = paths if fits else min(paths, max(limit // row // 128, 1) * 128)
     count = -(-paths // tile)
     return jax.tree.map(lambda a: padded(a, count * tile, *a.shape[1:]).reshape(count, tile, *a.shape[1:]), by_path)
 

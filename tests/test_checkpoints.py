@@ -165,6 +165,7 @@ def test_what_cannot_be_stored_is_refused_before_anything_is_written(tmp_path, t
 
 
 # orbax closes its event loop while tensorstore's other reads still report to it.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_any_flipped_byte_truncation_or_deletion_is_noticed(tmp_path):
     """For every file: what is loaded is right to the bit, or the load fails in one line."""
@@ -326,6 +327,7 @@ def run_python(code, *args, **kwargs):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_moments_loses_at_most_the_step_in_flight(tmp_path):
     rng = random.Random()
     finished = -1

@@ -74,6 +74,7 @@ def test_the_guides_table_is_the_debiased_cka_of_its_stages(finished):
     assert table["cka"][0][3] == pytest.approx(float(metric("cka_debiased")(a, b)), abs=2e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(finished, tmp_path):
     path, results = finished
     again = tmp_path / "b"
@@ -83,6 +84,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(finished, 
         assert bit_equal(*(checkpoints.load(p / "checkpoints" / name)[0]["variables"] for p in (path, again)))
 
 
+@pytest.mark.slow
 def test_an_untrained_convnet_guides_with_remembered_calibrated_activations(tmp_path):
     results = tj.run(small(guide__origin="untrained", guide__mode="calibrated", guide__arch="resnet18", guide__width=4,
                            data__crop=0, train__remember=True, seeds=1, controls__names=("theseus",), convert__finish_kl=0.0,
@@ -94,6 +96,7 @@ def test_an_untrained_convnet_guides_with_remembered_calibrated_activations(tmp_
     assert [row["phase"] for row in rows(tmp_path / "u") if row["kind"] == "stored"] == ["align_1", "align_2"]
 
 
+@pytest.mark.slow
 def test_arms_that_read_no_labels_may_use_every_picture(tmp_path):
     results = tj.run(small(data__unlabelled=True, data__crop=0, convert__finish_kl=1.0, convert__recalibrate=0, controls__kl=1.0,
                            controls__names=("from_scratch", "distilled", "ted", "supervised"), seeds=1, report__probe=True),
@@ -163,6 +166,7 @@ def test_the_outline_names_shapes_stitches_and_adapters():
     assert "-> Bx8x8x4 float32" in text and "parameters" in text
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_is_converted_on(tmp_path):
     from PIL import Image
     rng = np.random.default_rng(0)

@@ -29,7 +29,8 @@ def outline(name, preset):
     return dry_run(build(name, preset))
 
 
-@pytest.mark.parametrize("name, preset", NAMES)
+@pytest.mark.parametrize("name, preset", [
+    pytest.param(*one, marks=[] if one[1] == "smoke" else pytest.mark.slow) for one in NAMES])
 def test_config_equals_its_golden_text_and_plans(name, preset):
     """Renew after a change that is meant: python tests/golden/make_configs.py"""
     made = build(name, preset)

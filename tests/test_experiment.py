@@ -113,6 +113,7 @@ def test_the_outline_needs_no_data_and_has_exact_parameters(finished, texts):
     assert "Bx8x257 float32" in outline and "block_1 = block_1, norm = norm" in outline
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(texts, tmp_path, finished):
     """Killed three times at different places, the run ends with the rows and weights of one that was never killed."""
     moments = ('"phase": "align_1"', '"model": "converted", "phase": "finetune"', '"model": "distilled"')
@@ -138,12 +139,14 @@ def test_rewinding_keeps_the_rows_of_every_finished_model(tmp_path):
     assert [row["model"] for row in home.records.read()][-1] == "unfinished"
 
 
+@pytest.mark.slow
 def test_targets_of_another_depth_inherit_and_convert(texts, tmp_path):
     results = tj.run(tiny(texts, guide__depth=1, target__depth=2, seeds=1, controls__names=(), guide__steps=3), tmp_path / "f")
     assert [stage["guide_stage"] for stage in results["stages"]] == ["norm"]
     assert all(not claim["holds"] for claim in results["claims"] if claim["text"].startswith("converted beats"))
 
 
+@pytest.mark.slow
 def test_an_untrained_guide_and_adapters_run_to_the_end(texts, tmp_path):
     c = tiny(texts, guide__origin="untrained", convert__inherit=(), convert__schedule="joint", seeds=1, controls__names=(),
              target__width=12, target__adapter_rank=4, convert__stop_every=3, convert__stop_gain=9.0, convert__stop_patience=1)
@@ -202,6 +205,7 @@ def test_a_dry_run_prints_the_plan():
     assert "[converted]" in done.stdout and "parameters" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_loses_nothing(texts, tmp_path, monkeypatch):
     import builtins
     real, path = builtins.open, tmp_path / "e"

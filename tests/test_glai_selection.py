@@ -223,6 +223,7 @@ print(int(peak) / 2**20, len(set(rank(found))), np.sort(own)[1] / others.max())
 """
 
 
+@pytest.mark.slow
 def test_a_choice_among_14_5_g_paths_fits_in_1_gib():
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True,

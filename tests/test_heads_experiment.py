@@ -100,6 +100,7 @@ def test_maturity_is_logged_each_epoch_of_the_selector(finished):
     assert all(row["settling"] > 0 and 0 < row["pattern_distance"] < 1 and 0 <= row["oui"] <= 1 for row in mine)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(tmp_path, finished):
     moments = ('"trial": 1', '"phase": "selector", "step": 6, "score"', '"model": "glai_joint_ridge"')
     killed_and_ended(tiny(train__save_seconds=0.0), tmp_path / "b", moments)
@@ -109,6 +110,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(tmp_path, 
             assert bit_equal(tj.restore(tmp_path / "b", name, seed)[1], tj.restore(finished[0], name, seed)[1])
 
 
+@pytest.mark.slow
 def test_a_contrastive_run_has_losses_for_scores(tmp_path):
     arms = ("mlp_adam", "mlp_reduced", "linear_adam", "glai_joint", "glai_path")
     results = tj.run(tiny(arms=arms, head__loss="infonce", head__outputs=4, search__adam_rates=(1e-2,)), tmp_path / "c")

@@ -543,6 +543,7 @@ def test_sizes_in_the_lead(run):
     assert "The guide (45.2 k parameters)" in text
 
 
+@pytest.mark.slow
 def test_the_words_of_the_report_are_explained_and_those_of_other_runs_left_out(run):
     names = {model["name"] for model in run.results["models"]}
     told = dict(glossary.terms(run.results))

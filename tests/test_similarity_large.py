@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = r"""
 import re
 import jax
@@ -20,6 +22,7 @@ print(value, int(peak) / 2**20)
 """
 
 
+@pytest.mark.slow
 def test_debiased_cka_of_100000_samples_fits_in_3_gib():
     root = Path(__file__).resolve().parents[1]
     environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
