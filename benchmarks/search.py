@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.util
-import os
 import pathlib
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as launch/run.py
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

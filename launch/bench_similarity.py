@@ -23,7 +23,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 os.environ.setdefault(
     "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
 )  # the peer needs the GPU's memory too
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as launch/run.py
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

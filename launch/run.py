@@ -7,16 +7,11 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import logging
-import os
 import pathlib
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
-# XLA's CPU back end calls OpenBLAS for QR and SVD, whose waiting threads take the cores from XLA's own: a training step with
-# Procrustes alignment took twice as long with two of them as with one.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from absl import app, flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LAYERS = [{"errors", "version"}, {"similarity", "trees", "manifest", "cost", "config", "judging"},
+LAYERS = [{"errors", "version"}, {"similarity", "trees", "manifest", "cost", "config", "judging", "lapack"},
           {"objectives", "schedules", "nets", "data", "feeds", "plan"}, {"program", "frozen", "train", "evaluate", "checkpoints", "records"},
           {"methods", "report"}, {"experiment"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

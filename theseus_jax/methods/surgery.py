@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from theseus_jax import lapack
 from theseus_jax.errors import UserError
 from theseus_jax.nets.bridge import LARGEST, Bridge, bridge, fitted
 from theseus_jax.nets.gpt2 import Head
@@ -99,6 +100,7 @@ def fit_stitch(state: State, inputs: Inputs, guide: Network, pair: tuple[str, st
 
     rank: of a map between whole activations (see `nets.bridge`). About STITCH_SAMPLES tokens of text or examples are read.
     """
+    lapack.one_thread()
     first = jax.eval_shape(functools.partial(jax.tree.map, lambda leaf: leaf[0]), state.variables)
     made = stitch_bridge(inputs.phase.net, first, guide, state.guide_variables, drawn(inputs, 1), pair, rank)
     positions = 1 if made.rank else math.prod(made.shape[:-1])

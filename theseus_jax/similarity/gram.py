@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from theseus_jax import lapack
 from theseus_jax.errors import UserError
 
 
@@ -90,6 +91,7 @@ def centre(x: jax.Array, valid: jax.Array) -> Features:
 def prepare(x: jax.Array, y: jax.Array, mask: jax.Array | None, minimum: int, name: str
             ) -> tuple[Features, Features]:
     """Checked and centred features of both layers; shapes and errors as in `checked`."""
+    lapack.one_thread()
     x, y, valid = checked(x, y, mask, minimum, name)
     return centre(x, valid), centre(y, valid)
 

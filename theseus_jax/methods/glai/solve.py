@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from theseus_jax import lapack
 from theseus_jax.errors import UserError
 
 
@@ -21,6 +22,7 @@ class Solution(NamedTuple):
 
 
 def _checked(features: jax.Array, labels: jax.Array, outputs: int) -> None:
+    lapack.one_thread()
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise UserError(f"features {features.shape} and labels {labels.shape} do not fit; give (N, P) and (N,)")
     if int(np.max(labels)) >= outputs or int(np.min(labels)) < 0:
