@@ -229,8 +229,8 @@ class FilterTask:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One weighted part of a loss, logged under `name`."""
+    """One weighted part of a loss, logged under `name`. weight: a number, or a `balance.Ramp` or `balance.Calibrated`."""
 
     name: str
-    weight: float
+    weight: Any
     fn: CrossEntropy | InfoNCE | Distillation | Alignment | Regression | FilterTask

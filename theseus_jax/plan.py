@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Callable
 
+from theseus_jax import balance
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed
 from theseus_jax.nets.stage import Network
@@ -101,10 +102,11 @@ Plan = tuple[Phase, ...]
 
 
 def check_plan(plan: Plan) -> None:
-    """Raises UserError for edits outside their phase, and for optimizer states that cannot be
-    carried on.
+    """Raises UserError for edits outside their phase, optimizer states that cannot be carried on,
+    and terms that are balanced with what is not there.
     """
     for i, phase in enumerate(plan):
+        balance.check_terms(phase.name, phase.terms)
         late = [step for step, _ in phase.edits_at if not 0 < step < phase.steps]
         if late:
             raise UserError(
@@ -150,7 +152,7 @@ def describe(plan: Plan) -> str:
 
 
 def _describe_phase(number: int, phase: Phase) -> str:
-    terms = " + ".join(f"{term.weight:g} {term.name}" for term in phase.terms)
+    terms = " + ".join(f"{balance.text(term.weight)} {term.name}" for term in phase.terms)
     o = phase.optimizer
     parts = [
         ("trains", [", ".join(phase.trainable)]),

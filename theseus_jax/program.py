@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from theseus_jax import cost, schedules
+from theseus_jax import balance, cost, schedules
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import ForwardPass, Route, Whole
 from theseus_jax.nets.stage import Network, Variables, forward, merge, position
@@ -29,7 +29,7 @@ LOG = logging.getLogger("theseus_jax")
 class Program:
     """All that a phase's compiled step depends on besides shapes; equal programs share one compilation.
 
-    optimizer: with a rate of 0, since rates are passed in.
+    optimizer: with a rate of 0, since rates are passed in. terms: those whose weights are passed in have None for it.
     """
 
     net: Network
@@ -91,7 +91,8 @@ def program_of(phase: Phase) -> Program:
         raise UserError(f"phase {phase.name!r} has {len(phase.trainable)} trainable parts and {len(phase.terms)} loss "
                         "terms; it needs one of each")
     feed = phase.feed
-    return Program(phase.net, feed.guide, phase.trainable, phase.terms, feed.route,
+    terms = tuple(term if balance.is_number(term.weight) else dataclasses.replace(term, weight=None) for term in phase.terms)
+    return Program(phase.net, feed.guide, phase.trainable, terms, feed.route,
                    dataclasses.replace(phase.optimizer, learning_rate=0.0), feed.transforms, phase.watches)
 
 
@@ -120,10 +121,11 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
     return batch[:, :-1].astype(jnp.int32), batch[:, 1:].astype(jnp.int32)
 
 
-def loss_fn(program: Program, params, rest, guide_variables, batch, progress, key):
+def loss_fn(program: Program, params, rest, guide_variables, batch, progress, key, weights=None):
     """(loss, (terms, batch_stats, signals)) of one batch (see `inputs_and_labels`); progress: (step, steps).
 
-    signals: None where no watch reads them.
+    weights: {term: (3,) for `balance.at`} of the terms without a number; None: 1 for each. signals: None where no watch
+    reads them.
     """
     variables = merge(rest, params)
     inputs, labels = inputs_and_labels(batch)
@@ -136,8 +138,14 @@ def loss_fn(program: Program, params, rest, guide_variables, batch, progress, ke
                                           guide_variables, guide, inputs, progress, key))
     signals = Signals(labels, found.output, found.target, guide, variables)
     terms = {term.name: term.fn(signals) for term in program.terms}
-    loss = sum(term.weight * terms[term.name] for term in program.terms)
+    loss = sum(_weight(term, weights, progress[0]) * terms[term.name] for term in program.terms)
     return loss, (terms, found.statistics, signals if program.watches else None)
+
+
+def _weight(term: Term, weights: Any, step: Any) -> Any:
+    if term.weight is not None:
+        return term.weight
+    return balance.at(weights[term.name], step) if weights else 1.0
 
 
 def _watched(program: Program, record: StepRecord) -> dict[str, dict[str, jax.Array]]:
@@ -150,8 +158,8 @@ def _watched(program: Program, record: StepRecord) -> dict[str, dict[str, jax.Ar
     return said
 
 
-def chunk(program: Program, params, rest, guide_variables, opt_state, keys, examples, stored, indices, begin, steps, rate):
-    """K steps of S seeds. indices: (S, K, B) int32 rows of the examples' leaves (N, ...); begin, steps, rate: scalars.
+def chunk(program: Program, params, rest, guide_variables, opt_state, keys, examples, stored, indices, begin, steps, rate, weights):
+    """K steps of S seeds. indices: (S, K, B) int32 rows of the examples' leaves (N, ...); begin, steps, rate: scalars; weights: see `loss_fn`.
 
     stored: leaves (S, N, ...), each seed's own "inputs" in place of the examples'; {} when there are none.
 
@@ -170,7 +178,7 @@ def chunk(program: Program, params, rest, guide_variables, opt_state, keys, exam
             step, rows = inputs
             (loss, (terms, changed, signals)), gradient = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)(
                 program, params, merge(rest, statistics), guide_variables, jax.tree.map(lambda leaf: leaf[rows], given),
-                (step, steps), jax.random.fold_in(key, step))
+                (step, steps), jax.random.fold_in(key, step), weights)
             factor = rate * schedules.SCHEDULES[program.optimizer.schedule](step, steps)
             updates, opt_state = tx.update(gradient, opt_state, params)
             updates = jax.tree.map(lambda u: -factor * u, updates)
@@ -254,7 +262,7 @@ def _compile(program: Program, structure: Any, shapes: tuple[tuple[tuple[int, ..
 
 
 def _step_uncounted(program: Program, args: tuple[Any, ...]) -> float:
-    params, rest, guide_variables, _, _, examples, stored, indices, _, _, _ = args
+    params, rest, guide_variables, _, _, examples, stored, indices, _, _, _, _ = args
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (params, rest))
     if jax.tree.leaves(stored):
         examples = {**examples, "inputs": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stored)}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax import frozen, trees
+from theseus_jax.balance import Sums, is_number
 from theseus_jax.errors import Diverged, UserError
 from theseus_jax.nets.stage import Variables, merge, partition
 from theseus_jax.plan import Phase, Plan, check_plan
@@ -33,10 +34,11 @@ class State(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a run stands: the phase's index, and held-out scores of this phase."""
+    """Where a run stands: the phase's index, held-out scores of this phase, and sums of its calibrated terms, in order."""
 
     phase: int = 0
     scores: tuple[float, ...] = ()
+    sums: tuple[Sums, ...] = ()
 
 
 class Inputs(NamedTuple):
@@ -166,8 +168,10 @@ def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs
     while state.step < steps:
         for edit in (edit for step, edit in phase.edits_at if step == state.step):
             state = _own(phase, edit(state, inputs))
-        length = min([even, steps - state.step, *(step - state.step for step, _ in phase.edits_at if step > state.step)])
-        state, row = _advance(name, phase, state, inputs, stored, batch, length, even, steps, hooks)
+        marks = (*(step for step, _ in phase.edits_at), _epoch(inputs, batch) if _calibrated(phase) else steps, steps)
+        length = min(even, *(step - state.step for step in marks if step > state.step))
+        state, row = _advance(name, phase, state, inputs, stored, batch, length, even, steps, position.sums, hooks)
+        position = _measured(name, phase, position, row, length, state.step, _epoch(inputs, batch), hooks)
         if bar:
             bar.update(length)
             bar.note(f"loss {row['loss']:.3f}")
@@ -192,6 +196,37 @@ def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs
     return state, position
 
 
+def _epoch(inputs: Inputs, batch: int) -> int:
+    return len(jax.tree.leaves(inputs.examples)[0]) // batch
+
+
+def _calibrated(phase: Phase) -> list[Any]:
+    """The terms whose weights are found in the first epoch."""
+    return [term for term in phase.terms if hasattr(term.weight, "to")]
+
+
+def _measured(name: str, phase: Phase, position: Position, row: dict[str, float], length: int, step: int, epoch: int,
+              hooks: Hooks) -> Position:
+    """The position with `length` steps more in its sums, as long as the first epoch lasts; logs the weights at its end."""
+    if step > epoch or not _calibrated(phase):
+        return position
+    before = position.sums or (Sums(),) * len(_calibrated(phase))
+    sums = tuple(Sums(one.own + length * row[term.name], one.other + length * row[term.weight.to], one.steps + length)
+                 for one, term in zip(before, _calibrated(phase)))
+    if step == epoch:
+        for term, one in zip(_calibrated(phase), sums):
+            hooks.log({"kind": "weight", "model": name, "phase": phase.name, "step": step, "term": term.name,
+                       "weight": term.weight.bounds(one)[0]})
+    return position._replace(sums=sums)
+
+
+def _weights(phase: Phase, sums: tuple[Sums, ...], step: int, epoch: int) -> dict[str, jax.Array]:
+    """(begin, end, steps) of every term whose weight is no number."""
+    known = dict(zip((term.name for term in _calibrated(phase)), sums)) if step >= epoch else {}
+    return {term.name: jnp.asarray(term.weight.bounds(known.get(term.name)), jnp.float32)
+            for term in phase.terms if not is_number(term.weight)}
+
+
 def _own(phase: Phase, state: State) -> State:
     """The state with trained parameters that nobody else holds: they will be donated, and so will the optimizer state."""
     params, rest = partition(state.variables, phase.trainable)
@@ -199,7 +234,7 @@ def _own(phase: Phase, state: State) -> State:
 
 
 def _advance(name: str, phase: Phase, state: State, inputs: Inputs, stored: Any, batch: int, length: int, padded: int,
-             steps: int, hooks: Hooks) -> tuple[State, dict[str, Any]]:
+             steps: int, sums: tuple[Sums, ...], hooks: Hooks) -> tuple[State, dict[str, Any]]:
     """`length` optimizer steps in a program of `padded`; logs one row a seed and returns the state and the row of the seeds' means."""
     program = program_of(phase)
     params, rest = partition(state.variables, phase.trainable)
@@ -207,7 +242,7 @@ def _advance(name: str, phase: Phase, state: State, inputs: Inputs, stored: Any,
     rows = np.pad(rows, ((0, 0), (0, padded - length), (0, 0)), mode="edge")
     args = (params, rest, state.guide_variables, state.opt_state, inputs.noise, inputs.examples, stored, jnp.asarray(rows),
             jnp.asarray(state.step, jnp.int32), jnp.asarray(steps, jnp.int32),
-            jnp.asarray(phase.optimizer.learning_rate, jnp.float32))
+            jnp.asarray(phase.optimizer.learning_rate, jnp.float32), _weights(phase, sums, state.step, _epoch(inputs, batch)))
     compiled = compiled_chunk(program, *args)
     began = time.monotonic()
     params, statistics, opt_state, metrics, watched = jax.block_until_ready(compiled.run(*args))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax import checkpoints
+from theseus_jax.balance import Sums
 from theseus_jax.experiment.workdir import Workdir
 from theseus_jax.plan import Phase, Plan
 from theseus_jax.nets.stage import Network, Variables, init, partition
@@ -104,7 +105,7 @@ def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = Tr
         tree = {"variables": state.variables, "opt_state": state.opt_state if state.opt_state is not None else {},
                 "kept": state.kept}
         note = {"kept": bool(state.kept), "carried": state.opt_state is not None, "step": state.step, "phase": position.phase,
-                "scores": list(position.scores), "offset": workdir.records.offset()}
+                "scores": list(position.scores), "sums": [list(one) for one in position.sums], "offset": workdir.records.offset()}
         checkpoints.save_progress(workdir.progress(name), position.phase * 10**6 + state.step, tree, note)
 
     hooks = Hooks(log=lambda row: workdir.records.write({**row, **job.tags}), save=save, bar=_bar(name) if show else None,
@@ -124,7 +125,7 @@ def _unfinished(workdir: Workdir, job: Job) -> tuple[State, Position]:
     if found is None:
         return State(0, job.fresh(), job.guide_variables, None, job.keys), Position()
     index, _, note = found
-    position = Position(note["phase"], tuple(note["scores"]))
+    position = Position(note["phase"], tuple(note["scores"]), tuple(Sums(*one) for one in note.get("sums", ())))
     # between phases the variables are still those of the phase that ended: edits come first in the next
     phase = job.plan[note["phase"] if note["step"] else max(0, note["phase"] - 1)]
     variables = job.shapes(phase.net)
