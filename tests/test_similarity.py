@@ -579,7 +579,8 @@ def test_bfloat16_features_are_accumulated_in_float32(name):
     x, y = (jnp.asarray(z, jnp.bfloat16) for z in pair(40, 6, 6))
     base = value(name, x, y)
     assert base.dtype == np.float32
-    np.testing.assert_allclose(base, value(name, x.astype(jnp.float32), y.astype(jnp.float32)), atol=1e-6)
+    rounded = {"cka_debiased": 1e-3, "rsa": 1e-6}[name]  # CKA's operands are bfloat16 too
+    np.testing.assert_allclose(base, value(name, x.astype(jnp.float32), y.astype(jnp.float32)), atol=rounded)
 
 
 def test_products_do_not_use_reduced_precision():
@@ -793,3 +794,46 @@ def test_a_few_gradient_steps_on_each_loss_raise_its_similarity():
             g = gradient(name, z, y)
             z = z + 0.5 * g / np.linalg.norm(g)
         assert value(name, z, y) > before + 1e-3, name
+
+
+def _cka64(x, y, estimator):
+    """CKA by its definition in float64."""
+    k, l = (z @ z.T for z in (x - x.mean(0), y - y.mean(0)))
+    if estimator == "biased":
+        return (k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum())
+    n = len(x)
+    k, l = (z @ z.T * (1 - np.eye(n)) for z in (x, y))
+
+    def hsic(a, b):
+        return (a * b).sum() + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * a.sum(0) @ b.sum(0) / (n - 2)
+
+    return hsic(k, l) / np.sqrt(hsic(k, k) * hsic(l, l))
+
+
+@pytest.mark.parametrize("estimator", ["biased", "debiased"])
+@pytest.mark.parametrize("shape", [(600, 24), (60, 200)], ids=["by_feature", "by_gram"])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_cka_of_bfloat16_layers_multiplies_in_bfloat16_and_sums_in_float32(estimator, shape, offset):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=shape) * np.exp(rng.normal(size=shape[1])) + offset
+    y = x @ rng.normal(size=(shape[1], 40)) / 4 + rng.normal(size=(shape[0], 40)) * 3
+    narrow = [jnp.asarray(z, jnp.bfloat16) for z in (x, y)]
+    exact = [np.asarray(z, np.float64) for z in narrow]  # what bfloat16 holds of them
+    value, slope = jax.value_and_grad(lambda x, y: sim.cka(x, y, estimator=estimator))(*narrow)
+    wide, wide_slope = jax.value_and_grad(lambda x, y: sim.cka(x, y, estimator=estimator))(*[z.astype(jnp.float32) for z in narrow])
+    assert value.dtype == jnp.float32 and slope.dtype == jnp.bfloat16
+    assert float(wide) == pytest.approx(_cka64(*exact, estimator), abs=1e-5)
+    assert float(value) == pytest.approx(_cka64(*exact, estimator), abs=1e-3)
+    apart = np.linalg.norm(np.float64(slope) - np.float64(wide_slope)) / np.linalg.norm(np.float64(wide_slope))
+    assert apart < 0.02, apart
+    text = jax.jit(lambda x, y: sim.cka(x, y, estimator=estimator)).lower(*narrow).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products and all("bf16" in line and "-> tensor<" in line and line.rstrip().split("->")[-1].count("f32") for line in products)
+
+
+def test_a_layer_of_float32_beside_one_of_bfloat16_is_compared_in_float32():
+    x, y = jax.random.normal(jax.random.key(0), (2, 50, 9))
+    mixed = sim.cka(x.astype(jnp.bfloat16), y)
+    assert float(mixed) == pytest.approx(float(sim.cka(x.astype(jnp.bfloat16).astype(jnp.float32), y)), abs=1e-7)
+    text = jax.jit(sim.cka).lower(x.astype(jnp.bfloat16), y).as_text()
+    assert "bf16" not in "".join(line for line in text.splitlines() if "dot_general" in line)

@@ -41,7 +41,7 @@ def _biased_by_gram(x: Features, y: Features) -> Products:
 
 def _biased_by_feature(x: Features, y: Features) -> Products:
     def covariance(a, b):
-        return jnp.sum(product(a.values.T, b.values) ** 2)
+        return jnp.sum(product(a.values.T, b.values, narrow=a.narrow) ** 2)
     zero = jnp.zeros_like(x.count)
     return Products(covariance(x, y), covariance(x, x), covariance(y, y), zero, zero)
 
@@ -68,11 +68,11 @@ def _debiased_by_feature(x: Features, y: Features) -> Products:
     pair_weight = (1 - head) * (1 + tail)[None, :]
     less_1, less_2 = jnp.maximum(x.count - 1, 1), jnp.maximum(x.count - 2, 1)
     tails = [f.values * tail[:, None] for f in (x, y)]
-    rows = [product(product(head, f.values), f.values.T) for f in (x, y)]
+    rows = [product(product(head, f.values, narrow=f.narrow), f.values.T, narrow=f.narrow) for f in (x, y)]
     norms = [norms_x, norms_y]
 
     def terms(i, j):
-        gross = jnp.sum(product(tails[i].T, tails[j]) ** 2) + jnp.sum(rows[i] * rows[j] * pair_weight)
+        gross = jnp.sum(product(tails[i].T, tails[j], narrow=x.narrow) ** 2) + jnp.sum(rows[i] * rows[j] * pair_weight)
         diagonal = jnp.sum(norms[i] * norms[j] * tail)
         correction = jnp.sum(norms[i]) * jnp.sum(norms[j]) / (less_1 * less_2)
         return gross - diagonal - 2 * jnp.sum(norms[i] * norms[j]) / less_2 + correction, gross
@@ -100,6 +100,9 @@ def cka(x: jax.Array, y: jax.Array, *, estimator: str = "debiased", mask: jax.Ar
     Invariant to rotation, shift and isotropic scale of either side, and to a permutation of the samples of
     both; not to other linear maps. Differentiable. N > max(P, Q) costs O(N (P + Q)^2) and holds no N x N
     array.
+
+    Where both layers are bfloat16, products are of their centred values in bfloat16, with sums in float32: the value is
+    that of float32 within about 1e-3, and costs a fraction on tensor cores.
 
     mask: (N,) boolean or 0/1; a sample at 0 has no influence on value or gradient, whatever it holds.
     Returns 0 with a zero gradient where CKA is undefined: a layer whose features are constant over the

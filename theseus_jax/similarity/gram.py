@@ -3,7 +3,8 @@ matrices."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,18 @@ from theseus_jax import lapack
 from theseus_jax.errors import UserError
 
 
-class Features(NamedTuple):
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["values", "valid", "count", "scale", "constant"],
+                   meta_fields=["narrow"])
+@dataclasses.dataclass(frozen=True)
+class Features:
     """Centred features of one layer.
 
     values: (N, P) float32 or float64, mean over the counted samples removed, over `scale`, masked rows 0.
     valid: (N,) same dtype, 1 for a sample that counts and 0 for padding. count: scalar, the sum of `valid`.
     scale: scalar, the largest magnitude of the centred features (1 if they are constant).
     constant: boolean scalar, True if no feature varies by more than rounding over the samples (a dead layer).
+    narrow: both layers came in bfloat16. Then values are rounded to what bfloat16 holds, and a product of two such
+    (`product(..., narrow=True)`) is one of bfloat16 operands with sums in float32.
     """
 
     values: jax.Array
@@ -28,11 +34,38 @@ class Features(NamedTuple):
     count: jax.Array
     scale: jax.Array
     constant: jax.Array
+    narrow: bool = False
 
 
-def product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Matrix product a @ b, batched over leading axes, in full precision: no TF32 on a GPU."""
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+def product(a: jax.Array, b: jax.Array, *, narrow: bool = False) -> jax.Array:
+    """Matrix product a @ b, batched over leading axes, in full precision: no TF32 on a GPU.
+
+    narrow: of float32 matrices whose entries bfloat16 holds exactly: the same sums, in float32, from bfloat16 operands,
+    which a tensor core multiplies 14 times faster than float32 ones (H200). The derivative too takes bfloat16 operands.
+    """
+    return _narrow_product(a, b) if narrow else jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
+def _in_bfloat16(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _narrow_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return _in_bfloat16(a, b)
+
+
+def _narrow_forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    return _in_bfloat16(a, b), (a, b)
+
+
+def _narrow_backward(saved: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    a, b = saved
+    return _in_bfloat16(slope, jnp.swapaxes(b, -1, -2)), _in_bfloat16(jnp.swapaxes(a, -1, -2), slope)
+
+
+_narrow_product.defvjp(_narrow_forward, _narrow_backward)
 
 
 def squared_norms(x: jax.Array) -> jax.Array:
@@ -68,8 +101,8 @@ def checked(x: jax.Array, y: jax.Array, mask: jax.Array | None, minimum: int, na
     return x, y, valid
 
 
-def centre(x: jax.Array, valid: jax.Array) -> Features:
-    """Remove the mean over the counted samples and divide by the largest magnitude.
+def centre(x: jax.Array, valid: jax.Array, *, narrow: bool = False) -> Features:
+    """Remove the mean over the counted samples and divide by the largest magnitude; narrow: see `Features`.
 
     x: (N, P) with masked rows 0; valid: (N,) boolean. One counted sample is subtracted before the mean, so
     that a large common offset costs no digits and a constant feature becomes exactly 0. The division keeps
@@ -85,15 +118,19 @@ def centre(x: jax.Array, valid: jax.Array) -> Features:
     spread, size = (lax.stop_gradient(jnp.max(jnp.abs(z), axis=0)) for z in (shifted, x))
     constant = jnp.all(spread <= 4 * jnp.finfo(x.dtype).eps * size)
     scale = jnp.where(constant, 1, jnp.max(spread))
-    return Features(shifted / scale, weight, count, scale, constant)
+    values = shifted / scale
+    if narrow:  # after centring, so that a common offset costs no digits; the gradient passes through
+        values = values + lax.stop_gradient(values.astype(jnp.bfloat16).astype(x.dtype) - values)
+    return Features(values, weight, count, scale, constant, narrow)
 
 
 def prepare(x: jax.Array, y: jax.Array, mask: jax.Array | None, minimum: int, name: str
             ) -> tuple[Features, Features]:
     """Checked and centred features of both layers; shapes and errors as in `checked`."""
     lapack.one_thread()
+    narrow = all(jnp.asarray(z).dtype == jnp.bfloat16 for z in (x, y))
     x, y, valid = checked(x, y, mask, minimum, name)
-    return centre(x, valid), centre(y, valid)
+    return centre(x, valid, narrow=narrow), centre(y, valid, narrow=narrow)
 
 
 def unit_rows(features: Features) -> jax.Array:
@@ -121,7 +158,7 @@ def within(value: jax.Array, low: float, high: float) -> jax.Array:
 
 def centred_gram(features: Features) -> jax.Array:
     """(N, N) Gram matrix H K H of features that are centred already."""
-    return product(features.values, features.values.T)
+    return product(features.values, features.values.T, narrow=features.narrow)
 
 
 def u_centred_gram(features: Features) -> tuple[jax.Array, jax.Array]:
