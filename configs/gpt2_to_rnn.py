@@ -21,8 +21,8 @@ def default():
     c.convert.steps, c.convert.align = 150, 0.2
     c.convert.align_rate, c.convert.finish_rate = 6e-3, 8e-3
     c.convert.finish_kl, c.convert.finish_align = 1.0, 10.0
-    c.controls.kl, c.controls.scratch_rate, c.controls.distilled_rate = 1.0, 1.2e-2, 1.6e-2
-    c.controls.one_shot_rate, c.controls.one_shot_distilled_rate = 2e-3, 8e-3
+    c.controls.kl, c.controls.rates.from_scratch, c.controls.rates.distilled = 1.0, 1.2e-2, 1.6e-2
+    c.controls.rates.one_shot, c.controls.rates.one_shot_distilled = 2e-3, 8e-3
     return c
 
 
@@ -44,8 +44,8 @@ def paper():
     c.guide.steps, c.guide.learning_rate = 100000, 6e-4
     c.target.width, c.target.depth, c.target.hidden = 768, 12, 768
     c.convert.steps, c.convert.align_rate, c.convert.finish_rate = 20000, 6e-4, 3e-4
-    c.controls.scratch_rate = c.controls.distilled_rate = 6e-4
-    c.controls.one_shot_rate = c.controls.one_shot_distilled_rate = 3e-4
+    c.controls.rates.from_scratch = c.controls.rates.distilled = 6e-4
+    c.controls.rates.one_shot = c.controls.rates.one_shot_distilled = 3e-4
     return c
 
 

@@ -25,7 +25,7 @@ def default():
     c.convert.align_rate, c.convert.finish_rate = 3e-3, 3e-4
     c.controls.names = ("from_scratch", "distilled", "one_shot_distilled")
     c.controls.kl, c.controls.equal_flops, c.report.probe, c.report.hybrid_examples = 1.0, False, True, 128
-    c.controls.scratch_rate = c.controls.distilled_rate = c.controls.one_shot_distilled_rate = 3e-4
+    c.controls.rates.from_scratch = c.controls.rates.distilled = c.controls.rates.one_shot_distilled = 3e-4
     return c
 
 

@@ -22,8 +22,8 @@ def default():
     c.convert.finish_kl, c.convert.finish_align, c.convert.stitch_ridge = 1.0, 100.0, 1e-3
     c.controls.names = ("from_scratch", "distilled", "fitnets", "theseus", "ted", "supervised")
     c.controls.kl, c.controls.equal_flops = 1.0, False
-    c.controls.scratch_rate = c.controls.ted_rate = c.controls.supervised_rate = 1e-3
-    c.controls.distilled_rate = c.controls.fitnets_rate = c.controls.theseus_rate = 5e-4
+    c.controls.rates.from_scratch = c.controls.rates.ted = c.controls.rates.supervised = 1e-3
+    c.controls.rates.distilled = c.controls.rates.fitnets = c.controls.rates.theseus = 5e-4
     return c
 
 

@@ -13,8 +13,8 @@ from theseus_jax.config import base, preset
 
 def _rate(c, rate):
     c.convert.finish_rate = rate
-    for name in ("scratch", "distilled", "one_shot", "one_shot_distilled", "fitnets"):
-        c.controls[f"{name}_rate"] = rate
+    for name in ("from_scratch", "distilled", "one_shot", "one_shot_distilled", "fitnets"):
+        c.controls.rates[name] = rate
 
 
 def default():

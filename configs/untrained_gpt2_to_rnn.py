@@ -40,7 +40,7 @@ def paper():
     c.data.vocabulary, c.data.share = 50257, 1.0
     c.guide.width, c.guide.depth, c.guide.heads = 768, 12, 12
     c.target.width, c.target.depth, c.target.hidden = 768, 12, 768
-    c.convert.steps, c.convert.align_rate, c.convert.finish_rate, c.controls.scratch_rate = 20000, 6e-4, 6e-4, 6e-4
+    c.convert.steps, c.convert.align_rate, c.convert.finish_rate, c.controls.rates.from_scratch = 20000, 6e-4, 6e-4, 6e-4
     return c
 
 

@@ -19,7 +19,7 @@ def default():
     c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 600, 0.3, "joint", "cka_debiased"
     c.convert.align_rate = c.convert.finish_rate = 1e-3
     c.convert.stitch, c.train.remember = "none", True
-    c.controls.names, c.controls.scratch_rate, c.controls.equal_flops = ("from_scratch",), 1e-3, True
+    c.controls.names, c.controls.rates.from_scratch, c.controls.equal_flops = ("from_scratch",), 1e-3, True
     return c
 
 

@@ -23,9 +23,9 @@ def default():
     c.convert.finish_kl, c.convert.finish_align, c.convert.finish_rate = 1.0, 0.3, 1e-2
     c.controls.names = ("from_scratch", "distilled", "one_shot", "one_shot_distilled", "theseus", "ted")
     c.controls.kl, c.controls.equal_flops = 1.0, False
-    for name in ("scratch", "distilled", "one_shot", "one_shot_distilled"):
-        c.controls[f"{name}_rate"] = 1e-2
-    c.controls.theseus_rate, c.controls.ted_rate = 6e-3, 2e-2
+    for name in ("from_scratch", "distilled", "one_shot", "one_shot_distilled"):
+        c.controls.rates[name] = 1e-2
+    c.controls.rates.theseus, c.controls.rates.ted = 6e-3, 2e-2
     return c
 
 

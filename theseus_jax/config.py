@@ -88,14 +88,8 @@ def _controls() -> dict[str, Any]:
         "kl": 0.5,                          # share of distillation in distilled, one_shot_distilled, fitnets and ted
         "hint_share": 0.3,                  # of the steps of fitnets, theseus and ted: their first phase
         "temperature": 2.0,                 # of distillation, here and in the conversion
-        "scratch_rate": 3e-3,
-        "distilled_rate": 3e-3,
-        "one_shot_rate": 1e-3,
-        "one_shot_distilled_rate": 3e-3,
-        "fitnets_rate": 3e-3,
-        "theseus_rate": 3e-3,
-        "ted_rate": 3e-3,
-        "supervised_rate": 3e-3,
+        "rates": {"from_scratch": 3e-3, "distilled": 3e-3, "one_shot": 1e-3, "one_shot_distilled": 3e-3, "fitnets": 3e-3,
+                  "theseus": 3e-3, "ted": 3e-3, "supervised": 3e-3},
     }
 
 

@@ -99,11 +99,8 @@ def prepare(config: Any, case: Case, *, probe: Any = None) -> Setup:
 def control_plan(config: Any, name: str, made: Setup, steps: int) -> Plan:
     """The plan of one control for a number of steps."""
     c = config.controls
-    rates = {"from_scratch": c.scratch_rate, "supervised": c.supervised_rate, "distilled": c.distilled_rate,
-             "one_shot": c.one_shot_rate, "one_shot_distilled": c.one_shot_distilled_rate, "fitnets": c.fitnets_rate,
-             "theseus": c.theseus_rate, "ted": c.ted_rate}
     return baselines.plan(
-        name, made.guide, made.target, made.mapping, example=made.case.example, steps=steps, optimizer=_optimizer(config, rates[name]),
+        name, made.guide, made.target, made.mapping, example=made.case.example, steps=steps, optimizer=_optimizer(config, c.rates[name]),
         inherit=tuple(config.convert.inherit), kl=c.kl, temperature=c.temperature, hint_share=c.hint_share,
         rank=config.convert.stitch_rank, augment=made.case.augment, remember=config.train.remember)
 
