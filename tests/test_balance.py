@@ -79,6 +79,13 @@ def test_after_the_first_epoch_a_term_is_the_declared_share_of_another(chunk):
     assert found[:early] == pytest.approx([2.0] * early, rel=1e-4) and found[early:] == pytest.approx([expected] * (len(steps) - early), rel=1e-4)
 
 
+def test_calibration_does_not_depend_on_the_chunks():
+    ends = [run(phase(Calibrated(0.25, "cross_entropy"), 12), chunk=chunk)[0].variables for chunk in (1, 4, 7, 12)]
+    for end in ends[1:]:
+        for ours, theirs in zip(*map(jax.tree.leaves, (ends[0], end))):
+            np.testing.assert_allclose(ours, theirs, atol=2e-6)  # means of chunks are summed in another order
+
+
 def test_going_on_inside_and_after_the_first_epoch_ends_bit_equal():
     saved, plan = [], (phase(Calibrated(0.25, "cross_entropy")),)
     ended, _ = run(*plan, chunk=3, save=lambda position, state: saved.append((position, jax.tree.map(jnp.copy, state))),
@@ -95,6 +102,14 @@ def test_what_cannot_be_balanced_is_refused():
         run(phase(Calibrated(1.0, "kl")))
     with pytest.raises(UserError, match="no other term"):
         run(phase(Calibrated(1.0, "distance")))
+    with pytest.raises(UserError, match="has 5 steps and an epoch 5, so that nothing is calibrated"):
+        run(phase(Calibrated(1.0, "cross_entropy"), 5))
+    doubled = dataclasses.replace(phase(1.0), terms=(*phase(1.0).terms, Term("distance", 1.0, CrossEntropy())))
+    with pytest.raises(UserError, match="more than one value called 'distance'; terms need distinct names"):
+        run(doubled)
+    with pytest.raises(UserError, match="more than one value called 'loss'"):
+        run(dataclasses.replace(phase(1.0), terms=(Term("loss", 1.0, CrossEntropy()),)))
+    assert bit_equal(run(phase(np.float32(0.5)))[0].variables, run(phase(0.5))[0].variables)
     with pytest.raises(UserError, match="a ramp over 0 steps; give at least 1"):
         Ramp(0.0, 1.0, 0)
     with pytest.raises(UserError, match="was 0 over its first epoch; give its weight as a number"):

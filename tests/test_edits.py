@@ -6,12 +6,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import init, network
+from theseus_jax.feeds import Cached, Feed, Views, Whole
+from theseus_jax.nets.stage import Tie, init, network, partition
 from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Optimizer, Phase, describe
+from theseus_jax.program import loss_fn, program_of
 from theseus_jax.train import Hooks, Position, State, fit
 from theseus_jax.trees import bit_equal
 
@@ -88,6 +91,74 @@ def test_an_edit_sees_and_changes_masks_and_optimizer_state_and_survivors_are_bi
     assert bit_equal(by_hand.variables, cut.variables)  # doing it twice changes nothing
     none = run(phase(6, edits_at=((3, lambda state, inputs: state),)))
     assert bit_equal(none.variables, whole.variables)  # an edit that does nothing leaves every bit as it is
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7, 20])
+@pytest.mark.parametrize("at", [(), (3,), (1, 2, 9, 13)])
+def test_an_edit_inside_a_phase_changes_no_step_whatever_the_chunks(chunk, at):
+    """A chunk that an edit cuts short runs through the whole chunk's program, whose other steps must do nothing."""
+    marks = tuple((step, lambda state, inputs: state) for step in at)
+    end = fit((phase(20, edits_at=marks),), start(), DATA, batch=B, chunk_steps=chunk).variables
+    assert bit_equal(end, fit((phase(20),), start(), DATA, batch=B, chunk_steps=20).variables)
+
+
+def test_an_edit_of_a_frozen_prefix_is_seen_although_its_outputs_are_kept():
+    def larger(state, inputs):
+        hidden = jax.tree.map(lambda leaf: 2.0 * leaf, state.variables["hidden"])
+        return state._replace(variables={**state.variables, "hidden": hidden})
+
+    plain = {"trainable": ("head",), "edits_at": ((3, larger),)}
+    kept = Feed(route=Whole(start="head"), cached=(Cached("target", "hidden"),))
+    ends = [run(phase(6, **plain, **feed)).variables for feed in ({}, {"feed": kept})]
+    for ours, theirs in zip(*map(jax.tree.leaves, ends)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_an_edit_may_keep_what_it_puts_into_the_optimizer_state():
+    held = jnp.ones((2, J))
+
+    def edit(state, inputs):
+        adam = moments(state)
+        mu = {**adam.mu, "hidden": {"params": {"Dense_0": {**adam.mu["hidden"]["params"]["Dense_0"], "bias": held}}}}
+        return state._replace(opt_state=(state.opt_state[0], adam._replace(mu=mu), *state.opt_state[2:]))
+
+    run(phase(6, edits=(edit,), edits_at=((2, edit), (4, edit))))
+    assert float(held.sum()) == 2 * J
+
+
+def test_the_guide_is_not_an_edit_s_to_change():
+    with pytest.raises(UserError, match="changed the guide's variables, which stay as they are"):
+        run(phase(edits=(lambda state, inputs: state._replace(guide_variables={"a": 1}),)))
+
+
+def test_what_is_kept_must_be_what_a_step_would_compute():
+    def refusal(feed, **changes):
+        with pytest.raises(UserError) as error:
+            run(phase(feed=feed, **changes))
+        return str(error.value)
+
+    kept = (Cached("target", "hidden"),)
+    assert "changes every batch first (two of every example, dropout 0.5" in refusal(
+        Feed(route=Whole(start="head"), transforms=(Views(0.5),), cached=kept), trainable=("head",))
+    assert "let the route start right behind hidden" in refusal(Feed(cached=kept), trainable=("head",))
+    assert "trains hidden before it; keep what stays frozen" in refusal(Feed(route=Whole(start="head"), cached=kept))
+
+
+def test_a_stage_that_is_tied_to_a_trained_one_is_differentiated():
+    tied = network([("first", nn.Dense(P, use_bias=False)), ("second", nn.Dense(P, use_bias=False)), ("head", nn.Dense(O))],
+                   ties=[Tie("first", "kernel", "second", "kernel")])
+    variables = init(tied, KEYS[0], jnp.zeros((1, P)))
+    one = program_of(Phase("train", tied, ("second",), TERMS, 1))
+    params, rest = partition(variables, ("second",))
+    slope = jax.grad(lambda p: loss_fn(one, p, rest, {}, DATA, (0.0, 1.0), KEYS[0])[0])(params)
+    kernel = jnp.asarray(params["second"]["params"]["kernel"])
+
+    def loss(kernel):
+        head = rest["head"]["params"]
+        logits = DATA["inputs"] @ kernel @ kernel @ head["kernel"] + head["bias"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, DATA["labels"]).mean()
+
+    np.testing.assert_allclose(slope["second"]["params"]["kernel"], jax.grad(loss)(kernel), atol=1e-6)
 
 
 def test_edits_before_a_phase_see_an_optimizer_state_in_every_phase():

@@ -123,6 +123,7 @@ NAN_ROW = np.where(np.arange(N)[:, None] == 3, np.nan, X).astype(np.float32)
     ({"guide_variables": changed_guide(b=GUIDE_VARIABLES["a"])}, r"b/params/Dense_0/kernel of shape \(8, 24\) .* needs \(24, 24\)"),
     ({"guide_variables": changed_guide(c=jax.tree.map(lambda leaf: leaf * np.nan, GUIDE_VARIABLES["c"]))},
      "not finite in c/params/Dense_0/bias; the guide has diverged"),
+    ({"inputs": NAN_ROW.tolist()}, "inputs hold numbers that are not finite, the first in row 3"),
     ({"inputs": NAN_ROW}, "inputs hold numbers that are not finite, the first in row 3; leave such rows out"),
     ({"guide": tj.network([("all", nn.Dense(O))])}, "the guide is one stage, 'all'; split it in at least two"),
     ({"target": tj.network([("all", nn.Dense(O))])}, "the target is one stage, 'all'"),

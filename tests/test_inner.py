@@ -11,7 +11,8 @@ import theseus_jax as tj
 import tiny
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed, Whole
-from theseus_jax.objectives import Alignment, Term
+from theseus_jax.nets.stage import Masked
+from theseus_jax.objectives import Alignment, Signals, Term
 from theseus_jax.plan import Optimizer, Phase
 from theseus_jax.similarity import metric
 from theseus_jax.train import Hooks, State, fit
@@ -84,3 +85,29 @@ def test_a_term_aligns_what_lies_inside_blocks():
     wrong = dataclasses.replace(phase, terms=(Term("distance", 1.0, Alignment((("block_1/attn", "block_1/attn"),), metric("cka_biased"))),))
     with pytest.raises(UserError, match="a ResidualBlock has no activation 'attn' inside; it has ln_1, .*rnn"):
         fit((wrong,), state, jnp.asarray(tiny.tokens()), batch=8)
+
+
+class Padded(nn.Module):
+    """A stage of padded texts whose inner layer returns an array without a mask."""
+
+    @nn.compact
+    def __call__(self, x):
+        self.sow("intermediates", "twice", 2 * x.values, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        return Masked(nn.Dense(4, name="inside")(x.values), x.mask)
+
+
+def test_padding_does_not_count_inside_stages_either():
+    net = tj.network([("stage", Padded()), ("head", nn.Dense(2))])
+    values = jax.random.normal(jax.random.key(0), (6, 5, 3))
+    mask = (jnp.arange(5)[None] < jnp.array([5, 3, 2, 4, 1, 5])[:, None]).astype(jnp.int32)
+    variables = {"stage": Padded().init(jax.random.key(1), Masked(values, mask))}
+    others = Masked(jnp.where(mask[..., None] > 0, values, 99.0), mask)
+    terms = Alignment((("stage/inside", "stage/inside"), ("stage/twice", "stage/twice")), metric("cka_biased"))
+
+    def distance(x):
+        found = tj.forward(net, variables, x, stop="stage", capture=("stage/inside", "stage/twice"))[1]
+        assert isinstance(found["stage/inside"], Masked) and found["stage/twice"].values.shape == (6, 5, 3)
+        mixed = {name: Masked(value.values ** 2, value.mask) for name, value in found.items()}
+        return float(terms(Signals(None, None, found, mixed)))
+
+    assert distance(Masked(values, mask)) == pytest.approx(distance(others), abs=1e-6)

@@ -23,6 +23,7 @@ def test_one_seed_no_seed_and_seeds_without_spread():
     assert judge([0.2, 0.2, 0.2]).verdict == HOLDS and judge([0.0, 0.0]).verdict == UNDECIDED
     assert Judged(float("nan"), 0.1, 3).verdict == UNDECIDED
     assert judge([0.2, float("nan"), 0.2]).verdict == judge([1.0, float("inf")]).verdict == UNDECIDED
+    assert judge([float("inf"), -float("inf")]).verdict == judge([float("nan")]).verdict == UNDECIDED
     with pytest.raises(ValueError, match="nothing to judge"):
         judge([])
 

@@ -384,6 +384,14 @@ def test_only_true_holds(holds):
     assert tables.claim_lines([{"text": "x", "holds": holds, "measured": "y"}])[0] == "FAILS  x"
 
 
+def test_a_smoke_run_says_that_its_numbers_mean_nothing(run, document):
+    smoke = run._replace(results=run.results | {"smoke": True})
+    page = Page(report.html(smoke)).text
+    assert page.count("its numbers and verdicts mean nothing") == 1 and page.index("mean nothing") < page.index("claims hold")
+    assert report.table(smoke.results).startswith("SMOKE RUN: ")
+    assert "SMOKE" not in Page(document).text and "SMOKE" not in report.table(run.results)
+
+
 def test_what_is_not_decided_neither_holds_nor_fails(run):
     claims = [{"text": text, "holds": text == "a", "verdict": verdict, "measured": "y"}
               for text, verdict in (("a", "holds"), ("b", "undecided"), ("c", "fails"), ("d", "undecided"))]

@@ -155,7 +155,7 @@ def _chunk_args(one, seeds=1, steps=2):
     params, rest = partition(tiny.fresh(one.net, seeds), one.trainable)
     moments = fresh_optimizer(one, tiny.fresh(one.net, seeds))
     return (params, rest, tiny.single(GUIDE, 5), moments, tiny.keys(seeds), jnp.asarray(tiny.tokens()), {},
-            jnp.zeros((seeds, steps, 4), jnp.int32), jnp.asarray(0), jnp.asarray(steps), jnp.asarray(1e-3), {})
+            jnp.zeros((seeds, steps, 4), jnp.int32), jnp.asarray(0), jnp.asarray(steps), jnp.asarray(steps), jnp.asarray(1e-3), {})
 
 
 def stage_phases(net=None, **changes):

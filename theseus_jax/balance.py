@@ -8,12 +8,16 @@ traced scalars, so that changing or calibrating them recompiles nothing.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any, Iterable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
+
+
+LOGGED = ("loss", "gradient_norm")  # what every step logs beside its terms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Sums(NamedTuple):
 
 def is_number(weight: Any) -> bool:
     """Whether a weight is part of the compiled step."""
-    return isinstance(weight, (int, float))
+    return isinstance(weight, numbers.Real)
 
 
 def text(weight: Any) -> str:
@@ -90,9 +94,15 @@ def at(bounds: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def check_terms(name: str, terms: Iterable[Any]) -> None:
-    """Raises UserError where a term is balanced with one that the phase does not have."""
+    """Raises UserError for terms of one name, and where one is balanced with what is not there."""
     terms = tuple(terms)
     names = [term.name for term in terms]
+    doubled = sorted({one for one in names if names.count(one) > 1 or one in LOGGED})
+    if doubled:
+        raise UserError(
+            f"phase {name!r} has more than one value called {doubled[0]!r}; terms need distinct"
+            f" names other than {', '.join(LOGGED)}"
+        )
     for term in terms:
         other = getattr(term.weight, "to", None)
         if other is not None and (other not in names or other == term.name):

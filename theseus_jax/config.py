@@ -265,6 +265,7 @@ def base(task: str = "language_model") -> Any:
         raise UserError(f"there is no task {task!r}; choose from {', '.join(TASKS)}")
     c = ConfigDict()
     c.task = task
+    c.smoke = False                         # so short a run that its numbers mean nothing, which its report then says
     c.seed = 0                              # the run's one key
     c.seeds = 5 if task == "head" else 3
     if task == "head":
@@ -275,8 +276,13 @@ def base(task: str = "language_model") -> Any:
 
 
 def preset(name: str | None, choices: dict[str, Any]) -> Any:
-    """The config that preset `name` (None or "": the default) builds; raises UserError naming the presets."""
+    """The config that preset `name` (None or "": the default) builds, told whether it is the smoke preset.
+
+    Raises UserError naming the presets.
+    """
     key = name or "default"
     if key not in choices:
         raise UserError(f"there is no preset {key!r}; choose from {', '.join(choices)}")
-    return choices[key]()
+    made = choices[key]()
+    made.smoke = key == "smoke"
+    return made

@@ -84,7 +84,7 @@ class Whole:
         net, x = step.net, step.guide_outputs[self.source] if self.source else step.inputs
         start, stop = self.start or net.names[0], self.stop or net.names[-1]
         run = net.names[position(net, start) : position(net, stop) + 1]
-        trained = {part.split("/")[0] for part in step.trainable}
+        trained = live_stages(net, step.trainable)
         live = [name for name in run if name in trained]
         frozen = run[: run.index(live[0])] if live else run
         activations: dict[str, Any] = {}
@@ -219,6 +219,12 @@ class Mixed:
         return (
             f"every part swapped in with p from {self.begin:g} to 1 at {self.full:.0%} of the steps"
         )
+
+
+def live_stages(net: Network, trainable: tuple[str, ...]) -> set[str]:
+    """The stages whose outputs a step can change: those with a trained part, or tied to one."""
+    trained = {part.split("/")[0] for part in trainable}
+    return trained | {tie.stage for tie in net.ties if tie.source in trained}
 
 
 def within(captures: frozenset[str], names: tuple[str, ...]) -> tuple[str, ...]:

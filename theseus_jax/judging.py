@@ -41,11 +41,12 @@ def judge(differences: Iterable[float]) -> Judged:
     values = [float(value) for value in differences]
     if not values:
         raise ValueError("there is nothing to judge: give a difference for every seed")
-    mean, count = statistics.fmean(values), len(values)
+    count = len(values)
+    if not all(map(math.isfinite, values)):
+        return Judged(math.nan, math.nan, count)
+    mean = statistics.fmean(values)
     if count < 2:
         return Judged(mean, math.inf, 1)
-    if not all(map(math.isfinite, values)):
-        return Judged(mean, math.nan, count)
     from scipy import stats
 
     half = stats.t.ppf(0.975, count - 1) * statistics.stdev(values) / math.sqrt(count)

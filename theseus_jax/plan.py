@@ -9,8 +9,8 @@ from typing import Any, Callable
 
 from theseus_jax import balance
 from theseus_jax.errors import UserError
-from theseus_jax.feeds import Feed
-from theseus_jax.nets.stage import Network
+from theseus_jax.feeds import Feed, live_stages
+from theseus_jax.nets.stage import Network, position
 from theseus_jax.objectives import Side, Term
 
 
@@ -107,6 +107,7 @@ def check_plan(plan: Plan) -> None:
     """
     for i, phase in enumerate(plan):
         balance.check_terms(phase.name, phase.terms)
+        _check_cached(phase)
         late = [step for step, _ in phase.edits_at if not 0 < step < phase.steps]
         if late:
             raise UserError(
@@ -128,6 +129,31 @@ def check_plan(plan: Plan) -> None:
                 f"phase {phase.name!r} is trained by {phase.optimizer.rule} and cannot carry on the"
                 f" state of {before.optimizer.rule}; take one rule, or leave carry out"
             )
+
+
+def _check_cached(phase: Phase) -> None:
+    """Raises UserError where what is computed once would not be what a step computes."""
+    feed = phase.feed
+    if feed.cached and feed.transforms:
+        raise UserError(
+            f"phase {phase.name!r} keeps {feed.cached[0]}, and changes every batch first"
+            f" ({feed.transforms[0]}); leave one of the two out"
+        )
+    kept = feed.cache("target")
+    if kept is None:
+        return
+    start, after = getattr(feed.route, "start", None), position(phase.net, kept.stage) + 1
+    if start is None or position(phase.net, start) != after:
+        raise UserError(
+            f"phase {phase.name!r} keeps the outputs of {kept.stage} and its route is {feed.route};"
+            f" let the route start right behind {kept.stage}"
+        )
+    moving = live_stages(phase.net, phase.trainable) & set(phase.net.names[:after])
+    if moving:
+        raise UserError(
+            f"phase {phase.name!r} keeps the outputs of {kept.stage} and trains"
+            f" {', '.join(sorted(moving))} before it; keep what stays frozen"
+        )
 
 
 def sides(plan: Plan) -> tuple[Side, ...]:

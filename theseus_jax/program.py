@@ -158,12 +158,14 @@ def _watched(program: Program, record: StepRecord) -> dict[str, dict[str, jax.Ar
     return said
 
 
-def chunk(program: Program, params, rest, guide_variables, opt_state, keys, examples, stored, indices, begin, steps, rate, weights):
-    """K steps of S seeds. indices: (S, K, B) int32 rows of the examples' leaves (N, ...); begin, steps, rate: scalars; weights: see `loss_fn`.
+def chunk(program: Program, params, rest, guide_variables, opt_state, keys, examples, stored, indices, begin, end, steps, rate,
+          weights):
+    """K steps of S seeds. indices: (S, K, B) int32 rows of the examples' leaves (N, ...); begin, end, steps, rate: scalars; weights: see `loss_fn`.
 
     stored: leaves (S, N, ...), each seed's own "inputs" in place of the examples'; {} when there are none.
 
-    Steps numbered `steps` and up change nothing, so that a phase's last chunk runs through the same program.
+    Steps numbered `end` and up change nothing, so that a chunk that is cut short runs through the same program; the rate's
+    schedule is that of `steps`.
     Returns (params, statistics, opt_state, metrics, watched): statistics are the batch statistics of trained stages;
     metrics: {name: (S, K) float32}, zero where nothing was done; watched: {watch: {name: (S, K, ...)}}.
     """
@@ -190,7 +192,7 @@ def chunk(program: Program, params, rest, guide_variables, opt_state, keys, exam
 
         def advance(carry, inputs):
             nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(update, carry, inputs)[1])
-            return jax.lax.cond(inputs[0] < steps, update, lambda carry, _: (carry, nothing), carry, inputs)
+            return jax.lax.cond(inputs[0] < end, update, lambda carry, _: (carry, nothing), carry, inputs)
 
         trained = {part.split("/")[0] for part in program.trainable}
         statistics = {name: {"batch_stats": tree["batch_stats"]} for name, tree in rest.items()
@@ -262,7 +264,7 @@ def _compile(program: Program, structure: Any, shapes: tuple[tuple[tuple[int, ..
 
 
 def _step_uncounted(program: Program, args: tuple[Any, ...]) -> float:
-    params, rest, guide_variables, _, _, examples, stored, indices, _, _, _, _ = args
+    params, rest, guide_variables, _, _, examples, stored, indices, *_ = args
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (params, rest))
     if jax.tree.leaves(stored):
         examples = {**examples, "inputs": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stored)}

@@ -109,6 +109,11 @@ def fit(plan: Plan, state: State, examples: Any, *, batch: int, chunk_steps: int
     Raises Diverged, a UserError, when a loss is no longer finite; checkpoints saved before stay.
     """
     check_plan(plan)
+    epoch = len(jax.tree.leaves(examples)[0]) // batch
+    short = [phase for phase in plan if _calibrated(phase) and phase.steps <= epoch]
+    if short:
+        raise UserError(f"phase {short[0].name!r} has {short[0].steps} steps and an epoch {epoch}, so that nothing is calibrated; give "
+                        "more steps, or a number for the weight")
     memory = frozen.Memory({}, set())
     for index in range(position.phase, len(plan)):
         phase = plan[index]
@@ -141,7 +146,7 @@ def _begun(phase: Phase, state: State, inputs: Inputs) -> State:
         except UserError:
             pass  # a part that the edits are going to make
     for edit in phase.edits:
-        state = edit(state, inputs)
+        state = _edited(phase, state, inputs, edit)
     wanted = jax.eval_shape(functools.partial(fresh_optimizer, phase), state.variables)
     if state.opt_state is None or trees.difference(wanted, state.opt_state):
         if phase.carry:
@@ -149,6 +154,15 @@ def _begun(phase: Phase, state: State, inputs: Inputs) -> State:
                             "an edit that changes parameters changes it too, or leave carry out")
         state = state._replace(opt_state=fresh_optimizer(phase, state.variables))
     return state
+
+
+def _edited(phase: Phase, state: State, inputs: Inputs, edit: Callable[[State, Inputs], State]) -> State:
+    """The state after an edit. Raises UserError where it changed the guide, which checkpoints of a run do not hold."""
+    after = edit(state, inputs)
+    if after.guide_variables is not state.guide_variables:
+        raise UserError(f"an edit of phase {phase.name!r} ({edit}) changed the guide's variables, which stay as they are; change "
+                        "them before the run")
+    return after
 
 
 def fresh_optimizer(phase: Phase, variables: Variables) -> Any:
@@ -161,13 +175,17 @@ def _run_phase(name: str, phase: Phase, state: State, position: Position, inputs
     steps = phase.steps
     even = -(-steps // max(1, -(-steps // chunk_steps)))  # chunks of one length, so that a phase is one program
     state = _own(phase, state)
-    stored = frozen.prefix(name, phase, state, inputs.examples, hooks.log)
-    inputs = inputs._replace(examples=frozen.with_guide(name, phase, state, inputs.examples, memory, hooks.log))
+    raw = inputs
+    stored = frozen.prefix(name, phase, state, raw.examples, hooks.log)
+    inputs = raw._replace(examples=frozen.with_guide(name, phase, state, raw.examples, memory, hooks.log))
     bar = hooks.bar(phase, steps, state.step) if hooks.bar else None
     saved_at = time.monotonic()
     while state.step < steps:
-        for edit in (edit for step, edit in phase.edits_at if step == state.step):
-            state = _own(phase, edit(state, inputs))
+        due = [edit for step, edit in phase.edits_at if step == state.step]
+        for edit in due:
+            state = _own(phase, _edited(phase, state, raw, edit))
+        if due:  # an edit may have changed what was frozen
+            stored = frozen.prefix(name, phase, state, raw.examples, hooks.log)
         marks = (*(step for step, _ in phase.edits_at), _epoch(inputs, batch) if _calibrated(phase) else steps, steps)
         length = min(even, *(step - state.step for step in marks if step > state.step))
         state, row = _advance(name, phase, state, inputs, stored, batch, length, even, steps, position.sums, hooks)
@@ -228,9 +246,10 @@ def _weights(phase: Phase, sums: tuple[Sums, ...], step: int, epoch: int) -> dic
 
 
 def _own(phase: Phase, state: State) -> State:
-    """The state with trained parameters that nobody else holds: they will be donated, and so will the optimizer state."""
+    """The state with trained parameters and an optimizer state that nobody else holds: they will be donated."""
     params, rest = partition(state.variables, phase.trainable)
-    return state._replace(variables=merge(rest, jax.tree.map(jnp.copy, params)))
+    params, opt_state = jax.tree.map(jnp.copy, (params, state.opt_state))
+    return state._replace(variables=merge(rest, params), opt_state=opt_state)
 
 
 def _advance(name: str, phase: Phase, state: State, inputs: Inputs, stored: Any, batch: int, length: int, padded: int,
@@ -241,7 +260,7 @@ def _advance(name: str, phase: Phase, state: State, inputs: Inputs, stored: Any,
     rows = _seed_rows(inputs.order, len(jax.tree.leaves(inputs.examples)[0]), batch, state.step, length)
     rows = np.pad(rows, ((0, 0), (0, padded - length), (0, 0)), mode="edge")
     args = (params, rest, state.guide_variables, state.opt_state, inputs.noise, inputs.examples, stored, jnp.asarray(rows),
-            jnp.asarray(state.step, jnp.int32), jnp.asarray(steps, jnp.int32),
+            jnp.asarray(state.step, jnp.int32), jnp.asarray(state.step + length, jnp.int32), jnp.asarray(steps, jnp.int32),
             jnp.asarray(phase.optimizer.learning_rate, jnp.float32), _weights(phase, sums, state.step, _epoch(inputs, batch)))
     compiled = compiled_chunk(program, *args)
     began = time.monotonic()

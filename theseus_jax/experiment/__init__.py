@@ -45,7 +45,7 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
             report.write(home.path)
         return json.loads((home.path / "results.json").read_text())
     began = time.monotonic()
-    found = {"schema": SCHEMA, "task": config.task, **task.execute(config, home), "device": device(),
+    found = {"schema": SCHEMA, "task": config.task, "smoke": bool(config.smoke), **task.execute(config, home), "device": device(),
              "seconds_total": time.monotonic() - began}
     write(home.path / "results.json", json.dumps(found, indent=1))
     report.write(home.path)

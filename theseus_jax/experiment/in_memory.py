@@ -35,7 +35,7 @@ def convert(
     Each row holds phase, step, losses and rate. The plan is that of `tj.methods.convert.plan`.
     Raises UserError for arrays that do not fit each other or the networks, unknown stages, seams that cannot be bridged, too few rows.
     """
-    settings = settings or DEFAULT
+    settings, inputs = settings or DEFAULT, np.asarray(inputs)
     example, labels = _checked(guide, target, inputs, labels, settings, batch)
     if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) or key.shape:
         raise UserError(f"key is {key!r}, a {type(key).__name__}; give jax.random.key(0)")
@@ -71,10 +71,9 @@ def _checked(guide: Network, target: Network, inputs: Any, labels: Any, settings
     if labels.shape != (count,) or labels.dtype.kind not in "iu" or not (0 <= labels).all() or not (labels < outputs).all():
         raise UserError(f"labels of shape {labels.shape}, {labels.dtype}, for {count} inputs and {outputs} classes; give (N,) "
                         f"integers in 0 .. {outputs - 1}")
-    for name, leaf in trees.leaves_by_path({"inputs": inputs}).items():
-        if np.issubdtype(np.asarray(leaf).dtype, np.inexact) and not np.isfinite(leaf).all():
-            row = int(np.argwhere(~np.isfinite(leaf))[0][0])
-            raise UserError(f"{name} hold numbers that are not finite, the first in row {row}; leave such rows out, or fill them")
+    if np.issubdtype(inputs.dtype, np.inexact) and not np.isfinite(inputs).all():
+        row = int(np.argwhere(~np.isfinite(inputs))[0][0])
+        raise UserError(f"inputs hold numbers that are not finite, the first in row {row}; leave such rows out, or fill them")
     if count < batch:
         raise UserError(f"{count} inputs are fewer than a batch of {batch}; lower batch, or give more")
     return example, jnp.asarray(labels, jnp.int32)

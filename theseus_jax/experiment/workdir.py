@@ -34,8 +34,11 @@ def open_workdir(config: Any, path: pathlib.Path) -> Workdir:
         path.mkdir(parents=True, exist_ok=True)
         known = path / "config.json"
         begun = (path / "metrics.jsonl").exists()  # else a run ended before it did anything: nothing is lost
-        if begun and known.exists() and _current(json.loads(known.read_text()), wanted) != json.loads(wanted):
-            raise UserError(f"{path} holds a run of another config ({_first_difference(known.read_text(), wanted)}); "
+        held = json.loads(wanted)
+        if begun and known.exists():
+            held = {"smoke": held["smoke"], **_current({"smoke": held["smoke"], **json.loads(known.read_text())})}
+        if held != json.loads(wanted):
+            raise UserError(f"{path} holds a run of another config ({_first_difference(held, json.loads(wanted))}); "
                             "give another --workdir or the same config")
         if not begun or not known.exists():
             write(known, wanted)
@@ -45,23 +48,41 @@ def open_workdir(config: Any, path: pathlib.Path) -> Workdir:
     return Workdir(path, Records(path / "metrics.jsonl"))
 
 
-def _current(known: dict[str, Any], wanted: str) -> dict[str, Any]:
-    """A run's config with what this version no longer has left out, and what it did not have yet at its default."""
-    def merged(old: Any, new: Any, default: Any) -> Any:
-        if not isinstance(new, dict) or not isinstance(old, dict):
-            return old
-        return {key: merged(old[key], value, default.get(key, {})) if key in old else default.get(key) for key, value in new.items()}
-
-    return merged(known, json.loads(wanted), json.loads(base(known.get("task", "language_model")).to_json()))
+RATES = {"scratch_rate": "from_scratch", **{f"{name}_rate": name for name in (
+    "distilled", "one_shot", "one_shot_distilled", "fitnets", "theseus", "ted", "supervised")}}
+GONE = {"convert": {"task_weight": 0.0, "kl_weight": 0.0, "stop_every": 0, "stop_gain": None, "stop_patience": None}}
 
 
-def _first_difference(known: str, wanted: str) -> str:
+def _current(known: dict[str, Any]) -> dict[str, Any]:
+    """An earlier version's config in today's keys: those that moved where they are now, those that are gone left out where
+    they switched nothing on (None: whatever they say), those that it did not have at their defaults.
+    """
+    known = {name: dict(part) if isinstance(part, dict) else part for name, part in known.items()}
+    controls = known.get("controls", {})
+    moved = {new: controls.pop(old) for old, new in RATES.items() if old in controls}
+    if moved:
+        controls["rates"] = moved
+    for name, idle in GONE.items():
+        for key, value in idle.items():
+            if key in known.get(name, {}) and value in (None, known[name][key]):
+                del known[name][key]
+    default = json.loads(base(known.get("task", "language_model")).to_json())
+    return _filled(known, default)
+
+
+def _filled(known: Any, default: Any) -> Any:
+    if not isinstance(known, dict) or not isinstance(default, dict):
+        return known
+    return {**default, **{key: _filled(value, default.get(key)) for key, value in known.items()}}
+
+
+def _first_difference(known: dict[str, Any], wanted: dict[str, Any]) -> str:
     def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
         if not isinstance(tree, dict):
             return {prefix: tree}
         return {key: value for k, v in tree.items() for key, value in leaves(v, f"{prefix}.{k}" if prefix else k).items()}
 
-    old, new = leaves(json.loads(known)), leaves(json.loads(wanted))
+    old, new = leaves(known), leaves(wanted)
     key = next(key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key))
     return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
 

@@ -58,10 +58,15 @@ def run(
     return y, changed, {path: found[path] for path in wanted}
 
 
+def _last(value: Any) -> Any:
+    """Of flax's tuple of all that was sown; a value that was sown with a reduction of its own as it is."""
+    return value[-1] if isinstance(value, tuple) and not hasattr(value, "_fields") else value
+
+
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{path: the last value} of a tree of intermediates, a submodule's output under its own path."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         path = prefix if key == "__call__" else f"{prefix}/{key}".lstrip("/")
-        found |= leaves(value, path) if isinstance(value, Mapping) else {path: value[-1]}
+        found |= leaves(value, path) if isinstance(value, Mapping) else {path: _last(value)}
     return found

@@ -133,11 +133,20 @@ def _apply(net: Network, stage: Stage, variables: Variables, x: Any, train: bool
     mutable = ["batch_stats"] if train and "batch_stats" in given else []
     if wanted:
         y, changed, found = inner.run(stage.module, given, x, wanted, mutable=mutable, **arguments)
+        mask = values_and_mask(y)[1]
+        mask = values_and_mask(x)[1] if mask is None else mask
+        found = {path: _masked(value, mask) for path, value in found.items()}
         return y, changed.get("batch_stats", given.get("batch_stats")), found
     if mutable:
         y, changed = stage.module.apply(given, x, mutable=mutable, **arguments)
         return y, changed["batch_stats"], {}
     return stage.module.apply(given, x, **arguments), given.get("batch_stats"), {}
+
+
+def _masked(value: Any, mask: jax.Array | None) -> Any:
+    """An inner activation with the mask of its stage, where it has the same positions."""
+    plain = isinstance(value, jax.Array) and mask is not None and value.ndim > 2 and value.shape[:2] == mask.shape
+    return Masked(value, mask) if plain else value
 
 
 def forward(

@@ -54,6 +54,7 @@ def html(run: Run) -> str:
 
     return markup.page(
         title(run),
+        markup.paragraph(units.SMOKE, "banner") if results.get("smoke") else "",
         markup.paragraph(_meta(run), "meta"),
         markup.paragraph(summary(run), "lead"),
         note,

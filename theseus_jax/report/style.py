@@ -14,6 +14,7 @@ h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem; font-weight: 650; 
 h2 { font-size: 1.15rem; margin: 2.8rem 0 .6rem; font-weight: 650; }
 p { margin: .6rem 0; max-width: 46rem; }
 .meta, .note, figcaption { color: var(--soft); font-size: .875rem; }
+.banner { max-width: none; padding: .6rem .9rem; font-weight: 700; color: var(--bad); background: var(--bad-box); }
 .lead { font-size: 1.08rem; margin-top: 1.2rem; }
 ul.claims { list-style: none; margin: .8rem 0; padding: 0; }
 ul.claims li { padding: .55rem .9rem; margin: .4rem 0; border-left: 4px solid var(--good);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from theseus_jax.report import class_tables, classes, head_tables, heads
+from theseus_jax.report import class_tables, classes, head_tables, heads, units
 from theseus_jax.report.tables import (
     WIDTH,
     aligned,
@@ -34,7 +34,8 @@ def table(results: dict[str, Any]) -> str:
     body = _heads if heads.compares_heads(results) else _classes if classes.classifies(results) else _conversion
     parts = body(results)
     claims = claim_lines(results.get("claims") or []) or ["none stated"]
-    return "\n".join([title + "training of one seed", *parts, "", "Claims", *claims])
+    warning = [units.SMOKE, ""] if results.get("smoke") else []
+    return "\n".join([*warning, title + "training of one seed", *parts, "", "Claims", *claims])
 
 
 def _conversion(results: dict[str, Any]) -> list[str]:

@@ -9,6 +9,9 @@ THOUSANDS = ("", " k", " M", " G", " T", " P", " E", " Z")
 BYTES = (" B", " KiB", " MiB", " GiB", " TiB")
 
 
+SMOKE = "SMOKE RUN: everything was cut to seconds to see that it works; its numbers and verdicts mean nothing."
+
+
 def measured(value: Any) -> bool:
     """True for a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
