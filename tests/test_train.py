@@ -14,11 +14,12 @@ import tiny
 
 from theseus_jax import cost, schedules
 from theseus_jax.errors import UserError
+from theseus_jax.feeds import Feed, Whole
 from theseus_jax.methods import convert
 from theseus_jax.nets.stage import forward, network, partition
 from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Optimizer, Phase
-from theseus_jax.program import _compile, compiled_chunk, loss_fn, program_of
+from theseus_jax.program import _compile, compiled_chunk, constant_terms, loss_fn, program_of
 from theseus_jax.train import Hooks, Position, State, batch_rows, fit, fresh_optimizer
 from theseus_jax.trees import bit_equal
 
@@ -268,3 +269,19 @@ def test_going_on_from_any_saved_state_ends_bit_equal():
     assert middles and len(saved) - len(middles) == len(phases)
     for position, state in (middles[1], middles[-1], saved[len(saved) // 2]):
         assert bit_equal(run(phases, state=state, position=position).variables, end)
+
+
+def test_a_term_that_depends_on_nothing_that_is_trained_is_named():
+    from theseus_jax.objectives import Alignment
+    from theseus_jax.similarity import metric
+
+    def constant(trainable, pairs, route=Whole()):
+        terms = (Term("cross_entropy", 1.0, CrossEntropy()), Term("distance", 1.0, Alignment(pairs, metric("cka_biased"))))
+        one = program_of(Phase("p", TARGET, trainable, terms, 1, Feed(GUIDE, route)))
+        params, rest = partition(tiny.shapes(TARGET), trainable)
+        batch = jax.ShapeDtypeStruct((4, tiny.CONTEXT + 1), jnp.int32)
+        return constant_terms(one, params, rest, tiny.shapes(GUIDE), batch)
+
+    assert constant(TARGET.names, MAPPING) == constant(("block_2",), MAPPING[-1:]) == []
+    assert constant(("block_2", "head"), (("block_1", "block_1"),)) == ["distance"]
+    assert constant(("block_1",), (("block_1", "block_1"),), Whole(stop="block_1")) == []

@@ -12,6 +12,7 @@ import time
 from typing import Any, Callable, NamedTuple
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import optax
 
@@ -140,6 +141,26 @@ def loss_fn(program: Program, params, rest, guide_variables, batch, progress, ke
     terms = {term.name: term.fn(signals) for term in program.terms}
     loss = sum(_weight(term, weights, progress[0]) * terms[term.name] for term in program.terms)
     return loss, (terms, found.statistics, signals if program.watches else None)
+
+
+def constant_terms(program: Program, params, rest, guide_variables, batch) -> list[str]:
+    """Terms that depend on nothing that is trained, whatever its values: shapes are enough, nothing is computed.
+
+    By the equations of the traced step; what a loop or a called function gives counts as depending on all that it is given.
+    """
+    def terms(params, rest, guide_variables, batch):
+        progress = jnp.zeros(()), jnp.ones(())
+        return loss_fn(program, params, rest, guide_variables, batch, progress, jax.random.key(0))[1][0]
+
+    jaxpr = jax.make_jaxpr(terms)(params, rest, guide_variables, batch).jaxpr
+    moving = set(jaxpr.invars[:len(jax.tree.leaves(params))])
+    for equation in jaxpr.eqns:
+        given = {value for value in equation.invars if not isinstance(value, jax.extend.core.Literal)}
+        if given & moving and equation.primitive.name != "stop_gradient":
+            moving.update(equation.outvars)
+    names = sorted(term.name for term in program.terms)  # as a dict's leaves are
+    return [name for name, value in zip(names, jaxpr.outvars, strict=True)
+            if isinstance(value, jax.extend.core.Literal) or value not in moving]
 
 
 def _weight(term: Term, weights: Any, step: Any) -> Any:

@@ -19,7 +19,7 @@ from theseus_jax.nets.adapters import adapter_count
 from theseus_jax.nets.stage import Network, forward, partition, seams, values_and_mask, variable_shapes
 from theseus_jax.objectives import CrossEntropy, Side, Term
 from theseus_jax.plan import Optimizer, Phase, Plan, describe, sides
-from theseus_jax.program import loss_fn, program_of
+from theseus_jax.program import constant_terms, program_of
 from theseus_jax.similarity import metric
 from theseus_jax.trees import parameter_count
 
@@ -152,8 +152,10 @@ def rehearse(made: Setup) -> None:
                     if hasattr(edit, "check"):
                         edit.check(phase.net, stacked, guide)
                 params, rest = partition((guide if name == "guide" else made.shapes) | extra, phase.trainable)
-                jax.eval_shape(functools.partial(loss_fn, program_of(phase)), params, rest, guide, case.batch,
-                               (jnp.zeros(()), jnp.ones(())), key)
+                idle = constant_terms(program_of(phase), params, rest, guide, case.batch)
+                if idle:
+                    raise UserError(f"{name}, phase {phase.name}: the term {idle[0]} depends on nothing that is trained "
+                                    f"({', '.join(phase.trainable)}); leave it out, or train what it reads")
             except UserError:
                 raise
             except (ValueError, TypeError, FlaxError) as error:
