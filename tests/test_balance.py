@@ -9,12 +9,12 @@ import pytest
 
 from theseus_jax import balance
 from theseus_jax.balance import Calibrated, Ramp, Sums
+from theseus_jax.chunk import _compile
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed
 from theseus_jax.nets.stage import init, network
 from theseus_jax.objectives import Alignment, CrossEntropy, Term
 from theseus_jax.plan import Optimizer, Phase, describe
-from theseus_jax.program import _compile
 from theseus_jax.similarity import metric
 from theseus_jax.train import Hooks, Position, State, fit
 from theseus_jax.trees import bit_equal

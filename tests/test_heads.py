@@ -9,9 +9,10 @@ import pytest
 from scipy import optimize
 from sklearn.linear_model import Ridge
 
+from theseus_jax.chunk import _compile
 from theseus_jax.errors import UserError
-from theseus_jax.feeds import Cached, Feed, Views, Whole
 from theseus_jax.evaluate import class_scores, contrast_loss
+from theseus_jax.feeds import Cached, Feed, Views, Whole
 from theseus_jax.methods import glai
 from theseus_jax.methods.glai import paths as gp
 from theseus_jax.methods.glai.plan import exactness
@@ -20,7 +21,6 @@ from theseus_jax.nets.heads import layers_of, low_rank_mlp, mlp
 from theseus_jax.nets.stage import forward, init, network
 from theseus_jax.objectives import CrossEntropy, Distillation, InfoNCE, Signals, Term, cross_entropy, two_views
 from theseus_jax.plan import Optimizer, Patience, Phase
-from theseus_jax.program import _compile
 from theseus_jax.train import Hooks, State, fit
 from theseus_jax.trees import parameter_count
 

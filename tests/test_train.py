@@ -13,13 +13,14 @@ import pytest
 import tiny
 
 from theseus_jax import cost, schedules
+from theseus_jax.chunk import Moving, Still, _compile, compiled_chunk
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed, Whole
 from theseus_jax.methods import convert
 from theseus_jax.nets.stage import forward, network, partition
 from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Optimizer, Phase
-from theseus_jax.program import _compile, compiled_chunk, constant_terms, loss_fn, program_of
+from theseus_jax.program import constant_terms, loss_fn, program_of
 from theseus_jax.train import Hooks, Position, State, batch_rows, fit, fresh_optimizer
 from theseus_jax.trees import bit_equal
 
@@ -155,8 +156,9 @@ def test_equal_programs_compile_once_and_say_so(caplog):
 def _chunk_args(one, seeds=1, steps=2):
     params, rest = partition(tiny.fresh(one.net, seeds), one.trainable)
     moments = fresh_optimizer(one, tiny.fresh(one.net, seeds))
-    return (params, rest, tiny.single(GUIDE, 5), moments, tiny.keys(seeds), jnp.asarray(tiny.tokens()), {},
-            jnp.zeros((seeds, steps, 4), jnp.int32), jnp.asarray(0), jnp.asarray(steps), jnp.asarray(steps), jnp.asarray(1e-3), {})
+    return Moving(params, moments), Still(
+        rest, tiny.single(GUIDE, 5), tiny.keys(seeds), jnp.asarray(tiny.tokens()), {}, jnp.zeros((seeds, steps, 4), jnp.int32),
+        jnp.asarray(0), jnp.asarray(steps), jnp.asarray(steps), jnp.asarray(1e-3), {})
 
 
 def stage_phases(net=None, **changes):

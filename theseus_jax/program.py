@@ -1,14 +1,8 @@
-"""One compiled program per phase: a chunk of optimizer steps is one `lax.scan` in one jit with donated state.
-
-Seeds are mapped over the program: by `vmap` on an accelerator, one after the other (`lax.map`) on a CPU, where batched
-small products gain nothing.
-"""
+"""The static part of a phase, and the loss of one batch: what a compiled step (`chunk`) is made of."""
 from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
-import time
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -16,14 +10,12 @@ import jax.extend.core
 import jax.numpy as jnp
 import optax
 
-from theseus_jax import balance, cost, schedules
+from theseus_jax import balance
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import ForwardPass, Route, Whole
 from theseus_jax.nets.stage import Network, Variables, forward, merge, position
 from theseus_jax.objectives import Signals, Term
 from theseus_jax.plan import Optimizer, Phase
-
-LOG = logging.getLogger("theseus_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,63 +161,6 @@ def _weight(term: Term, weights: Any, step: Any) -> Any:
     return balance.at(weights[term.name], step) if weights else 1.0
 
 
-def _watched(program: Program, record: StepRecord) -> dict[str, dict[str, jax.Array]]:
-    """What every watch says of the step, {watch: {name: array}}; zeros in between."""
-    said = {}
-    for watch in program.watches:
-        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(watch, record))
-        due = (record.step + 1) % watch.every == 0
-        said[str(watch)] = jax.lax.cond(due, watch, lambda _, blank=blank: blank, record)
-    return said
-
-
-def chunk(program: Program, params, rest, guide_variables, opt_state, keys, examples, stored, indices, begin, end, steps, rate,
-          weights):
-    """K steps of S seeds. indices: (S, K, B) int32 rows of the examples' leaves (N, ...); begin, end, steps, rate: scalars; weights: see `loss_fn`.
-
-    stored: leaves (S, N, ...), each seed's own "inputs" in place of the examples'; {} when there are none.
-
-    Steps numbered `end` and up change nothing, so that a chunk that is cut short runs through the same program; the rate's
-    schedule is that of `steps`.
-    Returns (params, statistics, opt_state, metrics, watched): statistics are the batch statistics of trained stages;
-    metrics: {name: (S, K) float32}, zero where nothing was done; watched: {watch: {name: (S, K, ...)}}.
-    """
-    tx = transformation(program.optimizer)
-
-    def one_seed(args):
-        params, rest, opt_state, key, stored, indices = args
-        given = {**examples, "inputs": stored} if jax.tree.leaves(stored) else examples
-
-        def update(carry, inputs):
-            params, statistics, opt_state = carry
-            step, rows = inputs
-            (loss, (terms, changed, signals)), gradient = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)(
-                program, params, merge(rest, statistics), guide_variables, jax.tree.map(lambda leaf: leaf[rows], given),
-                (step, steps), jax.random.fold_in(key, step), weights)
-            factor = rate * schedules.SCHEDULES[program.optimizer.schedule](step, steps)
-            updates, opt_state = tx.update(gradient, opt_state, params)
-            updates = jax.tree.map(lambda u: -factor * u, updates)
-            watched = _watched(program, StepRecord(step, signals, gradient, updates, params))
-            params = optax.apply_updates(params, updates)
-            statistics = {name: {"batch_stats": changed[name]} for name in statistics}
-            metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
-            return (params, statistics, opt_state), (metrics, watched)
-
-        def advance(carry, inputs):
-            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(update, carry, inputs)[1])
-            return jax.lax.cond(inputs[0] < end, update, lambda carry, _: (carry, nothing), carry, inputs)
-
-        trained = {part.split("/")[0] for part in program.trainable}
-        statistics = {name: {"batch_stats": tree["batch_stats"]} for name, tree in rest.items()
-                      if name in trained and "batch_stats" in tree}
-        numbers = begin + jnp.arange(indices.shape[0])
-        (params, statistics, opt_state), (metrics, watched) = jax.lax.scan(
-            advance, (params, statistics, opt_state), (numbers, indices))
-        return params, statistics, opt_state, metrics, watched
-
-    return over_seeds(one_seed, (params, rest, opt_state, keys, stored, indices))
-
-
 def over_seeds(fn: Callable[[Any], Any], stacked: Any) -> Any:
     """fn over the leading seed axis of every leaf: vmap on an accelerator, one after the other on a CPU."""
     return jax.lax.map(fn, stacked) if jax.default_backend() == "cpu" else jax.vmap(fn)(stacked)
@@ -250,49 +185,3 @@ def in_blocks(fn: Callable[[Any], Any], x: Any) -> Any:
     cut = jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, blocks * size - count)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
         blocks, size, *leaf.shape[1:]), x)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], jax.lax.map(fn, cut))
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """A compiled chunk: run(params, rest, ...), the FLOPs of one step of one seed, and seconds spent compiling."""
-
-    run: Callable[..., Any]
-    step_flops: float
-    seconds: float
-
-
-def compiled_chunk(program: Program, *args: Any) -> Compiled:
-    """The compiled chunk for arguments like these, made once per program and shapes; it refuses other shapes.
-
-    A compilation is announced through the logger "theseus_jax"; silence means that the program was at hand.
-    """
-    leaves, structure = jax.tree.flatten(args)
-    return _compile(program, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
-
-
-@functools.lru_cache(maxsize=64)
-def _compile(program: Program, structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> Compiled:
-    begin = time.perf_counter()
-    LOG.info("compiling the step that trains %s", ", ".join(program.trainable))
-    args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
-    run = functools.partial(chunk, program)
-    compiled = jax.jit(run, donate_argnums=(0, 3)).lower(*args).compile()
-    # The loops over steps and seeds are counted once by XLA, which makes its count that of one step of one seed (vmap
-    # runs all seeds in one body); loops inside a step, such as an RNN's, and decompositions have to be added.
-    seeds = 1 if jax.default_backend() == "cpu" else args[4].shape[0]
-    return Compiled(compiled, cost.compiled_flops(compiled, run, *args) / seeds + _step_uncounted(program, args),
-                    time.perf_counter() - begin)
-
-
-def _step_uncounted(program: Program, args: tuple[Any, ...]) -> float:
-    params, rest, guide_variables, _, _, examples, stored, indices, *_ = args
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (params, rest))
-    if jax.tree.leaves(stored):
-        examples = {**examples, "inputs": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stored)}
-    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((indices.shape[2], *leaf.shape[1:]), leaf.dtype), examples)
-
-    def step(params, rest, guide_variables, batch):
-        return jax.grad(loss_fn, argnums=1, has_aux=True)(
-            program, params, rest, guide_variables, batch, (jnp.zeros(()), jnp.ones(())), jax.random.key(0))
-
-    return cost.uncounted(jax.make_jaxpr(step)(*one, guide_variables, batch).jaxpr)

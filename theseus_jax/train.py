@@ -12,10 +12,11 @@ import numpy as np
 
 from theseus_jax import frozen, trees
 from theseus_jax.balance import Sums, is_number
+from theseus_jax.chunk import Moving, Still, compiled_chunk
 from theseus_jax.errors import Diverged, UserError
 from theseus_jax.nets.stage import Variables, merge, partition
 from theseus_jax.plan import Phase, Plan, check_plan
-from theseus_jax.program import compiled_chunk, guide_stages, optimizer_init, program_of
+from theseus_jax.program import guide_stages, optimizer_init, program_of
 
 
 class State(NamedTuple):
@@ -259,12 +260,13 @@ def _advance(name: str, phase: Phase, state: State, inputs: Inputs, stored: Any,
     params, rest = partition(state.variables, phase.trainable)
     rows = _seed_rows(inputs.order, len(jax.tree.leaves(inputs.examples)[0]), batch, state.step, length)
     rows = np.pad(rows, ((0, 0), (0, padded - length), (0, 0)), mode="edge")
-    args = (params, rest, state.guide_variables, state.opt_state, inputs.noise, inputs.examples, stored, jnp.asarray(rows),
-            jnp.asarray(state.step, jnp.int32), jnp.asarray(state.step + length, jnp.int32), jnp.asarray(steps, jnp.int32),
-            jnp.asarray(phase.optimizer.learning_rate, jnp.float32), _weights(phase, sums, state.step, _epoch(inputs, batch)))
-    compiled = compiled_chunk(program, *args)
+    numbers = (jnp.asarray(number, jnp.int32) for number in (state.step, state.step + length, steps))
+    still = Still(rest, state.guide_variables, inputs.noise, inputs.examples, stored, jnp.asarray(rows), *numbers,
+                  jnp.asarray(phase.optimizer.learning_rate, jnp.float32), _weights(phase, sums, state.step, _epoch(inputs, batch)))
+    moving = Moving(params, state.opt_state)
+    compiled = compiled_chunk(program, moving, still)
     began = time.monotonic()
-    params, statistics, opt_state, metrics, watched = jax.block_until_ready(compiled.run(*args))
+    params, statistics, opt_state, metrics, watched = jax.block_until_ready(compiled.run(moving, still))
     seconds = time.monotonic() - began
     metrics = {key: np.asarray(value)[:, :length] for key, value in metrics.items()}
     values = {key: np.asarray(value, np.float64).mean(axis=1) for key, value in metrics.items()}
