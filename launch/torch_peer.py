@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from launch.torch_similarity import cka_debiased
+
 RATE = 1e-2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -111,24 +113,6 @@ def linear(p, x):
     return F.gelu(g, approximate="tanh") * h.to(g.dtype)
 
 
-def debiased_cka(x, y):
-    n = x.shape[0]
-    x, y = (z - z.mean(0) for z in (x.float(), y.float()))
-
-    def hsic(x, y):
-        a, b = (x * x).sum(1), (y * y).sum(1)
-        # row sums of the Grams without their diagonals: centred features make the full row sums
-        # zero
-        return (
-            ((x.T @ y) ** 2).sum()
-            - (a * b).sum()
-            + a.sum() * b.sum() / ((n - 1) * (n - 2))
-            - 2 / (n - 2) * (a * b).sum()
-        )
-
-    return hsic(x, y) / torch.sqrt(hsic(x, x) * hsic(y, y))
-
-
 MIXERS = {"elman": elman, "linear": linear}
 
 
@@ -143,7 +127,7 @@ def target_block(block, h, mix):
 
 
 def distance(x, y):
-    return 1 - debiased_cka(x.flatten(0, 1), y.flatten(0, 1))
+    return 1 - cka_debiased(x.flatten(0, 1).float(), y.flatten(0, 1).float())
 
 
 def pieces(compiled: bool) -> Pieces:

@@ -14,7 +14,7 @@ from theseus_jax import frozen, trees
 from theseus_jax.balance import Sums, is_number
 from theseus_jax.chunk import Moving, Still, compiled_chunk
 from theseus_jax.errors import Diverged, UserError
-from theseus_jax.nets.stage import Variables, merge, partition
+from theseus_jax.nets.stage import Variables, merge, missing_parts, partition
 from theseus_jax.plan import Phase, Plan, check_plan
 from theseus_jax.program import guide_stages, optimizer_init, program_of
 
@@ -138,14 +138,11 @@ def fit(plan: Plan, state: State, examples: Any, *, batch: int, chunk_steps: int
 def _begun(phase: Phase, state: State, inputs: Inputs) -> State:
     """The state after the phase's first edits, with an optimizer state: carried on, or fresh for what the edits left.
 
-    Edits see the optimizer state of all parts that exist before them. Raises UserError for edits that changed the shapes
+    Edits see an optimizer state unless they are to make a part of what is trained. Raises UserError for edits that changed the shapes
     of parameters and not of a carried state.
     """
-    if state.opt_state is None:
-        try:
-            state = state._replace(opt_state=fresh_optimizer(phase, state.variables))
-        except UserError:
-            pass  # a part that the edits are going to make
+    if state.opt_state is None and not missing_parts(state.variables, phase.trainable):
+        state = state._replace(opt_state=fresh_optimizer(phase, state.variables))
     for edit in phase.edits:
         state = _edited(phase, state, inputs, edit)
     wanted = jax.eval_shape(functools.partial(fresh_optimizer, phase), state.variables)

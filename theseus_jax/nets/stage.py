@@ -249,10 +249,11 @@ def partition(variables: Variables, parts: Sequence[str]) -> tuple[Variables, Va
     parts: stage names, or "stage/submodule/..." prefixes of parameter paths. Raises UserError for a part that names
     no parameter.
     """
-    seen: set[str] = set()
+    unknown = missing_parts(variables, parts)
+    if unknown:
+        raise UserError(f"no parameter is named by {', '.join(unknown)}; the stages are {', '.join(variables)}")
 
     def walk(tree: Any, path: str, inside: bool) -> tuple[Any, Any]:
-        seen.add(path)
         inside = inside or path in parts
         if not isinstance(tree, Mapping):
             return (tree, {}) if inside else ({}, tree)
@@ -266,10 +267,19 @@ def partition(variables: Variables, parts: Sequence[str]) -> tuple[Variables, Va
         chosen |= {} if _empty(hit) else {name: {"params": hit}}
         kept = {kind: tree for kind, tree in collections.items() if kind != "params"}
         rest[name] = kept | ({} if _empty(other) else {"params": other})
-    unknown = sorted(set(parts) - seen)
-    if unknown:
-        raise UserError(f"no parameter is named by {', '.join(unknown)}; the stages are {', '.join(variables)}")
     return chosen, rest
+
+
+def missing_parts(variables: Variables, parts: Sequence[str]) -> list[str]:
+    """Those of `parts` (as in `partition`) that name no stage and no parameter of one, sorted."""
+    def named(part: str) -> bool:
+        stage, *path = part.split("/")
+        tree = variables.get(stage, {}).get("params", {})
+        for key in path:
+            tree = tree.get(key) if isinstance(tree, Mapping) else None
+        return stage in variables and tree is not None
+
+    return sorted({part for part in parts if not named(part)})
 
 
 def _empty(tree: Any) -> bool:
