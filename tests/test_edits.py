@@ -1,4 +1,7 @@
-"""Edits of variables, masks and optimizer state, states that are carried on, watches, and what compiles for them."""
+"""Edits of variables, masks and optimizer state, states that are carried on, watches, and what
+compiles for them.
+"""
+
 import dataclasses
 import logging
 
@@ -34,7 +37,10 @@ class Masked(nn.Module):
 
 NET = network([("hidden", Masked(J)), ("head", nn.Dense(O))])
 RNG = np.random.default_rng(0)
-DATA = {"inputs": jnp.asarray(RNG.normal(size=(N, P)), jnp.float32), "labels": jnp.asarray(RNG.integers(0, O, N), jnp.int32)}
+DATA = {
+    "inputs": jnp.asarray(RNG.normal(size=(N, P)), jnp.float32),
+    "labels": jnp.asarray(RNG.integers(0, O, N), jnp.int32),
+}
 KEYS = jax.random.split(jax.random.key(3), 2)
 TERMS = (Term("cross_entropy", 1.0, CrossEntropy()),)
 
@@ -52,7 +58,9 @@ def start():
 
 
 def run(*phases, hooks=Hooks(), state=None, position=Position()):
-    return fit(phases, state or start(), DATA, batch=B, chunk_steps=3, hooks=hooks, position=position)
+    return fit(
+        phases, state or start(), DATA, batch=B, chunk_steps=3, hooks=hooks, position=position
+    )
 
 
 def moments(state):
@@ -72,31 +80,47 @@ class Silence:
         masks = {"units": hidden["masks"]["units"].at[:, self.unit].set(0.0)}
         adam = moments(state)
         mu = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf.at[..., self.unit].set(0.0) if "hidden" in jax.tree_util.keystr(path) else leaf, adam.mu)
+            lambda path, leaf: (
+                leaf.at[..., self.unit].set(0.0) if "hidden" in jax.tree_util.keystr(path) else leaf
+            ),
+            adam.mu,
+        )
         opt_state = (state.opt_state[0], adam._replace(mu=mu), *state.opt_state[2:])
-        return state._replace(variables={**state.variables, "hidden": {**hidden, "masks": masks}}, opt_state=opt_state)
+        return state._replace(
+            variables={**state.variables, "hidden": {**hidden, "masks": masks}}, opt_state=opt_state
+        )
 
 
 def test_an_edit_sees_and_changes_masks_and_optimizer_state_and_survivors_are_bit_equal():
     edit = Silence(2)
     cut = run(phase(6, edits_at=((3, edit),)))
-    (step, before), = edit.seen
-    assert step == 3 and all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(before.mu)) and (before.count == 3).all()
-    np.testing.assert_array_equal(cut.variables["hidden"]["masks"]["units"], np.ones((2, J)) - np.eye(J)[2])
-    # a unit that a mask switches off gets no gradient: beside decay, which moves kernels alone, it stays
+    ((step, before),) = edit.seen
+    assert (
+        step == 3
+        and all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(before.mu))
+        and (before.count == 3).all()
+    )
+    np.testing.assert_array_equal(
+        cut.variables["hidden"]["masks"]["units"], np.ones((2, J)) - np.eye(J)[2]
+    )
+    # a unit that a mask switches off gets no gradient: beside decay, which moves kernels alone, it
+    # stays
     half, whole = run(phase(3)), run(phase(6))
     bias = [one.variables["hidden"]["params"]["Dense_0"]["bias"] for one in (half, cut, whole)]
     assert not bit_equal(bias[1][:, 2], bias[2][:, 2])
     by_hand = run(phase(6, edits_at=((3, Silence(2)), (3, Silence(2)))))
     assert bit_equal(by_hand.variables, cut.variables)  # doing it twice changes nothing
     none = run(phase(6, edits_at=((3, lambda state, inputs: state),)))
-    assert bit_equal(none.variables, whole.variables)  # an edit that does nothing leaves every bit as it is
+    # an edit that does nothing leaves every bit as it is
+    assert bit_equal(none.variables, whole.variables)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 7, 20])
 @pytest.mark.parametrize("at", [(), (3,), (1, 2, 9, 13)])
 def test_an_edit_inside_a_phase_changes_no_step_whatever_the_chunks(chunk, at):
-    """A chunk that an edit cuts short runs through the whole chunk's program, whose other steps must do nothing."""
+    """A chunk that an edit cuts short runs through the whole chunk's program, whose other steps
+    must do nothing.
+    """
     marks = tuple((step, lambda state, inputs: state) for step in at)
     end = fit((phase(20, edits_at=marks),), start(), DATA, batch=B, chunk_steps=chunk).variables
     assert bit_equal(end, fit((phase(20),), start(), DATA, batch=B, chunk_steps=20).variables)
@@ -119,8 +143,15 @@ def test_an_edit_may_keep_what_it_puts_into_the_optimizer_state():
 
     def edit(state, inputs):
         adam = moments(state)
-        mu = {**adam.mu, "hidden": {"params": {"Dense_0": {**adam.mu["hidden"]["params"]["Dense_0"], "bias": held}}}}
-        return state._replace(opt_state=(state.opt_state[0], adam._replace(mu=mu), *state.opt_state[2:]))
+        mu = {
+            **adam.mu,
+            "hidden": {
+                "params": {"Dense_0": {**adam.mu["hidden"]["params"]["Dense_0"], "bias": held}}
+            },
+        }
+        return state._replace(
+            opt_state=(state.opt_state[0], adam._replace(mu=mu), *state.opt_state[2:])
+        )
 
     run(phase(6, edits=(edit,), edits_at=((2, edit), (4, edit))))
     assert float(held.sum()) == 2 * J
@@ -139,14 +170,25 @@ def test_what_is_kept_must_be_what_a_step_would_compute():
 
     kept = (Cached("target", "hidden"),)
     assert "changes every batch first (two of every example, dropout 0.5" in refusal(
-        Feed(route=Whole(start="head"), transforms=(Views(0.5),), cached=kept), trainable=("head",))
-    assert "let the route start right behind hidden" in refusal(Feed(cached=kept), trainable=("head",))
-    assert "trains hidden before it; keep what stays frozen" in refusal(Feed(route=Whole(start="head"), cached=kept))
+        Feed(route=Whole(start="head"), transforms=(Views(0.5),), cached=kept), trainable=("head",)
+    )
+    assert "let the route start right behind hidden" in refusal(
+        Feed(cached=kept), trainable=("head",)
+    )
+    assert "trains hidden before it; keep what stays frozen" in refusal(
+        Feed(route=Whole(start="head"), cached=kept)
+    )
 
 
 def test_a_stage_that_is_tied_to_a_trained_one_is_differentiated():
-    tied = network([("first", nn.Dense(P, use_bias=False)), ("second", nn.Dense(P, use_bias=False)), ("head", nn.Dense(O))],
-                   ties=[Tie("first", "kernel", "second", "kernel")])
+    tied = network(
+        [
+            ("first", nn.Dense(P, use_bias=False)),
+            ("second", nn.Dense(P, use_bias=False)),
+            ("head", nn.Dense(O)),
+        ],
+        ties=[Tie("first", "kernel", "second", "kernel")],
+    )
     variables = init(tied, KEYS[0], jnp.zeros((1, P)))
     one = program_of(Phase("train", tied, ("second",), TERMS, 1))
     params, rest = partition(variables, ("second",))
@@ -158,14 +200,16 @@ def test_a_stage_that_is_tied_to_a_trained_one_is_differentiated():
         logits = DATA["inputs"] @ kernel @ kernel @ head["kernel"] + head["bias"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, DATA["labels"]).mean()
 
-    np.testing.assert_allclose(slope["second"]["params"]["kernel"], jax.grad(loss)(kernel), atol=1e-6)
+    np.testing.assert_allclose(
+        slope["second"]["params"]["kernel"], jax.grad(loss)(kernel), atol=1e-6
+    )
 
 
 def test_edits_before_a_phase_see_an_optimizer_state_in_every_phase():
     edits = [Silence(unit) for unit in range(3)]
     run(*(phase(3, edits=(edit,)) for edit in edits))
     for edit in edits:
-        (step, seen), = edit.seen
+        ((step, seen),) = edit.seen
         assert step == 0 and seen.count.shape == (2,) and not np.any(seen.count)
         assert all(not np.any(leaf) for leaf in jax.tree.leaves(seen.mu))
 
@@ -177,21 +221,49 @@ def constant(steps, **changes):
 def test_a_carried_optimizer_state_goes_on_as_in_one_phase_but_for_the_order_of_the_data():
     seen = Silence(0)
     run(constant(3), constant(3, carry=True, edits=(seen,)))
-    (_, carried), = seen.seen
-    assert (carried.count == 3).all() and all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(carried.nu))
+    ((_, carried),) = seen.seen
+    assert (carried.count == 3).all() and all(
+        np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(carried.nu)
+    )
     fresh = Silence(0)
     run(constant(3), constant(3, edits=(fresh,)))
     assert not np.any(fresh.seen[0][1].count)
 
 
 def test_going_on_from_any_saved_state_ends_bit_equal_with_edits_and_carried_states():
-    plan, saved = (constant(5, edits_at=((3, Silence(1)),)), constant(4, carry=True, edits=(Silence(3),)), constant(3)), []
-    ended = run(*plan, hooks=Hooks(save=lambda *both: saved.append(jax.tree.map(
-        lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, both)), save_seconds=0.0))
-    assert {(position.phase, state.step) for position, state in saved} >= {(0, 3), (1, 0), (1, 2), (2, 0)}
+    plan, saved = (
+        (
+            constant(5, edits_at=((3, Silence(1)),)),
+            constant(4, carry=True, edits=(Silence(3),)),
+            constant(3),
+        ),
+        [],
+    )
+    ended = run(
+        *plan,
+        hooks=Hooks(
+            save=lambda *both: saved.append(
+                jax.tree.map(
+                    lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, both
+                )
+            ),
+            save_seconds=0.0,
+        ),
+    )
+    assert {(position.phase, state.step) for position, state in saved} >= {
+        (0, 3),
+        (1, 0),
+        (1, 2),
+        (2, 0),
+    }
     for position, state in saved[:-1]:
-        again = jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, state)
-        assert bit_equal(run(*plan, state=again, position=position).variables, ended.variables), (position.phase, state.step)
+        again = jax.tree.map(
+            lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, state
+        )
+        assert bit_equal(run(*plan, state=again, position=position).variables, ended.variables), (
+            position.phase,
+            state.step,
+        )
 
 
 def test_twenty_edits_compile_what_one_phase_compiles(caplog):
@@ -199,7 +271,11 @@ def test_twenty_edits_compile_what_one_phase_compiles(caplog):
         with caplog.at_level(logging.DEBUG, logger="jax._src.interpreters.pxla"):
             caplog.clear()
             run(*phases)
-            return [record.getMessage() for record in caplog.records if "Compiling" in record.getMessage()]
+            return [
+                record.getMessage()
+                for record in caplog.records
+                if "Compiling" in record.getMessage()
+            ]
 
     def scaled(state, inputs):
         return state._replace(variables=jax.tree.map(lambda leaf: leaf * 1.5, state.variables))
@@ -218,23 +294,34 @@ class Units:
     guide: tuple = ()
 
     def __call__(self, record):
-        slope, moved, params = (tree["hidden"]["params"]["Dense_0"] for tree in (record.gradient, record.updates, record.params))
-        return {"activation": record.signals.target["hidden"].mean(0), "gradient": jnp.linalg.norm(slope["kernel"], axis=0),
-                "update": moved["bias"], "bias": params["bias"]}
+        slope, moved, params = (
+            tree["hidden"]["params"]["Dense_0"]
+            for tree in (record.gradient, record.updates, record.params)
+        )
+        return {
+            "activation": record.signals.target["hidden"].mean(0),
+            "gradient": jnp.linalg.norm(slope["kernel"], axis=0),
+            "update": moved["bias"],
+            "bias": params["bias"],
+        }
 
 
 def test_a_watch_reads_a_step_where_it_asks_and_changes_nothing():
     rows = []
     watched = run(phase(7, watches=(Units(2),)), hooks=Hooks(log=rows.append))
     found = [row for row in rows if row["kind"] == "watch"]
-    assert [(row["step"], row["seed"]) for row in found] == [(step, seed) for step in (2, 4, 6) for seed in (0, 1)]
+    assert [(row["step"], row["seed"]) for row in found] == [
+        (step, seed) for step in (2, 4, 6) for seed in (0, 1)
+    ]
     assert all(len(row["gradient"]) == J and min(row["activation"]) >= 0 for row in found)
     assert bit_equal(watched.variables, run(phase(7)).variables)
     one, every = [row for row in found if row["seed"] == 1], []
     run(phase(7, watches=(Units(1),)), hooks=Hooks(log=every.append))
     steps = [row for row in every if row["kind"] == "watch" and row["seed"] == 1]
     assert [row["step"] for row in steps] == list(range(1, 8))
-    np.testing.assert_allclose(steps[1]["bias"], np.add(steps[0]["bias"], steps[0]["update"]), atol=1e-7)
+    np.testing.assert_allclose(
+        steps[1]["bias"], np.add(steps[0]["bias"], steps[0]["update"]), atol=1e-7
+    )
     np.testing.assert_allclose(one[0]["gradient"], steps[1]["gradient"], rtol=1e-5)
 
 
@@ -248,19 +335,31 @@ def test_what_cannot_be_carried_or_edited_is_refused_before_training():
 
     edit = Silence(0)
     assert "an edit after 6; give 1 .. steps - 1" in refusal(phase(6, edits_at=((6, edit),)))
-    assert "trained hidden, head and not head; train the same parts" in refusal(phase(), phase(carry=True, trainable=("head",)))
+    assert "trained hidden, head and not head; train the same parts" in refusal(
+        phase(), phase(carry=True, trainable=("head",))
+    )
     assert "trained nothing and not hidden, head" in refusal(phase(carry=True))
     assert "trained by sgd and cannot carry on the state of adamw" in refusal(
-        phase(), phase(carry=True, optimizer=Optimizer(rule="sgd")))
+        phase(), phase(carry=True, optimizer=Optimizer(rule="sgd"))
+    )
     assert not rows
 
     def wider(state, inputs):
-        return state._replace(variables=jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf], -1), state.variables))
+        return state._replace(
+            variables=jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf], -1), state.variables)
+        )
 
-    assert "leave an optimizer state of other shapes than what it trains" in refusal(phase(3), phase(3, carry=True, edits=(wider,)))
+    assert "leave an optimizer state of other shapes than what it trains" in refusal(
+        phase(3), phase(3, carry=True, edits=(wider,))
+    )
 
 
 def test_a_plan_tells_its_edits_and_what_it_carries():
-    text = describe((phase(6), phase(6, carry=True, edits_at=((3, "silence 2"),), watches=("units",))))
-    assert "   carries  the optimizer state of the phase before on" in text and "   at       step 3: silence 2" in text
+    text = describe(
+        (phase(6), phase(6, carry=True, edits_at=((3, "silence 2"),), watches=("units",)))
+    )
+    assert (
+        "   carries  the optimizer state of the phase before on" in text
+        and "   at       step 3: silence 2" in text
+    )
     assert "   watches  units" in text and "   route    inputs -> first stage .. last stage" in text

@@ -1,4 +1,5 @@
 """SciPy's OpenBLAS, which XLA calls, is held to one thread as soon as a decomposition may come."""
+
 import subprocess
 import sys
 
@@ -16,9 +17,11 @@ x = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
 jax.value_and_grad(similarity.metric("procrustes"))(x, x[:, ::-1])
 def threads(path):
     library = ctypes.CDLL(str(path))
-    for name in ("scipy_openblas_get_num_threads", "scipy_openblas_get_num_threads64_", "openblas_get_num_threads"):
-        if hasattr(library, name):
-            return getattr(library, name)()
+    for prefix in ("scipy_", ""):
+        for suffix in ("", "64_"):
+            name = f"{prefix}openblas_get_num_threads{suffix}"
+            if hasattr(library, name):
+                return getattr(library, name)()
 print([threads(path) for path in lapack.libraries()])
 """
 
@@ -27,7 +30,9 @@ def run(**environment):
     import os
 
     given = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=given | environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=given | environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]
 

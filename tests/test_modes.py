@@ -1,4 +1,5 @@
 """A module learns that it trains by whichever word it has for it."""
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ KEY = jax.random.key(0)
 
 
 def block(word):
-    """A linen module of batch norm and dropout whose mode is called `word`, which has no default."""
+    """A module of batch norm and dropout whose mode is called `word`, which has no default."""
+
     def call(self, x, mode):
         off = mode if word in ("deterministic", "use_running_average") else not mode
         return nn.Dropout(0.5, deterministic=off)(nn.BatchNorm(use_running_average=off)(x))
@@ -34,7 +36,8 @@ def test_batch_norm_learns_and_dropout_drops_in_training_alone(word):
     y, _, changed = tj.forward(net, variables, X, train=True, key=KEY)
     assert 0.3 < float(jnp.mean(y == 0)) < 0.7
     mean = changed["block"]["BatchNorm_0"]["mean"]
-    np.testing.assert_allclose(mean, 0.01 * np.asarray(X).mean(0), rtol=1e-4)  # flax's momentum is 0.99
+    # flax's momentum is 0.99
+    np.testing.assert_allclose(mean, 0.01 * np.asarray(X).mean(0), rtol=1e-4)
 
 
 @pytest.mark.parametrize("word", MODES)
@@ -69,5 +72,8 @@ def test_a_mode_that_nobody_could_switch_is_refused_by_name():
         def __call__(self, x):
             return nn.BatchNorm(use_running_average=not self.is_training)(x)
 
-    with pytest.raises(tj.UserError, match=r"stage 'b', a Field, has its mode 'is_training' as a field.*is_training=False\)"):
+    with pytest.raises(
+        tj.UserError,
+        match=r"stage 'b', a Field, has its mode 'is_training' as a field.*is_training=False\)",
+    ):
         tj.network([("a", nn.Dense(3)), ("b", Field())])

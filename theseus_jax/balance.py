@@ -16,13 +16,12 @@ import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 
-
 LOGGED = ("loss", "gradient_norm")  # what every step logs beside its terms
 
 
 @dataclasses.dataclass(frozen=True)
 class Ramp:
-    """From `begin` to `end` in equal parts over the first `steps` steps of the phase, then `end`."""
+    """From `begin` to `end` in equal parts over the phase's first `steps` steps, then `end`."""
 
     begin: float
     end: float
@@ -42,8 +41,8 @@ class Ramp:
 
 @dataclasses.dataclass(frozen=True)
 class Calibrated:
-    """`initial` in the first epoch of the phase, and then what makes the term `ratio` times the term
-    `to`, by the means of both over that epoch, all seeds together.
+    """`initial` in the first epoch of the phase, and then what makes the term `ratio` times the
+    term `to`, by the means of both over that epoch, all seeds together.
     """
 
     ratio: float
@@ -70,7 +69,7 @@ class Calibrated:
 
 
 class Sums(NamedTuple):
-    """Of a calibrated term and of the one it is balanced with, over the steps of the first epoch."""
+    """Of a calibrated term and of the one that it is balanced with, over the first epoch."""
 
     own: float = 0.0
     other: float = 0.0

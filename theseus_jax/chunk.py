@@ -1,8 +1,10 @@
-"""A chunk of optimizer steps: one `lax.scan` in one jit with donated state, compiled once for a program and its shapes.
+"""A chunk of optimizer steps: one `lax.scan` in one jit with donated state, compiled once for a
+program and its shapes.
 
-Seeds are mapped over it: by `vmap` on an accelerator, one after the other (`lax.map`) on a CPU, where batched small products
-gain nothing.
+Seeds are mapped over it: by `vmap` on an accelerator, one after the other (`lax.map`) on a CPU,
+where batched small products gain nothing.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -26,7 +28,9 @@ def _watched(program: Program, record: StepRecord) -> dict[str, dict[str, jax.Ar
     """What every watch says of the step, {watch: {name: array}}; zeros in between."""
     said = {}
     for watch in program.watches:
-        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(watch, record))
+        blank = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(watch, record)
+        )
         due = (record.step + 1) % watch.every == 0
         said[str(watch)] = jax.lax.cond(due, watch, lambda _, blank=blank: blank, record)
     return said
@@ -40,12 +44,13 @@ class Moving(NamedTuple):
 
 
 class Still(NamedTuple):
-    """What a chunk reads. rest, keys: with a leading seed axis. examples: leaves (N, ...); stored: leaves (S, N, ...), each
-    seed's own "inputs" in place of the examples', {} where there are none. indices: (S, K, B) int32 rows of the examples.
+    """What a chunk reads. rest, keys: with a leading seed axis. examples: leaves (N, ...); stored:
+    leaves (S, N, ...), each seed's own "inputs" in place of the examples', {} where there are none.
+    indices: (S, K, B) int32 rows of the examples.
 
-    Steps begin .. end - 1 are done, of `steps` that the rate's schedule and a route's progress count by; steps of the
-    program past `end` change nothing, so that a chunk that is cut short runs through it too. rate: a scalar. weights: see
-    `program.loss_fn`.
+    Steps begin .. end - 1 are done, of `steps` that the rate's schedule and a route's progress
+    count by; steps of the program past `end` change nothing, so that a chunk that is cut short runs
+    through it too. rate: a scalar. weights: see `program.loss_fn`.
     """
 
     rest: Any
@@ -62,8 +67,8 @@ class Still(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What K steps gave. statistics: batch statistics of trained stages. metrics: {name: (S, K) float32}, zero where nothing
-    was done; watched: {watch: {name: (S, K, ...)}}.
+    """What K steps gave. statistics: batch statistics of trained stages. metrics: {name: (S, K)
+    float32}, zero where nothing was done; watched: {watch: {name: (S, K, ...)}}.
     """
 
     params: Any
@@ -73,47 +78,72 @@ class Done(NamedTuple):
     watched: dict[str, dict[str, jax.Array]]
 
 
+def _one_step(program: Program, still: Still, rest: Any, key: jax.Array, examples: Any) -> Callable:
+    """update((params, statistics, opt_state), (step, rows)) -> (the same, (metrics, watched)): an
+    optimizer step of one seed.
+    """
+    tx = transformation(program.optimizer)
+    slope = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
+
+    def update(carry, inputs):
+        params, statistics, opt_state = carry
+        step, rows = inputs
+        batch = jax.tree.map(lambda leaf: leaf[rows], examples)
+        given = merge(rest, statistics), still.guide_variables, batch
+        progress, noise = (step, still.steps), jax.random.fold_in(key, step)
+        (loss, (terms, changed, signals)), gradient = slope(
+            program, params, *given, progress, noise, still.weights
+        )
+        factor = still.rate * schedules.SCHEDULES[program.optimizer.schedule](step, still.steps)
+        updates, opt_state = tx.update(gradient, opt_state, params)
+        updates = jax.tree.map(lambda u: -factor * u, updates)
+        watched = _watched(program, StepRecord(step, signals, gradient, updates, params))
+        params = optax.apply_updates(params, updates)
+        statistics = {name: {"batch_stats": changed[name]} for name in statistics}
+        metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
+        return (params, statistics, opt_state), (metrics, watched)
+
+    return update
+
+
 def chunk(program: Program, moving: Moving, still: Still) -> Done:
     """K steps of S seeds."""
-    tx, (begin, end, steps) = transformation(program.optimizer), (still.begin, still.end, still.steps)
 
     def one_seed(args):
         params, rest, opt_state, key, stored, indices = args
-        examples = {**still.examples, "inputs": stored} if jax.tree.leaves(stored) else still.examples
-
-        def update(carry, inputs):
-            params, statistics, opt_state = carry
-            step, rows = inputs
-            (loss, (terms, changed, signals)), gradient = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)(
-                program, params, merge(rest, statistics), still.guide_variables,
-                jax.tree.map(lambda leaf: leaf[rows], examples), (step, steps), jax.random.fold_in(key, step), still.weights)
-            factor = still.rate * schedules.SCHEDULES[program.optimizer.schedule](step, steps)
-            updates, opt_state = tx.update(gradient, opt_state, params)
-            updates = jax.tree.map(lambda u: -factor * u, updates)
-            watched = _watched(program, StepRecord(step, signals, gradient, updates, params))
-            params = optax.apply_updates(params, updates)
-            statistics = {name: {"batch_stats": changed[name]} for name in statistics}
-            metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
-            return (params, statistics, opt_state), (metrics, watched)
+        own = {"inputs": stored} if jax.tree.leaves(stored) else {}
+        examples = {**still.examples, **own} if own else still.examples
+        update = _one_step(program, still, rest, key, examples)
 
         def advance(carry, inputs):
-            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(update, carry, inputs)[1])
-            return jax.lax.cond(inputs[0] < end, update, lambda carry, _: (carry, nothing), carry, inputs)
+            shapes = jax.eval_shape(update, carry, inputs)[1]
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            stay = lambda carry, _: (carry, nothing)  # noqa: E731
+            return jax.lax.cond(inputs[0] < still.end, update, stay, carry, inputs)
 
         trained = {part.split("/")[0] for part in program.trainable}
-        statistics = {name: {"batch_stats": tree["batch_stats"]} for name, tree in rest.items()
-                      if name in trained and "batch_stats" in tree}
-        numbers = begin + jnp.arange(indices.shape[0])
+        statistics = {
+            name: {"batch_stats": tree["batch_stats"]}
+            for name, tree in rest.items()
+            if name in trained and "batch_stats" in tree
+        }
+        numbers = still.begin + jnp.arange(indices.shape[0])
         (params, statistics, opt_state), (metrics, watched) = jax.lax.scan(
-            advance, (params, statistics, opt_state), (numbers, indices))
+            advance, (params, statistics, opt_state), (numbers, indices)
+        )
         return Done(params, statistics, opt_state, metrics, watched)
 
-    return over_seeds(one_seed, (moving.params, still.rest, moving.opt_state, still.keys, still.stored, still.indices))
+    return over_seeds(
+        one_seed,
+        (moving.params, still.rest, moving.opt_state, still.keys, still.stored, still.indices),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled chunk: run(moving, still) -> done, the FLOPs of one step of one seed, and seconds spent compiling."""
+    """A compiled chunk: run(moving, still) -> done, the FLOPs of one step of one seed, and seconds
+    spent compiling.
+    """
 
     run: Callable[[Moving, Still], Done]
     step_flops: float
@@ -121,26 +151,34 @@ class Compiled:
 
 
 def compiled_chunk(program: Program, moving: Moving, still: Still) -> Compiled:
-    """The compiled chunk for arguments like these, made once per program and shapes; it refuses other shapes.
+    """The compiled chunk for arguments like these, made once per program and shapes; it refuses
+    other shapes.
 
-    A compilation is announced through the logger "theseus_jax"; silence means that the program was at hand.
+    A compilation is announced through the logger "theseus_jax"; silence means that the program was
+    at hand.
     """
     leaves, structure = jax.tree.flatten((moving, still))
     return _compile(program, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
 
 
 @functools.lru_cache(maxsize=64)
-def _compile(program: Program, structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> Compiled:
+def _compile(
+    program: Program, structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]
+) -> Compiled:
     begin = time.perf_counter()
     LOG.info("compiling the step that trains %s", ", ".join(program.trainable))
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
     run = functools.partial(chunk, program)
     compiled = jax.jit(run, donate_argnums=0).lower(*args).compile()
-    # The loops over steps and seeds are counted once by XLA, which makes its count that of one step of one seed (vmap
-    # runs all seeds in one body); loops inside a step, such as an RNN's, and decompositions have to be added.
+    # The loops over steps and seeds are counted once by XLA, which makes its count that of one step
+    # of one seed (vmap runs all seeds in one body); loops inside a step, such as an RNN's, and
+    # decompositions have to be added.
     seeds = 1 if jax.default_backend() == "cpu" else args[1].keys.shape[0]
-    return Compiled(compiled, cost.compiled_flops(compiled, run, *args) / seeds + _step_uncounted(program, *args),
-                    time.perf_counter() - begin)
+    return Compiled(
+        compiled,
+        cost.compiled_flops(compiled, run, *args) / seeds + _step_uncounted(program, *args),
+        time.perf_counter() - begin,
+    )
 
 
 def _step_uncounted(program: Program, moving: Moving, still: Still) -> float:
@@ -150,11 +188,21 @@ def _step_uncounted(program: Program, moving: Moving, still: Still) -> float:
     examples = still.examples
     if jax.tree.leaves(still.stored):
         examples = {**examples, "inputs": without_first(still.stored)}
-    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((still.indices.shape[2], *leaf.shape[1:]), leaf.dtype), examples)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((still.indices.shape[2], *leaf.shape[1:]), leaf.dtype),
+        examples,
+    )
 
     def step(params, rest, guide_variables, batch):
         return jax.grad(loss_fn, argnums=1, has_aux=True)(
-            program, params, rest, guide_variables, batch, (jnp.zeros(()), jnp.ones(())), jax.random.key(0))
+            program,
+            params,
+            rest,
+            guide_variables,
+            batch,
+            (jnp.zeros(()), jnp.ones(())),
+            jax.random.key(0),
+        )
 
     shapes = without_first((moving.params, still.rest))
     return cost.uncounted(jax.make_jaxpr(step)(*shapes, still.guide_variables, batch).jaxpr)

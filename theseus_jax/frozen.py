@@ -1,6 +1,7 @@
-"""Outputs of what a phase leaves frozen, for all examples, computed once and kept (`feeds.Cached`): a prefix of the target's
-stages, and the guide's. state: a `train.State`.
+"""Outputs of what a phase leaves frozen, for all examples, computed once and kept (`feeds.Cached`):
+a prefix of the target's stages, and the guide's. state: a `train.State`.
 """
+
 from __future__ import annotations
 
 import functools
@@ -12,29 +13,47 @@ import jax
 from theseus_jax import cost
 from theseus_jax.nets.stage import Network, Variables, forward, partition
 from theseus_jax.plan import Phase
-from theseus_jax.program import block_count, guide_signals, guide_stages, in_blocks, over_seeds, program_of
+from theseus_jax.program import (
+    block_count,
+    guide_signals,
+    guide_stages,
+    in_blocks,
+    over_seeds,
+    program_of,
+)
 
 Log = Callable[[dict[str, Any]], None]
 
 
 def prefix(name: str, phase: Phase, state: Any, examples: Any, log: Log) -> Any:
-    """Each seed's outputs of the phase's frozen prefix for all examples, leaves (S, N, ...); {} when none is asked for."""
+    """Each seed's outputs of the phase's frozen prefix for all examples, leaves (S, N, ...); {}
+    when none is asked for.
+    """
     kept = phase.feed.cache("target")
     if kept is None:
         return {}
     args = partition(state.variables, phase.trainable)[1], examples["inputs"]
     leaves, structure = jax.tree.flatten(args)
-    run, flops = _compiled_prefix(phase.net, kept.stage, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    run, flops = _compiled_prefix(
+        phase.net, kept.stage, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    )
     began = time.monotonic()
     outputs = jax.block_until_ready(run(*args))
-    log({"kind": "stored", "model": name, "phase": phase.name, "seconds": (time.monotonic() - began) / len(state.key),
-               "training_flops": flops})
+    log(
+        {
+            "kind": "stored",
+            "model": name,
+            "phase": phase.name,
+            "seconds": (time.monotonic() - began) / len(state.key),
+            "training_flops": flops,
+        }
+    )
     return outputs
 
 
 class Memory(NamedTuple):
-    """What `fit` keeps of guides from phase to phase. outputs: {(guide, stage): leaves (N, ...)}; charged: of which of them
-    the cost was logged, by this process or by one that it goes on from.
+    """What `fit` keeps of guides from phase to phase. outputs: {(guide, stage): leaves (N, ...)};
+    charged: of which of them the cost was logged, by this process or by one that it goes on from.
     """
 
     outputs: dict[tuple[Network, str], Any]
@@ -52,21 +71,40 @@ def with_guide(name: str, phase: Phase, state: Any, examples: Any, memory: Memor
             continue
         args = state.guide_variables, examples["inputs"]
         leaves, structure = jax.tree.flatten(args)
-        run, flops = _compiled_guide(guide, group, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+        run, flops = _compiled_guide(
+            guide, group, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        )
         began = time.monotonic()
         outputs = jax.block_until_ready(run(*args))
-        if due:  # a run of one seed would have to do all of it, so every seed is charged with all of it
-            log({"kind": "stored", "model": name, "phase": phase.name, "seconds": time.monotonic() - began,
-                       "training_flops": flops})
+        # a run of one seed would have to do all of it, so every seed is charged with all of it
+        if due:
+            log(
+                {
+                    "kind": "stored",
+                    "model": name,
+                    "phase": phase.name,
+                    "seconds": time.monotonic() - began,
+                    "training_flops": flops,
+                }
+            )
         memory.outputs.update({(guide, stage): outputs[stage] for stage in group})
         memory.charged.update((guide, stage) for stage in group)
-    return {**examples, "guide": {stage: memory.outputs[guide, stage] for stage in names}} if names else examples
+    return (
+        {**examples, "guide": {stage: memory.outputs[guide, stage] for stage in names}}
+        if names
+        else examples
+    )
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled_guide(guide: Network, names: tuple[str, ...], structure: Any,
-                    shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> Any:
+def _compiled_guide(
+    guide: Network,
+    names: tuple[str, ...],
+    structure: Any,
+    shapes: tuple[tuple[tuple[int, ...], Any], ...],
+) -> Any:
     """The compiled pass over all examples, and its FLOPs."""
+
     def run(variables, inputs):
         return in_blocks(lambda block: guide_signals(guide, variables, block, names), inputs)
 
@@ -76,7 +114,9 @@ def _compiled_guide(guide: Network, names: tuple[str, ...], structure: Any,
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled_prefix(net: Network, stop: str, structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> Any:
+def _compiled_prefix(
+    net: Network, stop: str, structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]
+) -> Any:
     """The compiled prefix and its FLOPs for one seed."""
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
     run = functools.partial(_prefix, net, stop)

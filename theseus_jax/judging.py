@@ -54,8 +54,8 @@ def judge(differences: Iterable[float]) -> Judged:
 
 
 def verdict_of(claim: dict[str, Any]) -> str:
-    """The verdict of a claim of results.json; of one that names none, HOLDS if `holds` is true, else
-    FAILS.
+    """The verdict of a claim of results.json; of one that names none, HOLDS if `holds` is true,
+    else FAILS.
     """
     named = claim.get("verdict")
     if named in (HOLDS, FAILS, UNDECIDED):

@@ -15,8 +15,8 @@ NAMES = ("scipy_openblas_set_num_threads", "openblas_set_num_threads")
 
 @functools.lru_cache(maxsize=None)
 def one_thread() -> bool:
-    """Holds SciPy's OpenBLAS, which XLA calls for QR, SVD and the like on a CPU, to one thread; True
-    if it did.
+    """Holds SciPy's OpenBLAS, which XLA calls for QR, SVD and the like on a CPU, to one thread;
+    True if it did.
 
     Its waiting threads take the cores from XLA's own: value and gradient of Procrustes distance at
     N = 1024, P = 128 take 6 ms with two of them and 2 with one (2 cores), and hundreds where

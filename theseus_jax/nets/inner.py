@@ -1,6 +1,6 @@
-"""Activations inside a stage, by name: "block_3/attn" is what the submodule `attn` of stage `block_3`
-returned, or what the module sowed under that name. Any linen module has them, through flax's
-intermediates; a stage of which nothing is asked runs as it always does.
+"""Activations inside a stage, by name: "block_3/attn" is what the submodule `attn` of stage
+`block_3` returned, or what the module sowed under that name. Any linen module has them, through
+flax's intermediates; a stage of which nothing is asked runs as it always does.
 """
 
 from __future__ import annotations
@@ -59,12 +59,14 @@ def run(
 
 
 def _last(value: Any) -> Any:
-    """Of flax's tuple of all that was sown; a value that was sown with a reduction of its own as it is."""
+    """Of flax's tuple of all that was sown; a value that was sown with a reduction of its own as it
+    is.
+    """
     return value[-1] if isinstance(value, tuple) and not hasattr(value, "_fields") else value
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{path: the last value} of a tree of intermediates, a submodule's output under its own path."""
+    """{path: last value} of a tree of intermediates, a submodule's output under its own path."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         path = prefix if key == "__call__" else f"{prefix}/{key}".lstrip("/")

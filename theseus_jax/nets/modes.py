@@ -1,4 +1,6 @@
-"""How a module is told whether it trains: flax's own modules and their users have several words for it."""
+"""How a module is told whether it trains: flax's own modules and their users have several words for
+it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ MODES = {
 
 
 def mode_arguments(module: nn.Module, train: bool) -> dict[str, bool]:
-    """What `module(x, ...)` is to be told of the mode, for whichever of `MODES` it takes: {} if none.
+    """What `module(x, ...)` is to be told of the mode, for whichever of `MODES` it takes: {} if
+    none.
 
     A mode that was fixed in the constructor (`nn.Dropout(0.1, deterministic=True)`) is left to it:
     flax refuses to be told twice.
@@ -41,7 +44,7 @@ def check_mode(name: str, module: nn.Module) -> None:
     fixed = [word for word in MODES if word in fields and word not in _taken(type(module))]
     if fixed:
         raise UserError(
-            f"stage {name!r}, a {type(module).__name__}, has its mode {fixed[0]!r} as a field, so it"
-            " could not be told when it trains; make it an argument:"
-            f" __call__(self, x, {fixed[0]}={not MODES[fixed[0]]})"
+            f"stage {name!r}, a {type(module).__name__}, has its mode {fixed[0]!r} as a field, so"
+            " it could not be told when it trains; make it an argument: __call__(self, x,"
+            f" {fixed[0]}={not MODES[fixed[0]]})"
         )
