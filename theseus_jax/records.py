@@ -38,3 +38,14 @@ class Records:
         if not self.path.exists():
             return []
         return [json.loads(line) for line in self.path.read_text(encoding="utf8").splitlines()]
+
+
+def training_flops(rows: list[dict[str, Any]], model: str) -> float:
+    """FLOPs that training one seed of a model took, with what was computed once and kept."""
+    return sum(
+        row["training_flops"]
+        for row in rows
+        if row.get("model") == model
+        and row["kind"] in ("train", "stored")
+        and row.get("seed", 0) == 0
+    )

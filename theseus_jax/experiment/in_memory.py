@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ import numpy as np
 
 from theseus_jax import trees
 from theseus_jax.errors import UserError
-from theseus_jax.experiment import plans
-from theseus_jax.experiment.jobs import fresh
+from theseus_jax.arms import GUIDE, Arm
+from theseus_jax.experiment.jobs import fresh, side_variables
+from theseus_jax.experiment.rehearse import rehearse
 from theseus_jax.methods import convert as conversion
 from theseus_jax.nets.stage import Network, Variables, seams, values_and_mask, variable_shapes
 from theseus_jax.plan import Optimizer, sides
@@ -19,6 +20,14 @@ from theseus_jax.train import Hooks, State, fit
 
 DEFAULT = conversion.Settings("joint", "procrustes", 500, align=0.1, samples="pooled", finish_kl=1.0, finish_align=10.0,
                               align_optimizer=Optimizer(3e-3), finish_optimizer=Optimizer(3e-3))
+
+
+class _Shapes(NamedTuple):
+    """What a rehearsal asks of a task."""
+
+    example: Any
+    batch: Any
+    words: str
 
 
 def convert(
@@ -45,10 +54,10 @@ def convert(
     plan = conversion.plan(guide, target, names, settings, shapes=shapes)
     rows = {"inputs": jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype),
             "labels": jax.ShapeDtypeStruct((batch,), jnp.int32)}
-    case = plans.Case(guide, target, example, rows, f"inputs are {np.shape(inputs)}")
-    plans.rehearse(plans.Setup(case, names, shapes, {"converted": plan}))
+    arms = (Arm("guide", guide, role=GUIDE), Arm("converted", target, lambda turn: plan, guide="guide"))
+    rehearse(arms, _Shapes(example, rows, f"inputs are {np.shape(inputs)}"))
     keys = key[None]
-    start = {**fresh(target, keys, example), **jax.vmap(lambda one: plans.side_variables(sides(plan), one))(keys)}
+    start = {**fresh(target, keys, example), **jax.vmap(lambda one: side_variables(sides(plan), one))(keys)}
     history: list[dict[str, Any]] = []
     state = fit(plan, State(0, start, guide_variables, None, keys), {"inputs": jnp.asarray(inputs), "labels": labels},
                 batch=batch, name="converted", hooks=Hooks(log=history.append))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from theseus_jax import checkpoints
 from theseus_jax.balance import Sums
 from theseus_jax.experiment.workdir import Workdir
+from theseus_jax.objectives import Side
 from theseus_jax.plan import Phase, Plan
 from theseus_jax.nets.stage import Network, Variables, init, partition
 from theseus_jax.train import Hooks, Position, State, fit, fresh_optimizer
@@ -28,6 +29,14 @@ def initial(net: Network, keys: jax.Array, example: Any) -> Variables:
 
 # run once a network: compiling it well costs more than running it
 fresh = jax.jit(initial, static_argnames=("net", "example"), compiler_options={"xla_backend_optimization_level": 0})
+
+
+def side_variables(made: tuple[Side, ...], key: jax.Array) -> dict[str, Any]:
+    """Fresh variables of the modules that only terms read, by name."""
+    def zeros(given):
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), given)
+
+    return {side.name: side.module.init(jax.random.fold_in(key, i), zeros(side.given)) for i, side in enumerate(made)}
 
 
 def run_keys(seed: int, purpose: int, count: int) -> jax.Array:
@@ -63,8 +72,8 @@ class Job(NamedTuple):
     phase's network.
 
     fresh(): the initial variables. shapes(net): the shapes of a phase's variables. score(variables): writes the model's
-    rows, before it counts as finished. measure(phase, state): what a stopping rule looks at, logged as measure_name.
-    tags: what every row of metrics.jsonl says besides, such as the model and seed that a job of another name belongs to.
+    rows, before it counts as finished. measure(phase, state): what a stopping rule looks at, logged as "score".
+    log(row): adds a row to metrics.jsonl.
     """
 
     name: str
@@ -76,11 +85,10 @@ class Job(NamedTuple):
     examples: Any
     batch: int
     chunk: int
+    log: Callable[[dict[str, Any]], None]
     score: Callable[[dict[str, Any]], None]
     metadata: dict[str, Any]
     measure: Callable[[Phase, State], float] | None = None
-    measure_name: str = "score"
-    tags: dict[str, Any] = {}
 
 
 def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = True, keep: bool = True) -> dict[str, Any]:
@@ -108,8 +116,8 @@ def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = Tr
                 "scores": list(position.scores), "sums": [list(one) for one in position.sums], "offset": workdir.records.offset()}
         checkpoints.save_progress(workdir.progress(name), position.phase * 10**6 + state.step, tree, note)
 
-    hooks = Hooks(log=lambda row: workdir.records.write({**row, **job.tags}), save=save, bar=_bar(name) if show else None,
-                  save_seconds=save_seconds, score=job.measure, score_name=job.measure_name)
+    hooks = Hooks(log=job.log, save=save, bar=_bar(name) if show else None,
+                  save_seconds=save_seconds, score=job.measure, score_name="score")
     state = fit(plan, state, job.examples, batch=job.batch, chunk_steps=job.chunk, name=name, position=position, hooks=hooks)
     variables = {stage: tree for stage, tree in state.variables.items() if stage in plan[-1].net.names}
     job.score(variables)

@@ -8,51 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theseus_jax.evaluate import class_scores, stage_similarity, token_loss
+from theseus_jax.evaluate import stage_similarity
 from theseus_jax.methods.surgery import Stitch, fit_stitch, hybrid, hybrid_module_variables
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.similarity import NamedSimilarity, metric
 from theseus_jax.train import Inputs, State
 from theseus_jax.trees import parameter_count
-
-HELD_OUT_TOKENS = 4096
-HELD_OUT_EXAMPLES = 1000
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class HeldWindows:
-    """Held-out windows (N, T + 1) and their mask (N, T); compared by identity, so that a probe can be hashed."""
-
-    windows: np.ndarray
-    mask: np.ndarray
-
-    def inputs(self) -> jax.Array:
-        """Token inputs spread evenly over the split, about HELD_OUT_TOKENS of them; the last, padded window is left out."""
-        windows = self.windows
-        count = min(max(1, HELD_OUT_TOKENS // (windows.shape[1] - 1)), max(1, len(windows) - 1))
-        chosen = windows[np.linspace(0, max(0, len(windows) - 2), count).astype(int)]
-        return jnp.asarray(chosen[:, :-1]).astype(jnp.int32)
-
-    def scores(self, net: Network, variables: Variables) -> dict[str, np.ndarray]:
-        """{"loss": nats per token of each seed (S,)}."""
-        return {"loss": token_loss(net, variables, self.windows, self.mask)}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class HeldClasses:
-    """Held-out inputs (leaves (N, ...)) and classes (N,); compared by identity, so that a probe can be hashed."""
-
-    x: Any
-    y: np.ndarray
-
-    def inputs(self) -> Any:
-        """The first HELD_OUT_EXAMPLES inputs; splits are in drawn order."""
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf[:HELD_OUT_EXAMPLES]), self.x)
-
-    def scores(self, net: Network, variables: Variables) -> dict[str, np.ndarray]:
-        """{"loss": nats, "accuracy": in [0, 1]} of each seed (S,)."""
-        found = class_scores(net, variables, self.x, self.y)
-        return {"loss": found.loss, "accuracy": found.accuracy}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +26,7 @@ class StageProbe:
     it are given as hybrid_moving_*, those of the moving averages. stitch_parameters: fitted numbers, of no deployed network.
     """
 
-    held_out: HeldWindows | HeldClasses
+    held_out: Any
     pair: tuple[str, str] = ("", "")
     neighbours: int = 10
     kind: str = "tokens"

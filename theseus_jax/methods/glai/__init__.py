@@ -7,7 +7,7 @@ from theseus_jax.methods.glai.plan import (SELECTIONS, Held, Settings, ToPaths, 
                                            joint_variables, plan)
 from theseus_jax.methods.glai.selection import pruning_bound, pruning_error, select
 from theseus_jax.methods.glai.settled import Settled, watch
-from theseus_jax.methods.glai.solve import logistic, ridge
+from theseus_jax.solvers import logistic, ridge
 
 __all__ = ["SELECTIONS", "Budget", "Entries", "Held", "Maturity", "Paths", "Settings", "Settled", "ToPaths", "budget", "final_network",
            "head_parameters", "head_variables", "joint_variables", "logistic", "path_weights", "plan", "pruning_bound",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from theseus_jax import trees
 from theseus_jax.errors import UserError
-from theseus_jax.feeds import Cached, Feed, Views, Whole
+from theseus_jax.feeds import Cached, Feed, Whole
 from theseus_jax.methods.glai import paths as glai_paths
 from theseus_jax.methods.glai.budget import path_count
 from theseus_jax.methods.glai.paths import Entries, Layers, Paths
@@ -163,7 +163,7 @@ class Settings(NamedTuple):
     optimizer: Optimizer
     estimator_steps: int
     patience: Any
-    views: float = 0.0
+    transforms: tuple[Any, ...] = ()
     reference: int = 1024
 
 
@@ -177,11 +177,10 @@ def plan(settings: Settings, *, held_out: Held = Held(), report: Callable[[dict[
         raise UserError(f"there is no selection {s.selection!r}; choose from {', '.join(SELECTIONS)}")
     before = (ToPaths(s.selection, s.keep, s.reference, held_out, report),)
     reduced = mlp(s.hidden, s.outputs)
-    # views change the gates: then nothing can be stored
-    views = (Views(s.views),) if s.views else ()
+    # transforms change the gates: then nothing can be stored
     stored = "contributions" if s.selection == "joint" else "selector"
-    kept = Feed(transforms=views) if views else Feed(route=Whole(start="estimator"), cached=(Cached("target", stored),))
-    return (Phase("selector", reduced, reduced.names, s.terms, s.selector_steps, Feed(transforms=views), s.selector_optimizer,
+    kept = Feed(transforms=s.transforms) if s.transforms else Feed(route=Whole(start="estimator"), cached=(Cached("target", stored),))
+    return (Phase("selector", reduced, reduced.names, s.terms, s.selector_steps, Feed(transforms=s.transforms), s.selector_optimizer,
                   stop=s.settled),
             Phase("estimator", final_network(s), ("estimator",), s.terms, s.estimator_steps, kept, s.optimizer,
                   stop=s.patience, edits=before))

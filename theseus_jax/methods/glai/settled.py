@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any, Callable
 
 import jax
 
@@ -17,13 +18,18 @@ class Settled:
 
     Scores are m_t (`maturity.settling`) against the parameters of the check before (at first, the initial ones), which are
     therefore always kept; the phase ends with the newest. Unlike a share of the epochs that the MLP would need, it does not
-    need the MLP.
+    need the MLP. measure(state): m_t, where it is not handed in.
     """
 
     every: int
     rule: Maturity = Maturity()
     restore: bool = False
     last: bool = True
+    measure: Callable[[Any], float] | None = dataclasses.field(default=None, compare=False)
+
+    def measured_by(self, measure: Callable[[Any], float]) -> Settled:
+        """The same rule with its own reading of the state."""
+        return dataclasses.replace(self, measure=measure)
 
     def done(self, scores: tuple[float, ...]) -> bool:
         """True when the history of m_t satisfies the rule."""

@@ -1,0 +1,327 @@
+"""The engine: every arm of a method is searched, trained and scored on a task, then judged, for any
+pair of the two.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shutil
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theseus_jax import checkpoints, methods, tasks
+from theseus_jax.arms import GUIDE, Arm, Finished, Search, Trial, Turn
+from theseus_jax.errors import Diverged, UserError
+from theseus_jax.experiment import models
+from theseus_jax.experiment.jobs import (
+    Job,
+    finished,
+    fresh,
+    initial,
+    rewind,
+    run_keys,
+    run_plan,
+    side_variables,
+)
+from theseus_jax.experiment.rehearse import outline, rehearse
+from theseus_jax.experiment.workdir import Workdir, write
+from theseus_jax.nets.stage import Network, Variables
+from theseus_jax.plan import Phase, sides
+from theseus_jax.train import State
+
+LOG = logging.getLogger("theseus_jax")
+GUIDES, SEEDS, SEARCHES = 1, 2, 3  # purposes of the run's one key
+
+
+class Run(NamedTuple):
+    """A run under way. chosen, done: grow from arm to arm."""
+
+    config: Any
+    task: Any
+    home: Workdir
+    data: tasks.Data
+    arms: tuple[Arm, ...]
+    chosen: dict[str, Trial]
+    done: dict[str, Variables]
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """What every checkpoint says."""
+        return {"config": self.config.to_json(sort_keys=True)}
+
+    def seeds(self, arm: Arm) -> tuple[int, ...]:
+        return tuple(range(arm.seeds or self.config.seeds))
+
+
+def parts(config: Any) -> tuple[Any, ModuleType]:
+    """(the task of a config, its method's module). Raises UserError, one line."""
+    return tasks.module(config.task).Task(config), methods.module(config.method)
+
+
+def arms_of(config: Any) -> tuple[Arm, ...]:
+    """Every arm that a run of this config may make. Raises UserError."""
+    task, method = parts(config)
+    return method.arms(config, task)
+
+
+def network(config: Any, model: str) -> Network:
+    """The network of a model of a run of this config. Raises UserError for one that it has not."""
+    nets = {arm.name: arm.net for arm in arms_of(config)}
+    if model not in nets:
+        raise UserError(f"this config makes no model {model!r}; it makes {', '.join(nets)}")
+    return nets[model]
+
+
+def rehearsed(config: Any) -> str:
+    """plan.txt as the config alone has it, after every phase was traced on shapes. Raises
+    UserError.
+    """
+    task, method = parts(config)
+    arms = method.arms(config, task)
+    rehearse(arms, task)
+    return outline(config, task, method, arms)
+
+
+def opened(config: Any, home: Workdir) -> Run:
+    """The run of a config, its data read. Raises UserError for missing data."""
+    task, method = parts(config)
+    task, data = task.load(home.path / "cache")
+    return Run(config, task, home, data, method.arms(config, task), {}, {})
+
+
+def execute(config: Any, home: Workdir) -> dict[str, Any]:
+    """Everything of a run; the content of results.json but for schema, names, device and seconds."""
+    run, method = opened(config, home), methods.module(config.method)
+    write(home.path / "plan.txt", outline(config, run.task, method, run.arms))
+    rewind(home, [name for arm in run.arms for name in (arm.name, *_jobs(run, arm))])
+    for arm in run.arms:
+        make(run, arm)
+    rows = home.records.read()
+    there = tuple(arm for arm in run.arms if arm.name in run.done)
+    records = [
+        models.record(arm, rows, run.task, run.seeds(arm), run.chosen.get(arm.name), run.data)
+        for arm in there
+    ]
+    costs = models.costs(there, run.done, run.task, config.report.latency_repeats)
+    records = [one | cost for one, cost in zip(records, costs)]
+    results = {**run.data.facts, "models": records, "stages": models.stages(rows, run.task)}
+    adding = [run.data.results, *([method.results] if hasattr(method, "results") else [])]
+    for add in adding:
+        results |= add(
+            Finished(
+                config, run.task, run.data, there, rows, results["models"], run.done, run.chosen
+            )
+        )
+    return {"claims": [], **results}
+
+
+def make(run: Run, arm: Arm) -> None:
+    """Everything of one arm: the search, the seeds, their checkpoint; none where its plan is empty."""
+    variables = finished(run.home, arm.name)
+    trial = arm.first().trial
+    if arm.search:
+        if variables is None:
+            _try_all(run, arm, arm.search)
+        trial = run.chosen[arm.name] = _best(run, arm, arm.search)
+    if variables is None:
+        if arm.search:
+            edge = " (at the edge of the search)" if models.at_edge(trial, arm.search.trials) else ""
+            setting = f"rate {trial.rate:g}, decay" if trial.rate else "penalty"
+            LOG.info("%s: %s %g%s", arm.name, setting, trial.decay, edge)
+        variables = _seeds(run, arm, trial)
+    if variables is not None:
+        run.done[arm.name] = variables
+
+
+def _seeds(run: Run, arm: Arm, trial: Trial) -> Variables | None:
+    """The variables of all seeds of an arm, in its checkpoint."""
+    if not arm.apart:
+        return _work(run, arm, trial, 0, run.seeds(arm))
+    parts = [_work(run, arm, trial, 0, (seed,)) for seed in run.seeds(arm)]
+    stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    _save(run, arm.name, stacked)
+    for name in _jobs(run, arm):
+        shutil.rmtree(run.home.model(name), ignore_errors=True)
+    return stacked
+
+
+def _save(run: Run, name: str, variables: Variables) -> None:
+    note = {**run.note, "model": name, "offset": run.home.records.offset()}
+    checkpoints.save(run.home.model(name), tree={"variables": variables}, metadata=note)
+
+
+def _groups(arm: Arm, seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Seeds that train as one program."""
+    return [(seed,) for seed in seeds] if arm.apart else [seeds]
+
+
+def _job(arm: Arm, trial: int, seeds: tuple[int, ...]) -> str:
+    searching, name = seeds[0] < 0, arm.name
+    if not arm.apart:
+        return f"search/{name}-{trial}" if searching else name
+    return f"search/{name}-{trial}-{-seeds[0]}" if searching else f"seeds/{name}-{seeds[0]}"
+
+
+def _jobs(run: Run, arm: Arm) -> list[str]:
+    """Names of all jobs behind an arm's checkpoint."""
+    search = arm.search or Search((), 0)
+    names = [
+        _job(arm, trial, seeds)
+        for trial in range(len(search.trials))
+        for seeds in _groups(arm, tuple(range(-1, -1 - search.seeds, -1)))
+    ]
+    return [*names, *(_job(arm, 0, seeds) for seeds in _groups(arm, run.seeds(arm)))]
+
+
+def _try_all(run: Run, arm: Arm, search: Search) -> None:
+    """A row of kind "trial" for every point and seed of the search that has none yet."""
+    done = {(row["trial"], row["seed"]) for row in _trials(run, arm)}  # others' rows were cut
+    for number, trial in enumerate(search.trials):
+        for seeds in _groups(arm, tuple(range(-1, -1 - search.seeds, -1))):
+            if {(number, seed) for seed in seeds} <= done:
+                continue
+            try:
+                _work(run, arm, trial, number, seeds)
+            except Diverged as error:
+                LOG.info("%s", error)
+                nothing = {f"validation_{key}": None for key in ("loss", run.task.compared.key)}
+                for seed in seeds:
+                    row = {"kind": "trial", "model": arm.name, "seed": seed, "trial": number}
+                    run.home.records.write(row | nothing)
+
+
+def _trials(run: Run, arm: Arm) -> list[dict[str, Any]]:
+    rows = run.home.records.read()
+    return [row for row in rows if row["kind"] == "trial" and row["model"] == arm.name]
+
+
+def _best(run: Run, arm: Arm, search: Search) -> Trial:
+    """The point of the best mean validation score; of equal scores, the one of the lower loss, then
+    the first. Raises Diverged where none has a score.
+    """
+    rows, compared = _trials(run, arm), run.task.compared
+
+    def merit(number: int) -> tuple[float, float]:
+        mine = [row for row in rows if row["trial"] == number]
+        values = [
+            (compared.sign * row[f"validation_{compared.key}"], -row["validation_loss"])
+            for row in mine
+            if row["validation_loss"] is not None
+        ]
+        if len(values) < len(mine) or not np.isfinite(values).all():
+            return -np.inf, -np.inf
+        return tuple(np.mean(values, axis=0))
+
+    best = max(range(len(search.trials)), key=merit)
+    if merit(best)[0] == -np.inf:
+        raise Diverged(
+            f"every trial of {arm.name} diverged; give lower rates or higher penalties in"
+            " config.search"
+        )
+    return search.trials[best]
+
+
+def _keys(run: Run, arm: Arm, seeds: tuple[int, ...]) -> jax.Array:
+    if seeds[0] < 0:
+        return run_keys(run.config.seed, SEARCHES, -seeds[-1])[-1 - np.asarray(seeds)]
+    purpose = GUIDES if arm.role == GUIDE else SEEDS
+    return run_keys(run.config.seed, purpose, seeds[-1] + 1)[np.asarray(seeds)]
+
+
+def _work(
+    run: Run, arm: Arm, trial: Trial, number: int, seeds: tuple[int, ...]
+) -> Variables | None:
+    """The variables (S, ...) of some seeds of an arm at one point of the search, scored; goes on
+    where an earlier process stopped. None where the arm's plan is empty.
+    """
+    home, searching = run.home, seeds[0] < 0
+    name, sets, keys = _job(arm, number, seeds), run.data.sets(seeds[0]), _keys(run, arm, seeds)
+    if arm.solve and not searching and (done := finished(home, name)) is not None:
+        return done
+    tags = {"model": arm.name} | ({"trial": number} if searching else {})
+
+    def log(row: dict[str, Any]) -> None:
+        """Of a search, or of a seed by itself, every row says which seed it is of."""
+        if arm.apart or searching:
+            row = {**row, "seed": seeds[row.get("seed", 0)]}
+        home.records.write({**row, **tags})
+
+    turn = Turn(
+        trial,
+        seeds,
+        keys,
+        sets,
+        run.chosen,
+        run.done,
+        home.records.read,
+        log,
+        lambda net: fresh(net, keys, run.task.example),
+    )
+    score = functools.partial(_score, run, arm, turn, tags)
+    if arm.solve:
+        variables = arm.solve(turn)
+        score(variables)
+        if not searching:
+            _save(run, name, variables)
+        return variables
+    plan = arm.plan(turn)
+    if not plan:
+        return None
+    extra = jax.vmap(functools.partial(side_variables, sides(plan)))
+    example = run.task.example
+
+    def shapes(net: Network) -> Any:
+        return jax.eval_shape(lambda: {**initial(net, keys, example), **extra(keys)})
+
+    job = Job(
+        name,
+        plan,
+        fresh=lambda: {**turn.fresh(plan[0].net), **extra(keys)},
+        shapes=shapes,
+        guide_variables=_first(run.done[arm.guide]) if arm.guide else {},
+        keys=keys,
+        examples=sets.train[arm.examples],
+        batch=run.config.train.batch,
+        chunk=run.config.train.get("chunk") or getattr(run.task, "steps_per_epoch", 25),
+        log=log,
+        score=score,
+        measure=functools.partial(_measure, run.task, sets.validation),
+        metadata=run.note,
+    )
+    seconds = run.config.train.save_seconds
+    return run_plan(home, job, save_seconds=seconds, show=not arm.apart, keep=not searching)
+
+
+def _first(stacked: Variables) -> Variables:
+    return jax.tree.map(lambda leaf: leaf[0], stacked)
+
+
+def _measure(task: Any, held: Any, phase: Phase, state: State) -> float:
+    """What a stopping rule looks at: its own reading, or the validation score, higher is better."""
+    own = getattr(phase.stop, "measure", None)
+    if own:
+        return own(state)
+    scores = held.scores(phase.net, state.variables)[task.compared.key]
+    return task.compared.sign * float(np.mean(scores))
+
+
+def _score(run: Run, arm: Arm, turn: Turn, tags: dict[str, Any], variables: Variables) -> None:
+    """Writes a row for every seed: of kind "trial" with validation alone, or "model" with test."""
+    splits = ("validation",) if turn.searching else ("validation", "test")
+    scores = {
+        f"{split}_{key}": values
+        for split in splits
+        for key, values in getattr(turn.sets, split).scores(arm.net, variables).items()
+    }
+    for i, seed in enumerate(turn.seeds):
+        row = {"kind": "trial" if turn.searching else "model", "seed": seed, **tags}
+        run.home.records.write(row | {key: float(value[i]) for key, value in scores.items()})
+    means = {k: v for k, v in scores.items() if k.startswith("validation")}
+    if not arm.apart:
+        shown = ", ".join(f"{key} {value.mean():.3f}" for key, value in means.items())
+        LOG.info("%s: %s", arm.name, shown)

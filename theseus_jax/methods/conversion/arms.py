@@ -1,0 +1,170 @@
+"""The arms of a conversion's run: a guide, the network that it is converted into, every control, and
+controls as long as the conversion's FLOPs last.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+from theseus_jax.arms import GUIDE, OURS, Arm, Turn
+from theseus_jax.feeds import Feed
+from theseus_jax.methods import baselines, convert
+from theseus_jax.methods.claims import LONGER
+from theseus_jax.methods.conversion.config import check, chosen_metric
+from theseus_jax.methods.probes import StageProbe
+from theseus_jax.methods.recalibrate import Recalibrate
+from theseus_jax.nets.stage import Network, Variables, variable_shapes
+from theseus_jax.objectives import CrossEntropy, Term
+from theseus_jax.plan import Optimizer, Phase, Plan, reads_labels
+from theseus_jax.records import training_flops
+
+
+class Pair(NamedTuple):
+    """What every arm is made of. shapes: the target's variables."""
+
+    config: Any
+    task: Any
+    guide: Network
+    target: Network
+    mapping: convert.Mapping
+    shapes: dict[str, Any]
+
+    def optimizer(self, rate: float) -> Optimizer:
+        return Optimizer(rate, self.config.train.weight_decay, self.config.train.clip)
+
+    def settings(self) -> convert.Settings:
+        c = self.config.convert
+        return convert.Settings(
+            schedule=c.schedule,
+            metric=chosen_metric(self.config),
+            steps=c.steps,
+            align=c.align,
+            samples=c.samples,
+            finish_kl=c.finish_kl,
+            finish_align=c.finish_align,
+            temperature=self.config.controls.temperature,
+            inherit=tuple(c.inherit),
+            train_inherited=c.train_inherited,
+            stitch=c.stitch,
+            align_optimizer=self.optimizer(c.align_rate),
+            finish_optimizer=self.optimizer(c.finish_rate),
+            ridge=c.stitch_ridge,
+            stitch_rank=c.stitch_rank,
+            recalibrate=c.recalibrate,
+            augment=self.augment,
+            remember=self.config.train.remember,
+        )
+
+    @property
+    def augment(self) -> Any:
+        return self.task.transforms[0] if self.task.transforms else None
+
+
+def pair_of(config: Any, task: Any) -> Pair:
+    """Both networks of a checked config and their mapping. Raises UserError."""
+    check(config, task)
+    guide, target = task.network("guide"), task.network("target")
+    mapping = convert.parse_mapping(config.convert.mapping, guide, target, task.example)
+    return Pair(config, task, guide, target, mapping, variable_shapes(target, task.example))
+
+
+def arms(config: Any, task: Any) -> tuple[Arm, ...]:
+    """The guide, the converted network, the controls, then controls prolonged to the conversion's
+    FLOPs where those are more. Raises UserError.
+    """
+    pair = pair_of(config, task)
+    guide = Arm("guide", pair.guide, role=GUIDE, seeds=1)
+    if config.guide.origin == "trained":
+        guide = guide._replace(plan=functools.partial(_guide_plan, pair))
+    else:
+        guide = guide._replace(solve=functools.partial(_begin, pair))
+    ours = _arm(pair, "converted", functools.partial(_plan, pair))._replace(role=OURS)
+    controls = [
+        _arm(pair, name, functools.partial(_control, pair, name)) for name in config.controls.names
+    ]
+    longer = [
+        arm._replace(name=arm.name + LONGER, plan=functools.partial(_longer, pair, arm.name))
+        for arm in controls
+    ]
+    return (guide, ours, *controls, *(longer if config.controls.equal_flops else ()))
+
+
+def _arm(pair: Pair, name: str, plan: Any) -> Arm:
+    """An arm beside the guide. Where no loss reads labels, it may use examples without any."""
+    labels = reads_labels(plan(Turn()))
+    examples = "all" if name == "supervised" else "share" if labels else "unlabelled"
+    return Arm(name, pair.target, plan, guide="guide", examples=examples, labels=labels)
+
+
+def _guide_plan(pair: Pair, turn: Turn) -> Plan:
+    shapes, c = variable_shapes(pair.guide, pair.task.example), pair.config.guide
+    task = (Term("cross_entropy", 1.0, CrossEntropy()),)
+    return (
+        Phase(
+            "train",
+            pair.guide,
+            convert.whole(pair.guide, shapes),
+            task,
+            c.steps,
+            Feed(transforms=pair.task.transforms),
+            pair.optimizer(c.learning_rate),
+        ),
+    )
+
+
+def _begin(pair: Pair, turn: Turn) -> Variables:
+    return pair.task.begin(pair.guide, turn.fresh(pair.guide), turn.sets)
+
+
+def _plan(pair: Pair, turn: Turn) -> Plan:
+    c, few = pair.config.convert, pair.config.report.hybrid_examples
+    probe = None
+    if turn.real:
+        held = turn.sets.validation
+        probe = StageProbe(
+            held.part(few) if few else held,
+            neighbours=c.neighbours,
+            kind=c.samples,
+            ridge_weight=c.stitch_ridge,
+            rank=c.stitch_rank,
+            recalibrate=Recalibrate(None, c.recalibrate) if c.recalibrate else None,
+        )
+    return convert.plan(
+        pair.guide, pair.target, pair.mapping, pair.settings(), shapes=pair.shapes, probe=probe
+    )
+
+
+def _control(pair: Pair, name: str, turn: Turn, steps: int = 0) -> Plan:
+    c, settings = pair.config.controls, pair.settings()
+    return baselines.plan(
+        name,
+        pair.guide,
+        pair.target,
+        pair.mapping,
+        example=pair.task.example,
+        steps=steps or settings.steps,
+        optimizer=pair.optimizer(c.rates[name]),
+        inherit=settings.inherit,
+        kl=c.kl,
+        temperature=settings.temperature,
+        hint_share=c.hint_share,
+        rank=settings.stitch_rank,
+        augment=settings.augment,
+        remember=settings.remember,
+    )
+
+
+def _longer(pair: Pair, name: str, turn: Turn) -> Plan:
+    """A control's plan with as many steps as the conversion's FLOPs are worth, none where those are
+    fewer than it had.
+    """
+    if not turn.real:
+        return ()
+    rows, steps = turn.rows(), pair.config.convert.steps
+    ratio = training_flops(rows, "converted") / training_flops(rows, name)
+    if ratio <= 1.0:
+        return ()
+    chunk = pair.config.train.chunk
+    return _control(pair, name, turn, math.ceil(steps * ratio / chunk) * chunk)

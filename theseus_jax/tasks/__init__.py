@@ -1,0 +1,90 @@
+"""Tasks: what is read, one example of it, the networks that can learn it, and how they are scored.
+
+A task is one module with the class `Task` (its protocol is below) and two functions of its part of
+the config: `sections()`, and, where two networks can be converted into each other, `sizes()`.
+`config.task` names a module of this package, or one of your own that can be imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any, Callable, NamedTuple, Protocol
+
+from theseus_jax.errors import UserError
+from theseus_jax.nets.stage import Network, Variables
+
+# as results.json has called them since its schema 1
+MODULES = {"language_model": "language", "classification": "labelled", "head": "features"}
+
+
+def module(name: str) -> ModuleType:
+    """The module of a task. Raises UserError for one that there is not."""
+    inside = MODULES.get(name)
+    try:
+        return importlib.import_module(f"theseus_jax.tasks.{inside}" if inside else name)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise UserError(
+            f"config.task is {name!r}; choose one of {', '.join(MODULES)}, or name a module of your"
+            f" own that can be imported ({error})"
+        ) from error
+
+
+class Held(Protocol):
+    """Held-out examples of one split."""
+
+    def inputs(self) -> Any:
+        """Some of the inputs, for similarities."""
+
+    def scores(self, net: Network, variables: Variables) -> dict[str, Any]:
+        """{"loss": ..., ...}, each (S,); variables: with a leading seed axis."""
+
+
+class Sets(NamedTuple):
+    """The data of some seeds. train: {name: examples as `train.fit` takes them}."""
+
+    train: dict[str, Any]
+    validation: Held
+    test: Held
+
+
+class Compared(NamedTuple):
+    """What models are judged by. key: of `Held.scores`; sign: 1 where higher is better, -1 where
+    lower is; unit: in words. values, value: those of a record of results.json that hold it.
+    """
+
+    key: str
+    sign: float
+    unit: str
+    values: str = "seeds"
+    value: str = "value"
+
+
+class Data(NamedTuple):
+    """What a task read. sets(seed): of a seed, negative in a search. facts: of results.json: metric,
+    higher_is_better, chance and data. results(finished): what the task adds to results.json.
+    """
+
+    sets: Callable[[int], Sets]
+    facts: dict[str, Any]
+    results: Callable[[Any], dict[str, Any]] = lambda finished: {}
+
+
+class Task(Protocol):
+    """A checked config's task. example: the shape of one input, (1, ...); batch: of a training batch.
+    unit: what a batch consists of, in words.
+    """
+
+    compared: Compared
+    example: Any
+    batch: Any
+    unit: str
+
+    def load(self, cache: Any) -> tuple[Task, Data]:
+        """(the task as the data have it, the data). Raises UserError for what is missing."""
+
+    def value(self, scores: dict[str, float]) -> float:
+        """A record's value from one seed's scores."""
+
+    def costs(self, net: Network, variables: Variables, repeats: int) -> dict[str, Any]:
+        """What using a network takes; variables: of one seed."""

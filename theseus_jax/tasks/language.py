@@ -1,0 +1,277 @@
+"""Next-token prediction: a corpus in windows, GPT-2s and recurrent networks, perplexity."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theseus_jax import cost
+from theseus_jax.checks import check_values
+from theseus_jax.data import text
+from theseus_jax.errors import UserError
+from theseus_jax.nets import decode
+from theseus_jax.nets.gpt2 import gpt2
+from theseus_jax.nets.pretrained import load_gpt2
+from theseus_jax.nets.recurrent import recurrent
+from theseus_jax.nets.stage import Network, Variables
+from theseus_jax.tasks import Compared, Data, Sets
+from theseus_jax.tasks.costs import network_costs
+from theseus_jax.tasks.held import HeldWindows
+
+LOG = logging.getLogger("theseus_jax")
+METHOD = "convert"
+CONTEXTS = (128, 1024, 8192)
+CHOICES = {
+    "data.source": ("stdlib", "directory", "tfds"),
+    "data.tokenizer": ("bytes", "bpe"),
+    "guide.origin": ("trained", "untrained", "file"),
+}
+POSITIVE = (
+    "data.context",
+    "guide.width",
+    "guide.depth",
+    "guide.heads",
+    "target.width",
+    "target.depth",
+    "target.hidden",
+    "report.sample_tokens",
+)
+# what methods take where the config does not say otherwise
+USUAL = {
+    "batch": 8,
+    "guide_steps": 3000,
+    "samples": "tokens",
+    "inherit": ("embed", "ln_1", "ln_2", "mlp", "norm", "head"),
+    "hybrid_examples": 0,
+    "guide_table": False,
+}
+
+
+def sections() -> dict[str, dict[str, Any]]:
+    """The task's part of a config, with defaults and units."""
+    data = {
+        "source": "stdlib",  # stdlib | directory | tfds
+        "path": "",  # directory: of *.txt files; tfds: its data_dir
+        "dataset": "",  # tfds: the data set's name
+        "text_key": "",  # tfds: the feature that holds the text, where it is not the only one
+        "tokenizer": "bpe",  # bytes | bpe
+        "vocabulary": 1024,  # tokens, for bpe
+        "context": 128,  # tokens a window
+        "share": 0.1,  # of the training documents: all that conversion and controls may use
+        "validation": 0.03,  # of the bytes, by file
+        "test": 0.03,  # of the bytes, by file
+    }
+    report = {
+        "prompt": "def ",  # start of the generated samples
+        "sample_tokens": 96,
+    }
+    return {"data": data, "report": report}
+
+
+def sizes() -> dict[str, dict[str, Any]]:
+    """The sizes of a guide, a GPT-2, and of a target, a recurrent network."""
+    guide = {
+        "width": 128,
+        "depth": 4,  # blocks
+        "heads": 4,
+        "positions": 0,  # learned positions; 0: as many as data.context
+        "dropout": 0.0,
+    }
+    target = {
+        "cell": "linear",  # elman | gru | lstm | linear
+        "block": "residual",  # plain | residual
+        "width": 128,
+        "depth": 4,  # blocks
+        "hidden": 128,  # recurrent units a block
+        "expansion": 4,  # MLP width over width; 0: no MLP (residual blocks)
+        "adapter_rank": 64,  # of the linear adapters, where guide and target widths differ
+    }
+    return {"guide": guide, "target": target}
+
+
+class Task:
+    """A checked config's language model."""
+
+    compared = Compared("loss", -1.0, "nats per token", "losses", "loss")
+
+    def __init__(self, config: Any) -> None:
+        check_values(config, CHOICES, POSITIVE)
+        if config.data.context < 2 or not config.report.prompt:
+            raise UserError(
+                f"config.data.context is {config.data.context} and config.report.prompt is"
+                f" {config.report.prompt!r}; a sample needs a context of 2 tokens or more and a"
+                " prompt that is not empty"
+            )
+        context, batch = config.data.context, config.train.batch
+        self.config = config
+        self.example = jax.ShapeDtypeStruct((1, context), jnp.int32)
+        self.batch = jax.ShapeDtypeStruct((batch, context + 1), jnp.int32)
+        self.samples = {"tokens": batch * context, "sequences": batch, "pooled": batch}
+        self.unit = f"windows of {context} tokens"
+        self.transforms = ()
+
+    @property
+    def words(self) -> str:
+        """The sizes that decide whether two networks fit, for errors."""
+        guide, target = self.config.guide, self.config.target
+        return (
+            f"the guide's width is {guide.width}, the target's {target.width}, its units"
+            f" {target.hidden}"
+        )
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that both networks know: 256 bytes and a separator, or the BPE's."""
+        data = self.config.data
+        return 257 if data.tokenizer == "bytes" else data.vocabulary
+
+    def network(self, side: str) -> Network:
+        """The guide, or the target, whose seams have the guide's width when adapters are needed."""
+        c = self.config[side]
+        if side == "guide":
+            return gpt2(
+                vocabulary=self.vocabulary,
+                width=c.width,
+                depth=c.depth,
+                heads=c.heads,
+                positions=c.positions or self.config.data.context,
+                dropout=c.dropout,
+            )
+        width = self.config.guide.width
+        return recurrent(
+            vocabulary=self.vocabulary,
+            width=c.width,
+            depth=c.depth,
+            hidden=c.hidden,
+            kind=c.cell,
+            block=c.block,
+            expansion=c.expansion,
+            rank=c.adapter_rank,
+            seam_width=0 if c.width == width else width,
+        )
+
+    def begin(self, net: Network, fresh: Variables, sets: Sets) -> Variables:
+        """The variables (leading seed axis) of a guide that is not trained here: `fresh` ones, or
+        those of a file. Raises UserError for a file of another network or tokenizer.
+        """
+        c = self.config.guide
+        if c.origin == "untrained":
+            return fresh
+        variables = load_gpt2(
+            c.weights,
+            vocabulary=self.vocabulary,
+            width=c.width,
+            depth=c.depth,
+            heads=c.heads,
+            positions=c.positions or self.config.data.context,
+        )
+        stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
+        loss = float(sets.validation.scores(net, stacked)["loss"][0])
+        if loss > math.log(self.vocabulary):
+            raise UserError(
+                f"the guide in {c.weights} scores {loss:.2f} nats, worse than guessing"
+                f" ({math.log(self.vocabulary):.2f}): its weights belong to another tokenizer; give"
+                " weights that were trained on this text and tokenizer"
+            )
+        return stacked
+
+    def corpus(self, cache: pathlib.Path) -> text.Corpus:
+        """The tokenised text. Raises UserError for missing text or too small a vocabulary."""
+        c = self.config.data
+        named = {"stdlib": "the standard library's source text"}
+        LOG.info("reading %s", named.get(c.source, c.path or c.dataset))
+        corpus = text.load_corpus(
+            source=c.source,
+            path=c.path,
+            dataset=c.dataset,
+            text_key=c.text_key,
+            tokenizer=c.tokenizer,
+            vocabulary=c.vocabulary,
+            validation_fraction=c.validation,
+            test_fraction=c.test,
+            cache_dir=cache,
+        )
+        if corpus.vocabulary > self.vocabulary:
+            raise UserError(
+                f"the text has {corpus.vocabulary} tokens and the networks know {self.vocabulary};"
+                " raise data.vocabulary"
+            )
+        return corpus
+
+    def load(self, cache: pathlib.Path) -> tuple[Task, Data]:
+        """(itself, the corpus in windows): "share" of the documents, and "all" of them."""
+        corpus, context = self.corpus(cache), self.config.data.context
+        share = text.windows(text.share(corpus, self.config.data.share), context, "share")
+        dtype = np.uint16 if corpus.vocabulary <= 65536 else np.int32
+        everything = text.windows(corpus.train, context).astype(dtype)
+        validation, test = (
+            HeldWindows(*text.evaluation_windows(getattr(corpus, split), context, split))
+            for split in ("validation", "test")
+        )
+        train = {"share": jnp.asarray(share), "all": jnp.asarray(everything)}
+        train["unlabelled"] = train["share"]
+        sets = Sets(train, validation, test)
+        facts = corpus.provenance() | {
+            "share": self.config.data.share,
+            "train_examples": len(share),
+            "guide_train_examples": len(everything),
+            "eval_examples": len(test.windows),
+            "bytes_per_token": corpus.bytes_per_token,
+        }
+        return self, Data(
+            lambda seed: sets,
+            {
+                "metric": "perplexity",
+                "higher_is_better": False,
+                "chance": float(corpus.vocabulary),
+                "data": facts,
+            },
+            functools.partial(self._results, corpus),
+        )
+
+    def value(self, scores: dict[str, float]) -> float:
+        """Perplexity."""
+        return math.exp(scores["loss"])
+
+    def costs(self, net: Network, variables: Variables, repeats: int) -> dict[str, Any]:
+        """Besides `costs.network_costs`: latency (us) of one token with its state at data.context,
+        and the bytes of that state at CONTEXTS.
+        """
+        context = self.config.data.context
+        tokens = jnp.zeros((1,), jnp.int32)
+        one = jax.jit(lambda v, token, carries: decode.step(net, v, token, carries)[0])
+        carries = decode.initial_carries(net, 1, context)
+        median, spread = cost.latency(one, variables, tokens, carries, repeats=repeats)
+        state = {str(length): decode.state_bytes(net, length) for length in CONTEXTS}
+        return network_costs(net, variables, self.example, repeats=repeats) | {
+            "token_latency_us": median,
+            "token_latency_iqr_us": spread,
+            "state_bytes": state,
+        }
+
+    def _results(self, corpus: text.Corpus, finished: Any) -> dict[str, Any]:
+        """Bits per byte of every model, and samples of the guide and of ours."""
+        each = corpus.bytes_per_token["test"]
+        models = [
+            {**one, "bits_per_byte": one["loss"] / math.log(2) / each} for one in finished.models
+        ]
+        shown = [arm for arm in finished.arms if arm.role != "rival"]
+        samples = [self._sample(corpus, arm, finished.first(arm.name)) for arm in shown]
+        return {"models": models, "samples": samples}
+
+    def _sample(self, corpus: text.Corpus, arm: Any, variables: Variables) -> dict[str, str]:
+        config = self.config
+        encoded = jnp.asarray(corpus.tokenizer.encode(config.report.prompt))[None]
+        prompt = encoded[:, : config.data.context // 2].astype(jnp.int32)
+        length = min(config.report.sample_tokens, config.data.context - prompt.shape[1])
+        key = jax.random.fold_in(jax.random.key(config.seed), 3)
+        tokens = decode.generate(arm.net, variables, prompt, key, length=length)
+        generated = corpus.tokenizer.decode(np.asarray(tokens[0]))
+        return {"model": arm.name, "prompt": config.report.prompt, "text": generated}

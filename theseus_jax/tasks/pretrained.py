@@ -1,0 +1,139 @@
+"""Classifiers that are not trained here: untrained, read from a file, or a packaged backbone with a
+head fitted to the data; and what a linear probe finds in a network's features.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theseus_jax.methods.recalibrate import batch_statistics
+from theseus_jax.nets import bert, efficientnet, resnet, vit
+from theseus_jax.nets.stage import Network, Variables, forward
+from theseus_jax.nets.zoo import Reading
+from theseus_jax.program import in_blocks
+from theseus_jax.similarity.sentences import sentence_agreement
+from theseus_jax.solvers import logistic
+
+LOG = logging.getLogger("theseus_jax")
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+CALIBRATION = 2048  # examples
+BACKBONES = {
+    "efficientnet_lite0": efficientnet.load_efficientnet_lite0,
+    "minilm": bert.load_minilm,
+}
+FILES = ("resnet18", "resnet34", "resnet50", "vit")
+
+
+def calibrated(net: Network, fresh: Variables, x: Any) -> Variables:
+    """Fresh variables (leading seed axis of 1) with batch norm's statistics of training inputs x."""
+    first = jax.tree.map(lambda leaf: leaf[0], fresh)
+    rows = jax.tree.map(lambda leaf: leaf[:CALIBRATION], x)
+    statistics = batch_statistics(net, first, rows)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], statistics)
+
+
+def from_file(config: Any, net: Network, reading: Reading, classes: int) -> Variables:
+    """The variables (leading seed axis of 1) in the file of a config's guide. Raises UserError for
+    another network's.
+    """
+    c = config.guide
+    if c.arch == "vit":
+        load = vit.load_deit if c.read == "distilled" else vit.load_vit
+        variables = load(
+            c.weights,
+            classes=classes,
+            image=c.size or reading.shape[0],
+            patch=c.patch,
+            width=c.width,
+            depth=c.depth,
+            heads=c.heads,
+            hidden=c.hidden,
+        )
+    else:
+        depth = int(c.arch.removeprefix("resnet"))
+        variables = resnet.load_resnet(
+            c.weights, depth=depth, classes=classes, width=c.width or 64, stem=c.stem
+        )
+    named = {name: variables.get(name, {}) for name in net.names}
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], named)
+
+
+def packaged(
+    arch: str, net: Network, train: dict[str, Any], x: Any, y: np.ndarray, classes: int
+) -> Variables:
+    """A packaged backbone's variables (leading seed axis of 1), with a head fitted on the training
+    examples' features; x, y: of validation.
+
+    The head is a logistic regression on standardised features, its penalty out of PENALTIES by
+    validation accuracy; the scale is folded into it. Raises UserError for a missing package.
+    """
+    loaded = BACKBONES[arch]()
+    variables = {name: loaded.get(name, {}) for name in net.names[:-1]}
+    LOG.info("fitting a head on the features of %s for %d examples", arch, len(train["labels"]))
+    ours, held = (features(net, variables, inputs) for inputs in (train["inputs"], x))
+    head = fitted_head(ours, train["labels"], held, y, classes)
+    variables["head"] = {"params": head}
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
+
+
+@functools.partial(jax.jit, static_argnames="net")
+def features(net: Network, variables: Variables, x: Any) -> jax.Array:
+    """What the head of a network reads, (N, D). variables: of one seed."""
+    stop = net.names[-2]
+    return in_blocks(lambda block: forward(net, variables, block, stop=stop)[0], x)
+
+
+def fitted_head(
+    x: jax.Array, y: jax.Array, held_x: jax.Array, held_y: jax.Array, classes: int
+) -> dict[str, jax.Array]:
+    """Logistic regression on features x (N, D) as a linear head: {"kernel": (D, O), "bias": (O,)}.
+
+    Standardised first, the scale folded in; its penalty out of PENALTIES by accuracy on the held-out
+    features.
+    """
+    mean, deviation = x.mean(0), x.std(0) + 1e-6
+    ones = [
+        jnp.concatenate([(z - mean) / deviation, jnp.ones((len(z), 1))], axis=1)
+        for z in (x, held_x)
+    ]
+
+    def accuracy(weights: jax.Array) -> float:
+        return float((jnp.argmax(ones[1] @ weights, axis=1) == held_y).mean())
+
+    fits = [logistic(ones[0], y, classes, penalty).weights for penalty in PENALTIES]
+    best = fits[int(np.argmax([accuracy(weights) for weights in fits]))]
+    kernel = best[:-1] / deviation[:, None]
+    return {"kernel": kernel, "bias": best[-1] - mean @ kernel}
+
+
+def probe(
+    net: Network, variables: Variables, original: jax.Array, sets: dict[str, Any], classes: int
+) -> dict[str, Any]:
+    """How much a network's features (stacked seeds) still hold: {"probe_accuracy": mean over seeds,
+    "probe_seeds": each, "agreement": means of `sentence_agreement` with the original's test features
+    (N, D)}.
+
+    sets: {"train", "validation", "test"} of {"inputs", "labels"}; the probe is `fitted_head`.
+    """
+    accuracies, agreements = [], []
+    for seed in range(len(jax.tree.leaves(variables)[0])):
+        one = jax.tree.map(lambda leaf, seed=seed: leaf[seed], variables)
+        parts = (sets[name]["inputs"] for name in ("train", "validation", "test"))
+        x, held, test = (features(net, one, part) for part in parts)
+        labels = sets["validation"]["labels"]
+        head = fitted_head(x, sets["train"]["labels"], held, labels, classes)
+        predicted = jnp.argmax(test @ head["kernel"] + head["bias"], axis=1)
+        accuracies.append(float((predicted == sets["test"]["labels"]).mean()))
+        agreements.append(sentence_agreement(test, original))
+    keys = [k for k in ("cosine", "pearson", "spearman") if agreements[0][k] is not None]
+    return {
+        "probe_accuracy": float(np.mean(accuracies)),
+        "probe_seeds": accuracies,
+        "agreement": {key: float(np.mean([one[key] for one in agreements])) for key in keys},
+    }
