@@ -19,12 +19,10 @@ import jax
 import numpy as np
 
 import theseus_jax as tj
-from theseus_jax.experiment import arms, classify, classify_data, guides
-from theseus_jax.experiment.classify_setup import facts_of
-from theseus_jax.experiment.jobs import run_keys
-from theseus_jax.experiment.results import mean_and_error, training_flops
+from theseus_jax.experiment import engine
+from theseus_jax.experiment.models import mean_and_error
 from theseus_jax.experiment.workdir import Workdir, device
-from theseus_jax.records import Records
+from theseus_jax.records import Records, training_flops
 from theseus_jax.version import __version__
 
 BASE = "configs/resnet18_to_mlp.py"
@@ -69,9 +67,7 @@ def row(name: str, arm: str, config, data, guide) -> dict:
     config.controls.names = () if arm == "converted" else (arm,)
     with tempfile.TemporaryDirectory() as folder:
         home = Workdir(pathlib.Path(folder), Records(pathlib.Path(folder) / "metrics.jsonl"))
-        bench = classify.open_bench(config, home, data)
-        plan = bench.made.plans[arm]
-        arms.train(bench, arm, plan, bench.made.target, guide, run_keys(config.seed, 2, config.seeds), bench.of(arm, plan))
+        search.trained(config, arm, engine.parts(config)[0].divided(data), guide, home)
         found = home.records.read()
     final = [r for r in found if r["kind"] == "model"]
     accuracy, error = mean_and_error([r["test_accuracy"] for r in final])
@@ -88,10 +84,13 @@ def trained_guide(config, data) -> tuple[dict, dict]:
     """A guide of this config, and its test scores."""
     with tempfile.TemporaryDirectory() as folder:
         home = Workdir(pathlib.Path(folder), Records(pathlib.Path(folder) / "metrics.jsonl"))
-        bench = classify.open_bench(config, home, data)
-        variables = arms.guide(bench, lambda keys: guides.untrained(config, bench.made.guide, keys, bench.guide_examples["inputs"]))
-    scores = bench.test.scores(bench.made.guide, jax.tree.map(lambda leaf: leaf[None], variables))
-    return variables, {key: float(value[0]) for key, value in scores.items()}
+        task, method = engine.parts(config)
+        arm, data = method.arms(config, task)[0], task.divided(data)
+        run = engine.Run(config, task, home, data, (arm,), {}, {})
+        engine.make(run, arm)
+    stacked = run.done[arm.name]
+    scores = data.sets(0).test.scores(arm.net, stacked)
+    return jax.tree.map(lambda leaf: leaf[0], stacked), {key: float(value[0]) for key, value in scores.items()}
 
 
 def main() -> None:
@@ -101,7 +100,7 @@ def main() -> None:
     parser.add_argument("--json", required=True)
     given = parser.parse_args()
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).resolve().parents[1] / ".cache" / "jax"))
-    data = classify_data.load(settings(""), pathlib.Path(given.guide) / "cache", facts_of(settings("")))
+    data = engine.parts(settings(""))[0].read(pathlib.Path(given.guide) / "cache")
     rows = []
     if given.study == "guide":
         for name, text in GUIDES.items():

@@ -21,9 +21,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 import theseus_jax as tj  # noqa: E402
-from theseus_jax.experiment import arms, classify, classify_data  # noqa: E402
-from theseus_jax.experiment.classify_setup import facts_of  # noqa: E402
-from theseus_jax.experiment.jobs import run_keys  # noqa: E402
+from theseus_jax.experiment import engine  # noqa: E402
 from theseus_jax.experiment.workdir import Workdir  # noqa: E402
 from theseus_jax.records import Records  # noqa: E402
 
@@ -48,14 +46,24 @@ def overridden(config, text):
     return config
 
 
+def trained(config, name, data, guide, home):
+    """One arm of a config, beside a guide that is there: (its network, stacked variables)."""
+    task, method = engine.parts(config)
+    arms = method.arms(config, task)
+    stacked = jax.tree.map(lambda leaf: leaf[None], guide)
+    run = engine.Run(config, task, home, data, arms, {}, {"guide": stacked})
+    arm = next(arm for arm in arms if arm.name == name)
+    engine.make(run, arm)
+    return arm.net, run.done[name]
+
+
 def trial(config, arm, data, guide, home):
-    bench = classify.open_bench(config, home, data)
-    bench = bench._replace(test=bench.validation)  # no trial may look at test data
-    made, held = bench.made, bench.validation
+    sets = data.sets(0)
+    sets = sets._replace(test=sets.validation)  # no trial may look at test data
     began = time.monotonic()
-    keys = run_keys(config.seed + 1000, 2, config.seeds)  # other seeds than the table's
-    variables = arms.train(bench, arm, made.plans[arm], made.target, guide, keys, bench.of(arm, made.plans[arm]))
-    scores = held.scores(made.target, variables)
+    config.seed += 1000  # other seeds than the table's
+    net, variables = trained(config, arm, data._replace(sets=lambda seed: sets), guide, home)
+    scores = sets.validation.scores(net, variables)
     return scores["accuracy"], scores["loss"].mean(), time.monotonic() - began
 
 
@@ -69,7 +77,7 @@ def main():
     parser.add_argument("--try", action="append", dest="tries", default=[])
     given = parser.parse_args()
     config = overridden(load_config(given.config), given.common)
-    data = classify_data.load(config, pathlib.Path(given.guide) / "cache", facts_of(config))
+    dataset = engine.parts(config)[0].read(pathlib.Path(given.guide) / "cache")
     _, guide = tj.restore(given.guide, model="guide")
     table = pathlib.Path(given.csv)
     for text in given.tries or [""]:
@@ -78,6 +86,7 @@ def main():
         changed.controls.names = () if given.arm == "converted" else (given.arm,)
         with tempfile.TemporaryDirectory() as folder:
             home = Workdir(pathlib.Path(folder), Records(pathlib.Path(folder) / "metrics.jsonl"))
+            data = engine.parts(changed)[0].divided(dataset)
             accuracy, loss, seconds = trial(changed, given.arm, data, guide, home)
         row = {"config": pathlib.Path(given.config).stem, "arm": given.arm, "common": given.common, "try": text,
                "seeds": given.seeds, "validation_accuracy": round(float(jnp.mean(accuracy)), 4),

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from theseus_jax.experiment.classify_setup import case, check
-from theseus_jax.experiment.plans import chosen_metric
+from theseus_jax.experiment import engine
+from theseus_jax.methods.conversion import pair_of
 from theseus_jax.methods.convert import parse_mapping
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
@@ -36,14 +36,13 @@ def test_every_setting_of_the_studies_is_one_that_a_run_takes(studies):
     rows = {**studies.STUDIES, "guide": studies.GUIDES}
     for text in {text for named in rows.values() for text in named.values()}:
         config = studies.settings(text)
-        check(config)
-        chosen_metric(config)
+        engine.parts(config)[1].check(config, engine.parts(config)[0])
 
 
 def test_every_mapping_of_the_studies_fits_its_networks(studies):
-    made = case(studies.settings(""))
+    made = pair_of(studies.settings(""), engine.parts(studies.settings(""))[0])
     for name, text in studies.STUDIES["mapping"].items():
-        mapping = parse_mapping(studies.settings(text).convert.mapping, made.guide, made.target, made.example)
+        mapping = parse_mapping(studies.settings(text).convert.mapping, made.guide, made.target, made.task.example)
         assert mapping[-1] == ("pool", "block_3"), name
 
 

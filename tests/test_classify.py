@@ -13,7 +13,7 @@ from theseus_jax import checkpoints
 from theseus_jax import config as schema
 from theseus_jax.data import labelled
 from theseus_jax.errors import UserError
-from theseus_jax.experiment import classify
+from theseus_jax.experiment import engine
 from theseus_jax.similarity import metric, samples
 from theseus_jax.trees import bit_equal
 
@@ -112,14 +112,14 @@ def test_arms_that_read_no_labels_may_use_every_picture(tmp_path):
 def test_a_probe_is_scikit_learns_logistic_regression(finished):
     from sklearn.linear_model import LogisticRegression
 
-    from theseus_jax.experiment import guides
+    from theseus_jax.tasks import pretrained
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 200)
     x = (rng.normal(size=(200, 6)) + 1.5 * np.eye(6)[y]) * np.arange(1, 7) + 3
-    head = guides.fitted_head(*(np.asarray(z, np.float32) if z.ndim == 2 else z for z in (x[:150], y[:150], x[150:], y[150:])), 3)
+    head = pretrained.fitted_head(*(np.asarray(z, np.float32) if z.ndim == 2 else z for z in (x[:150], y[:150], x[150:], y[150:])), 3)
     unit = (x - x[:150].mean(0)) / x[:150].std(0)
     scores = []
-    for penalty in guides.PENALTIES:  # scikit-learn's C weighs the sum of losses, and its intercept is free
+    for penalty in pretrained.PENALTIES:  # scikit-learn's C weighs the sum of losses, and its intercept is free
         other = LogisticRegression(C=1 / (penalty * 150), max_iter=2000).fit(unit[:150], y[:150])
         scores.append((other.score(unit[150:], y[150:]), np.argmax(other.decision_function(unit), 1)))
     best = max(range(len(scores)), key=lambda i: scores[i][0])
@@ -128,7 +128,7 @@ def test_a_probe_is_scikit_learns_logistic_regression(finished):
 
 def test_a_guide_in_batch_mode_is_run_by_its_batches():
     c = small(guide__origin="untrained", guide__mode="batch")
-    net = classify.network(c, "guide")
+    net = engine.network(c, "guide")
     assert [type(stage.module).__name__ for stage in net.stages][1:3] == ["BatchMode", "BatchMode"]
     assert "BatchMode" in tj.dry_run(c)
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from theseus_jax.errors import UserError
-from theseus_jax.experiment.plans import side_variables
+from theseus_jax.experiment.jobs import side_variables
 from theseus_jax.methods import baselines, convert
 from theseus_jax.nets.fcn import mlp
 from theseus_jax.nets.stage import forward, init

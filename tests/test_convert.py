@@ -11,7 +11,8 @@ import tiny
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Segments, Whole
 from theseus_jax.methods import baselines, convert
-from theseus_jax.methods.probes import HeldWindows, StageProbe
+from theseus_jax.methods.probes import StageProbe
+from theseus_jax.tasks.held import HeldWindows
 from theseus_jax.methods.surgery import (Fold, Inherit, Stitch, fit_stitch, hybrid, hybrid_module_variables, ridge)
 from theseus_jax.nets.bridge import Bridge
 from theseus_jax.nets.stage import network

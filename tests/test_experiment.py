@@ -18,14 +18,18 @@ from theseus_jax import config as schema
 from theseus_jax.data import text
 from theseus_jax.errors import UserError
 from theseus_jax.evaluate import token_loss
-from theseus_jax.experiment.classify import ACCURACY
+from theseus_jax.arms import Arm
 from theseus_jax.experiment.jobs import Workdir, rewind
-from theseus_jax.experiment.language import LOSS
-from theseus_jax.experiment.results import claims, model_record
+from theseus_jax.experiment.models import record
+from theseus_jax.methods.conversion.results import claims
 from theseus_jax.records import Records
+from theseus_jax.tasks.labelled import Task as Labelled
+from theseus_jax.tasks.language import Task as Language
 from theseus_jax.trees import bit_equal
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+LOSS, ACCURACY = Language.compared, Labelled.compared
+ROLES = {"guide": "guide", "converted": "ours"}
 TINY = {"data.source": "directory", "data.tokenizer": "bytes", "data.context": 8, "data.share": 0.5,
         "data.validation": 0.2, "data.test": 0.2, "guide.width": 16, "guide.depth": 2, "guide.heads": 2, "guide.steps": 12,
         "target.width": 16, "target.depth": 2, "target.hidden": 8, "target.cell": "elman", "convert.steps": 12,
@@ -149,7 +153,7 @@ def test_targets_of_another_depth_inherit_and_convert(texts, tmp_path):
 @pytest.mark.slow
 def test_an_untrained_guide_and_adapters_run_to_the_end(texts, tmp_path):
     c = tiny(texts, guide__origin="untrained", convert__inherit=(), convert__schedule="joint", seeds=1, controls__names=(),
-             target__width=12, target__adapter_rank=4, convert__stop_every=3, convert__stop_gain=9.0, convert__stop_patience=1)
+             target__width=12, target__adapter_rank=4)
     results = tj.run(c, tmp_path / "c")
     assert [model["name"] for model in results["models"]] == ["guide", "converted"]
     assert results["models"][0]["optimizer_steps"] == 0
@@ -222,16 +226,24 @@ def test_a_full_disk_is_one_line_and_loses_nothing(texts, tmp_path, monkeypatch)
     assert [model["name"] for model in tj.run(tiny(texts, controls__names=()), path)["models"]] == ["guide", "converted"]
 
 
+class Scores:
+    """A task whose models are judged by their loss."""
+
+    @staticmethod
+    def value(scores):
+        return scores["loss"]
+
+
 def test_speed_is_of_one_seed_and_knows_the_peak_of_listed_devices_only(monkeypatch):
-    found = [{"kind": "train", "model": "a", "seed": seed, "training_flops": 30.0, "seconds": 2.0} for seed in (0, 1) for _ in range(2)]
+    found = [{"kind": "train", "phase": "t", "step": step, "model": "a", "seed": seed, "training_flops": 30.0, "seconds": 2.0} for seed in (0, 1) for step in (2, 4)]
     found += [{"kind": "stored", "model": "a", "training_flops": 20.0, "seconds": 1.0},
-              {"kind": "train", "model": "b", "seed": 0, "training_flops": 1e9, "seconds": 1e9},
+              {"kind": "train", "phase": "t", "step": 2, "model": "b", "seed": 0, "training_flops": 1e9, "seconds": 1e9},
               {"kind": "phase", "model": "a", "optimizer_steps": 5, "examples_seen": 40},
               *({"kind": "model", "model": "a", "seed": seed, "test_loss": 1.0, "validation_loss": 1.0} for seed in (0, 1))]
-    made = model_record("a", found, {}, LOSS)
+    made = record(Arm("a", None), found, Scores, (0, 1), None, None)
     assert (made["seconds"], made["training_flops"], made["examples_per_second"], made["mfu"]) == (5.0, 80.0, 8.0, None)
     monkeypatch.setattr(cost, "peak_flops", lambda kind: 64.0)
-    assert model_record("a", found, {}, LOSS)["mfu"] == 0.25
+    assert record(Arm("a", None), found, Scores, (0, 1), None, None)["mfu"] == 0.25
     monkeypatch.undo()
     assert cost.peak_flops("NVIDIA H200") == cost.peak_flops("NVIDIA H100 80GB HBM3") > cost.peak_flops("NVIDIA H100 PCIe")
     assert cost.peak_flops("NVIDIA L40S") > cost.peak_flops("NVIDIA L4") and cost.peak_flops("NVIDIA A100-SXM4-80GB") == 156e12
@@ -240,7 +252,7 @@ def test_speed_is_of_one_seed_and_knows_the_peak_of_listed_devices_only(monkeypa
 
 def test_claims_are_decided_by_the_t_interval_of_paired_seeds():
     def model(name, losses, flops):
-        return {"name": name, "loss": float(np.mean(losses)), "losses": losses, "training_flops": flops,
+        return {"name": name, "role": ROLES.get(name, "rival"), "loss": float(np.mean(losses)), "losses": losses, "training_flops": flops,
                 "state_bytes": {"8192": 10 if name == "guide" else 1}}
 
     ours = [2.00, 2.10, 2.20]  # spread over seeds that the rivals share
@@ -258,7 +270,7 @@ def test_claims_are_decided_by_the_t_interval_of_paired_seeds():
 
 def test_a_share_of_the_gap_is_claimed_only_where_there_is_a_gap():
     def model(name, accuracy):
-        return {"name": name, "value": accuracy, "stderr": 0.0, "seeds": [accuracy - 0.001, accuracy + 0.001], "training_flops": 1}
+        return {"name": name, "role": ROLES.get(name, "rival"), "value": accuracy, "stderr": 0.0, "seeds": [accuracy - 0.001, accuracy + 0.001], "training_flops": 1}
 
     rows = [model("guide", 0.9), model("converted", 0.86), model("from_scratch", 0.8)]
     assert claims(rows, ACCURACY)[-1]["holds"] and claims(rows, ACCURACY)[-1]["measured"].startswith("60.0%")

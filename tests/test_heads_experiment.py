@@ -12,10 +12,12 @@ from theseus_jax import config as schema
 from theseus_jax.data.labelled import DataSet, Labelled, digits
 from theseus_jax.errors import UserError
 from theseus_jax.evaluate import class_scores
-from theseus_jax.experiment import heads_data
-from theseus_jax.experiment.heads_results import claims, curve, reached
-from theseus_jax.experiment.heads_setup import SOURCES, arm_plan, budget_of, facts_of, trials
-from theseus_jax.experiment.workdir import Workdir
+from theseus_jax.arms import Turn
+from theseus_jax.experiment.engine import arms_of
+from theseus_jax.methods.glai.arms import Heads
+from theseus_jax.methods.glai.results import claims, curve, reached
+from theseus_jax.data.episodes import episode
+from theseus_jax.tasks.features import SOURCES, Task
 from theseus_jax.trees import bit_equal
 
 TINY = {"data.train": 96, "data.validation": 48, "data.test": 48, "head.hidden": (8,), "seeds": 2, "train.epochs": 3,
@@ -26,6 +28,10 @@ TINY = {"data.train": 96, "data.validation": 48, "data.test": 48, "head.hidden":
 
 def tiny(**changes):
     return changed(schema.base("head"), TINY, **changes)
+
+
+def trials(config, arm):
+    return {one.name: one.search.trials for one in arms_of(config)}[arm]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def test_a_run_writes_every_file_of_the_contract(finished):
         assert len(model["seeds"]) == 2 and model["value"] == pytest.approx(np.mean(model["seeds"]))
         assert model["parameters"] > 0 and model["latency_us"] > 0 and model["flops_per_example"] > 0 and model["seconds"] > 0
     named = {model["name"]: model for model in results["models"]}
-    spent = budget_of(tiny(), facts_of(tiny()))
+    spent = Heads(tiny(), Task(tiny())).budget
     assert named["mlp_adam"]["parameters"] == spent.original and named["mlp_reduced"]["parameters"] == spent.reduced
     selector = spent.reduced - (4 + 1) * 10
     assert named["glai_path"]["parameters"] == selector + spent.kept
@@ -59,7 +65,7 @@ def test_a_run_writes_every_file_of_the_contract(finished):
 
 def test_what_is_restored_scores_what_the_table_says(finished):
     path, results = finished
-    data = heads_data.load(tiny(), Workdir(path, None))(0)
+    data = Task(tiny()).load(path / "cache")[1].sets(0)
     for model in results["models"]:
         for seed in range(2):
             net, variables = tj.restore(path, model["name"], seed)
@@ -164,7 +170,7 @@ def drawings():
 def test_an_episode_has_disjoint_drawings_of_alphabets_of_its_own():
     seen = {}
     for seed in (-2, -1, 0, 1):
-        one = heads_data.episode(drawings(), seed, ways=3, shots=8, key=0)
+        one = episode(drawings(), seed, ways=3, shots=8, key=0)
         parts = (one.train, one.validation, one.test)
         assert [len(part.y) for part in parts] == [24, 18, 18]
         numbers = np.concatenate([part.x[:, 0] for part in parts])
@@ -175,9 +181,9 @@ def test_an_episode_has_disjoint_drawings_of_alphabets_of_its_own():
         seen[seed] = numbers.tolist()
     assert seen[0] != seen[1] and seen[-1] != seen[-2]
     with pytest.raises(UserError, match="5 ways of 8 shots; there are 4 characters"):
-        heads_data.episode(drawings(), 0, ways=5, shots=8, key=0)
+        episode(drawings(), 0, ways=5, shots=8, key=0)
     with pytest.raises(UserError, match="lower data.ways or data.shots"):
-        heads_data.episode(drawings(), 0, ways=3, shots=17, key=0)
+        episode(drawings(), 0, ways=3, shots=17, key=0)
 
 
 @pytest.mark.parametrize("changes, words", [
@@ -231,9 +237,11 @@ def test_missing_data_tell_how_to_get_them(tmp_path):
 
 
 def test_a_plan_names_its_phases():
-    c = tiny()
-    plan = arm_plan(c, facts_of(c), "glai_joint", trials(c, "glai_joint")[0], trials(c, "mlp_reduced")[0], epochs=3)
+    made = {arm.name: arm for arm in arms_of(tiny())}
+    plan = made["glai_joint"].plan(made["glai_joint"].first())
     assert [phase.name for phase in plan] == ["selector", "estimator"] and plan[1].feed.cache("target").stage == "contributions"
     assert plan[1].trainable == ("estimator",) and plan[0].steps == 12 and plan[1].steps == 18
-    untrained = arm_plan(c, facts_of(c), "glai_untrained", trials(c, "glai_joint")[0], trials(c, "mlp_reduced")[0], epochs=3)
-    assert untrained[0].steps == 0
+    assert made["glai_untrained"].plan(made["glai_untrained"].first())[0].steps == 0
+    chosen = {"mlp_reduced": trials(tiny(), "mlp_reduced")[1]}
+    turn = Turn(trials(tiny(), "glai_joint")[0], chosen=chosen)
+    assert [phase.optimizer.learning_rate for phase in made["glai_joint"].plan(turn)] == [1e-2, 3e-3]

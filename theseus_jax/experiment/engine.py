@@ -16,7 +16,7 @@ import numpy as np
 
 from theseus_jax import checkpoints, methods, tasks
 from theseus_jax.arms import GUIDE, Arm, Finished, Search, Trial, Turn
-from theseus_jax.errors import Diverged, UserError
+from theseus_jax.errors import UserError
 from theseus_jax.experiment import models
 from theseus_jax.experiment.jobs import (
     Job,
@@ -29,12 +29,14 @@ from theseus_jax.experiment.jobs import (
     side_variables,
 )
 from theseus_jax.experiment.rehearse import outline, rehearse
+from theseus_jax.experiment.search import best_trial, groups, seeds_of, try_all
 from theseus_jax.experiment.workdir import Workdir, write
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.plan import Phase, sides
 from theseus_jax.train import State
 
 LOG = logging.getLogger("theseus_jax")
+Row = dict[str, Any]
 GUIDES, SEEDS, SEARCHES = 1, 2, 3  # purposes of the run's one key
 
 
@@ -126,8 +128,8 @@ def make(run: Run, arm: Arm) -> None:
     trial = arm.first().trial
     if arm.search:
         if variables is None:
-            _try_all(run, arm, arm.search)
-        trial = run.chosen[arm.name] = _best(run, arm, arm.search)
+            try_all(run, arm, arm.search, _work)
+        trial = run.chosen[arm.name] = best_trial(run, arm, arm.search)
     if variables is None:
         if arm.search:
             edge = " (at the edge of the search)" if models.at_edge(trial, arm.search.trials) else ""
@@ -155,11 +157,6 @@ def _save(run: Run, name: str, variables: Variables) -> None:
     checkpoints.save(run.home.model(name), tree={"variables": variables}, metadata=note)
 
 
-def _groups(arm: Arm, seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Seeds that train as one program."""
-    return [(seed,) for seed in seeds] if arm.apart else [seeds]
-
-
 def _job(arm: Arm, trial: int, seeds: tuple[int, ...]) -> str:
     searching, name = seeds[0] < 0, arm.name
     if not arm.apart:
@@ -173,57 +170,9 @@ def _jobs(run: Run, arm: Arm) -> list[str]:
     names = [
         _job(arm, trial, seeds)
         for trial in range(len(search.trials))
-        for seeds in _groups(arm, tuple(range(-1, -1 - search.seeds, -1)))
+        for seeds in groups(arm, seeds_of(search))
     ]
-    return [*names, *(_job(arm, 0, seeds) for seeds in _groups(arm, run.seeds(arm)))]
-
-
-def _try_all(run: Run, arm: Arm, search: Search) -> None:
-    """A row of kind "trial" for every point and seed of the search that has none yet."""
-    done = {(row["trial"], row["seed"]) for row in _trials(run, arm)}  # others' rows were cut
-    for number, trial in enumerate(search.trials):
-        for seeds in _groups(arm, tuple(range(-1, -1 - search.seeds, -1))):
-            if {(number, seed) for seed in seeds} <= done:
-                continue
-            try:
-                _work(run, arm, trial, number, seeds)
-            except Diverged as error:
-                LOG.info("%s", error)
-                nothing = {f"validation_{key}": None for key in ("loss", run.task.compared.key)}
-                for seed in seeds:
-                    row = {"kind": "trial", "model": arm.name, "seed": seed, "trial": number}
-                    run.home.records.write(row | nothing)
-
-
-def _trials(run: Run, arm: Arm) -> list[dict[str, Any]]:
-    rows = run.home.records.read()
-    return [row for row in rows if row["kind"] == "trial" and row["model"] == arm.name]
-
-
-def _best(run: Run, arm: Arm, search: Search) -> Trial:
-    """The point of the best mean validation score; of equal scores, the one of the lower loss, then
-    the first. Raises Diverged where none has a score.
-    """
-    rows, compared = _trials(run, arm), run.task.compared
-
-    def merit(number: int) -> tuple[float, float]:
-        mine = [row for row in rows if row["trial"] == number]
-        values = [
-            (compared.sign * row[f"validation_{compared.key}"], -row["validation_loss"])
-            for row in mine
-            if row["validation_loss"] is not None
-        ]
-        if len(values) < len(mine) or not np.isfinite(values).all():
-            return -np.inf, -np.inf
-        return tuple(np.mean(values, axis=0))
-
-    best = max(range(len(search.trials)), key=merit)
-    if merit(best)[0] == -np.inf:
-        raise Diverged(
-            f"every trial of {arm.name} diverged; give lower rates or higher penalties in"
-            " config.search"
-        )
-    return search.trials[best]
+    return [*names, *(_job(arm, 0, seeds) for seeds in groups(arm, run.seeds(arm)))]
 
 
 def _keys(run: Run, arm: Arm, seeds: tuple[int, ...]) -> jax.Array:
@@ -244,13 +193,6 @@ def _work(
     if arm.solve and not searching and (done := finished(home, name)) is not None:
         return done
     tags = {"model": arm.name} | ({"trial": number} if searching else {})
-
-    def log(row: dict[str, Any]) -> None:
-        """Of a search, or of a seed by itself, every row says which seed it is of."""
-        if arm.apart or searching:
-            row = {**row, "seed": seeds[row.get("seed", 0)]}
-        home.records.write({**row, **tags})
-
     turn = Turn(
         trial,
         seeds,
@@ -259,7 +201,7 @@ def _work(
         run.chosen,
         run.done,
         home.records.read,
-        log,
+        functools.partial(_log, home, seeds if arm.apart or searching else None, tags),
         lambda net: fresh(net, keys, run.task.example),
     )
     score = functools.partial(_score, run, arm, turn, tags)
@@ -288,13 +230,19 @@ def _work(
         examples=sets.train[arm.examples],
         batch=run.config.train.batch,
         chunk=run.config.train.get("chunk") or getattr(run.task, "steps_per_epoch", 25),
-        log=log,
+        log=turn.log,
         score=score,
         measure=functools.partial(_measure, run.task, sets.validation),
         metadata=run.note,
     )
     seconds = run.config.train.save_seconds
     return run_plan(home, job, save_seconds=seconds, show=not arm.apart, keep=not searching)
+
+
+def _log(home: Workdir, seeds: tuple[int, ...] | None, tags: Row, row: Row) -> None:
+    """Adds a row; of a search, or of a seed by itself, it says which of `seeds` it is of."""
+    own = {} if seeds is None else {"seed": seeds[row.get("seed", 0)]}
+    home.records.write({**row, **own, **tags})
 
 
 def _first(stacked: Variables) -> Variables:

@@ -7,7 +7,6 @@ from types import ModuleType
 from typing import Any, Sequence
 
 import jax
-import jax.numpy as jnp
 from flax.errors import FlaxError
 
 from theseus_jax import cost

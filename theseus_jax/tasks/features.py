@@ -11,20 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theseus_jax import checkpoints, trees
 from theseus_jax.checks import check_values
-from theseus_jax.data import features, labelled, text
+from theseus_jax.data import features, labelled
+from theseus_jax.data.episodes import episode
 from theseus_jax.data.labelled import DataSet, Labelled
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Views
-from theseus_jax.nets.stage import Network, Variables, forward
+from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.objectives import CrossEntropy, InfoNCE, Term
 from theseus_jax.tasks import Compared, Data, Sets
 from theseus_jax.tasks.costs import network_costs
 from theseus_jax.tasks.held import HeldClasses, HeldViews
+from theseus_jax.tasks.states import lm_states
 
 METHOD = "glai"
-DRAWINGS = 20  # of every Omniglot character
 BACKBONES = {"none": None, "efficientnet_lite0": 1280, "minilm": 384}
 # inputs without a backbone, classes, training examples; None where the config or the data says it
 SOURCES = {
@@ -283,97 +283,3 @@ def _scaled(data: DataSet, standardise: bool) -> DataSet:
         for part in (data.train, data.validation, data.test)
     ]
     return data._replace(train=parts[0], validation=parts[1], test=parts[2])
-
-
-def episode(data: DataSet, seed: int, *, ways: int, shots: int, key: int) -> DataSet:
-    """A few-shot task: `ways` characters, `shots` drawings of each to train on, half of the others
-    to validate, half to test.
-
-    seed >= 0 draws from the test alphabets, a negative one from the validation alphabets. y is in
-    [0, ways). Raises UserError for more ways than characters, or shots that leave no drawing for
-    both held-out splits.
-    """
-    part = data.test if seed >= 0 else data.validation
-    there = np.unique(part.y)
-    if ways > len(there) or shots > DRAWINGS - 4:
-        raise UserError(
-            f"{ways} ways of {shots} shots; there are {len(there)} characters of {DRAWINGS}"
-            " drawings, of which 4 have to be held out: lower data.ways or data.shots"
-        )
-    draw = np.random.default_rng([key, int(seed < 0), abs(seed)])
-    chosen = draw.choice(there, ways, replace=False)
-    rows = np.stack([draw.permutation(np.flatnonzero(part.y == label)) for label in chosen])
-    middle = shots + (DRAWINGS - shots) // 2
-    parts = [
-        Labelled(
-            part.x[columns.ravel()],
-            np.repeat(np.arange(ways, dtype=np.int32), columns.shape[1]),
-        )
-        for columns in (rows[:, :shots], rows[:, shots:middle], rows[:, middle:])
-    ]
-    return DataSet(
-        f"{data.name}-{ways}-way-{shots}-shot",
-        *parts,
-        tuple(data.classes[label] for label in chosen),
-        data.sha256,
-        f"one episode a seed; {data.note}",
-    )
-
-
-def lm_states(workdir: str, limit: tuple[int | None, ...], cache: pathlib.Path) -> DataSet:
-    """Hidden states (N, D) of a finished language run's guide, before its head; y is the next token.
-
-    workdir: of a run with task language_model. limit: states of the three splits, each needed; every
-    8th position counts. Raises UserError for a folder without such a run, or without limits.
-    """
-    from theseus_jax.config import stored_config
-    from theseus_jax.tasks import language
-
-    path = pathlib.Path(workdir) / "checkpoints" / "guide"
-    if not workdir or not path.exists():
-        raise UserError(
-            f"data.path is {workdir!r}, which holds no language run with a guide; make one: python"
-            " launch/run.py --config=configs/gpt2_to_rnn.py --workdir="
-            f"{workdir or 'runs/gpt2_to_rnn'}"
-        )
-    if None in limit:
-        raise UserError(
-            "hidden states are as many as tokens; set data.train, data.validation and data.test"
-        )
-    tree, note = checkpoints.load(path, items=("variables",))
-    task = language.Task(stored_config(note["config"]))
-    net, corpus = task.network("guide"), task.corpus(cache)
-    variables = {**{name: {} for name in net.names}, **trees.unstack(tree["variables"], 0)}
-    context = task.config.data.context
-    parts = [
-        _states(net, variables, getattr(corpus, split), context, count)
-        for split, count in zip(("train", "validation", "test"), limit)
-    ]
-    return DataSet(
-        "lm-states",
-        *parts,
-        tuple(map(str, range(corpus.vocabulary))),
-        corpus.sha256,
-        f"hidden states of the guide of {pathlib.Path(workdir).name}, every 8th position",
-    )
-
-
-def _states(
-    net: Network, variables: Variables, tokens: np.ndarray, context: int, count: int
-) -> Labelled:
-    windows = text.windows(tokens, context)
-    per_window, stop = context // 8, net.names[-2]
-    rows = np.random.default_rng(0).permutation(len(windows))[: -(-count // per_window)]
-    run = jax.jit(lambda tokens: forward(net, variables, tokens, stop=stop)[0][:, 7::8])
-    parts = np.array_split(rows, max(1, len(rows) // 32))
-    states = [
-        np.asarray(run(jnp.asarray(windows[part, :-1].astype(np.int32)))) for part in parts
-    ]
-    x = np.concatenate(states).reshape(len(rows) * per_window, -1)
-    y = windows[rows][:, 8::8].reshape(-1)
-    if len(x) < count:
-        raise UserError(
-            f"{count} hidden states were asked for and a split has {len(x)}; lower data.train,"
-            " validation or test"
-        )
-    return Labelled(x[:count].astype(np.float32), y[:count].astype(np.int32))

@@ -91,24 +91,9 @@ def sections() -> dict[str, dict[str, Any]]:
 
 
 def _architecture() -> dict[str, Any]:
-    return {
-        "arch": "mlp",  # a name of nets.zoo.ARCHITECTURES; which sizes it reads: zoo.Architecture
-        "width": 0,
-        "depth": 0,
-        "hidden": 0,
-        "heads": 0,
-        "patch": 0,  # pixels
-        "norm": "batch",  # batch | layer | group | none
-        "stem": "cifar",  # of ResNets: cifar | imagenet
-        "rank": 0,
-        "read": "mean",  # of ViTs: class | mean | distilled
-        "dropout": 0.0,
-        "residual": False,
-        "units": 0,
-        "cell": "linear",
-        "keep": (),
-        "size": 0,  # pixels a side, inside the network; 0: as the data
-    }
+    """A name of nets.zoo.ARCHITECTURES and every size that some have; see zoo.Architecture."""
+    sizes = dataclasses.fields(zoo.Architecture)[1:]
+    return {"arch": "mlp", **{field.name: field.default for field in sizes}}
 
 
 def sizes() -> dict[str, dict[str, Any]]:
@@ -181,6 +166,7 @@ class Task:
     def __init__(self, config: Any) -> None:
         check(config)
         self.config = config
+        self.words = f"the guide is {config.guide.arch} and the target {config.target.arch}"
         self.reading, self.classes = reading_of(config)
         data, count, shape = config.data, config.train.batch, self.reading.shape
         self.example = zoo.example(self.reading)
@@ -192,11 +178,6 @@ class Task:
         self.samples = {"tokens": count * positions, "sequences": count, "pooled": count}
         augment = Augment(data.crop, data.flip, data.mixup, self.classes)
         self.transforms = (augment,) if data.crop or data.flip or data.mixup else ()
-
-    @property
-    def words(self) -> str:
-        """The architectures, for errors."""
-        return f"the guide is {self.config.guide.arch} and the target {self.config.target.arch}"
 
     def network(self, side: str) -> Network:
         """The guide, in the declared mode of its batch norm if it is untrained, or the target."""
@@ -217,9 +198,8 @@ class Task:
             inputs = sets.train["all"]["inputs"]
             return pretrained.calibrated(net, fresh, inputs) if c.mode == "calibrated" else fresh
         if c.origin == "pretrained":
-            return pretrained.packaged(
-                c.arch, net, sets.train["all"], held.x, held.y, self.classes
-            )
+            train = sets.train["all"]
+            return pretrained.packaged(c.arch, net, train, held.x, held.y, self.classes)
         variables = pretrained.from_file(self.config, net, self.reading, self.classes)
         loss = float(held.scores(net, variables)["loss"][0])
         if loss > math.log(self.classes):
@@ -233,20 +213,17 @@ class Task:
     def read(self, cache: pathlib.Path) -> DataSet:
         """The data set, as it was promised to the networks. Raises UserError for other data."""
         c = self.config.data
-        limit = (c.train or None, c.validation or None, c.test or None)
+        limit, size = (c.train or None, c.validation or None, c.test or None), c.size or None
         folder, mode = pathlib.Path(c.cache) if c.cache else cache, "L" if c.channels == 1 else "RGB"
+        text_limits = {"tokens": c.tokens, "limit": limit}
         sources = {
             "digits": lambda: labelled.digits(image=True, limit=limit),
             "fashion_mnist": lambda: pictures.fashion_mnist(c.path, limit=limit),
             "cifar10": lambda: labelled.cifar10_jpeg(c.path, cache_dir=folder, limit=limit),
             "folder": lambda: pictures.image_folder(c.path, c.size, mode=mode, limit=limit),
-            "tfds": lambda: labelled.tfds_images(
-                c.dataset, c.path, size=c.size or None, limit=limit
-            ),
-            "bbc": lambda: labelled.bbc(tokens=c.tokens, limit=limit),
-            "tfds_text": lambda: labelled.tfds_texts(
-                c.dataset, c.path, tokens=c.tokens, limit=limit
-            ),
+            "tfds": lambda: labelled.tfds_images(c.dataset, c.path, size=size, limit=limit),
+            "bbc": lambda: labelled.bbc(**text_limits),
+            "tfds_text": lambda: labelled.tfds_texts(c.dataset, c.path, **text_limits),
         }
         data = sources[c.source]()
         x = data.train.x
@@ -298,22 +275,9 @@ class Task:
 
     def _results(self, sets: Sets, finished: Any) -> dict[str, Any]:
         """`pretrained.probe` of every model beside its guide, where the config asks for it."""
-        guides = [arm for arm in finished.arms if arm.role == "guide"]
-        if not self.config.report.probe or not guides:
+        if not self.config.report.probe:
             return {}
-        LOG.info("fitting probes")
-        held = {name: getattr(sets, name) for name in ("validation", "test")}
-        parts = {name: {"inputs": part.x, "labels": part.y} for name, part in held.items()}
-        parts["train"] = sets.train["share"]
-        guide, test = guides[0], parts["test"]["inputs"]
-        original = pretrained.features(guide.net, finished.first(guide.name), test)
-        probes = {
-            arm.name: pretrained.probe(
-                arm.net, finished.done[arm.name], original, parts, self.classes
-            )
-            for arm in finished.arms
-        }
-        return {"models": [{**one, **probes[one["name"]]} for one in finished.models]}
+        return pretrained.probes(finished, sets, self.classes)
 
     def value(self, scores: dict[str, float]) -> float:
         """Accuracy."""

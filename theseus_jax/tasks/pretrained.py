@@ -137,3 +137,23 @@ def probe(
         "probe_seeds": accuracies,
         "agreement": {key: float(np.mean([one[key] for one in agreements])) for key in keys},
     }
+
+
+def probes(finished: Any, sets: Any, classes: int) -> dict[str, Any]:
+    """The models of a run, each with what `probe` finds in its features beside those of the first
+    guide; sets: `tasks.Sets`. Nothing where there is no guide.
+    """
+    guide = next((arm for arm in finished.arms if arm.role == "guide"), None)
+    if guide is None:
+        return {}
+    LOG.info("fitting probes")
+    parts = {"train": sets.train["share"]}
+    for name in ("validation", "test"):
+        part = getattr(sets, name)
+        parts[name] = {"inputs": part.x, "labels": part.y}
+    original = features(guide.net, finished.first(guide.name), parts["test"]["inputs"])
+    extra = {
+        arm.name: probe(arm.net, finished.done[arm.name], original, parts, classes)
+        for arm in finished.arms
+    }
+    return {"models": [{**one, **extra[one["name"]]} for one in finished.models]}

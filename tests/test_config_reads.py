@@ -1,0 +1,114 @@
+"""Every key of every config is really read, at its own path, by the code that a run goes through."""
+
+import itertools
+
+import pytest
+from ml_collections import ConfigDict
+
+from settings import changed
+from test_classify import TINY as CLASSES
+from test_experiment import TINY as LANGUAGE
+from test_heads_experiment import TINY as HEADS
+from theseus_jax.config import base
+from theseus_jax.errors import UserError
+from theseus_jax.experiment import engine
+from theseus_jax.experiment.workdir import open_workdir
+
+
+class Reads:
+    """A config that notes the dotted path of every leaf that is asked for."""
+
+    def __init__(self, config, seen, path=""):
+        self._config, self._seen, self._path = config, seen, path
+
+    def __getitem__(self, key):
+        value, path = self._config[key], f"{self._path}{key}"
+        if isinstance(value, ConfigDict):
+            return Reads(value, self._seen, f"{path}.")
+        self._seen.add(path)
+        return value
+
+    def __getattr__(self, key):
+        return self[key]
+
+    def get(self, key):
+        return self[key] if key in self._config else None
+
+    def to_json(self, **named):
+        return self._config.to_json(**named)
+
+
+def leaves(config, path=""):
+    for key, value in config.items():
+        yield from leaves(value, f"{path}{key}.") if isinstance(value, ConfigDict) else [path + key]
+
+
+def read_by_a_run(config, folder, others):
+    """The paths that a whole run reads, and what loading each of `others` reads, found or not."""
+    seen = set()
+    reads = Reads(config, seen)
+    engine.execute(reads, open_workdir(config, folder / "run"))
+    for changes in others:
+        task, _ = engine.parts(Reads(changed(config.copy_and_resolve_references(), changes), seen))
+        try:
+            sets = task.load(folder / "cache")[1].sets(0)
+            task.begin(task.network("guide"), None, sets)
+        except (UserError, ImportError, AttributeError, TypeError):
+            pass  # what is not there, or needs a package, was read from the config all the same
+    return seen
+
+
+TINIER = {"seeds": 1, "controls.names": ("from_scratch", "distilled"), "guide.steps": 3}
+UNREAD = {"task", "method", "smoke"}  # by experiment.run itself
+
+
+def missing(config, seen):
+    return sorted(set(leaves(config)) - seen - UNREAD)
+
+
+@pytest.mark.slow
+def test_every_key_of_a_language_model_is_read(tmp_path):
+    for i in range(12):
+        (tmp_path / f"{i}.txt").write_text(" ".join(f"{i}: the {i + j} cats." for j in range(30)))
+    values = {**LANGUAGE, **TINIER, "data.path": str(tmp_path), "convert.steps": 6}
+    config = changed(base(), values)
+    rates = {f"controls.rates.{name}" for name in config.controls.rates}
+    weights = {"guide.origin": "file", "guide.weights": str(tmp_path / "none.safetensors")}
+    seen = read_by_a_run(config, tmp_path, [weights])
+    assert not [path for path in missing(config, seen) if path not in rates]
+
+
+@pytest.mark.slow
+def test_every_key_of_a_classification_is_read(tmp_path):
+    config = changed(base("classification"), {**CLASSES, **TINIER, "convert.steps": 6})
+    rates = {f"controls.rates.{name}" for name in config.controls.rates}
+    sources = ("folder", "tfds", "tfds_text", "bbc", "cifar10")
+    named = {"data.size": 8, "data.classes": 5, "data.crop": 0, "guide.arch": "mlp"}
+    others = [{**named, "data.source": source} for source in sources]
+    file = {"guide.origin": "file", "guide.arch": "resnet18", "guide.width": 4}
+    seen = read_by_a_run(config, tmp_path, [*others, file])
+    assert not [path for path in missing(config, seen) if path not in rates]
+
+
+@pytest.mark.slow
+def test_every_key_of_a_comparison_of_heads_is_read(tmp_path):
+    config = changed(base("head"), {**HEADS, "seeds": 1, "arms": ("mlp_sgd", "ridge")})
+    seen = read_by_a_run(config, tmp_path, [])
+    made = [
+        {"arms": ("mlp_sgd",), "head.loss": "infonce", "head.outputs": 4},
+        {"data.source": "tfds", "data.width": 8, "data.classes": 3, "data.train": 64},
+        {"data.source": "omniglot"},
+        {"arms": ("mlp_reduced", "glai_joint")},
+    ]
+    for changes in made:
+        reads = Reads(changed(config.copy_and_resolve_references(), changes), seen)
+        task, method = engine.parts(reads)
+        task.compared, getattr(task, "terms"), task.transforms
+        for arm in method.arms(reads, task):
+            arm.plan and arm.plan(arm.first())
+        try:
+            sets = task.load(tmp_path / "cache")[1].sets(0)
+            assert list(itertools.islice(sets.train, 1)) == ["all"] and sets.validation
+        except (UserError, ImportError):
+            pass
+    assert not missing(config, seen)
