@@ -52,7 +52,7 @@ def read_by_a_run(config, folder, others):
         task, _ = engine.parts(Reads(changed(config.copy_and_resolve_references(), changes), seen))
         try:
             sets = task.load(folder / "cache")[1].sets(0)
-            task.begin(task.network("guide"), None, sets)
+            task.begin(task.pair()[0], None, sets)
         except (UserError, ImportError, AttributeError, TypeError):
             pass  # what is not there, or needs a package, was read from the config all the same
     return seen

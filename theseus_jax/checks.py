@@ -13,7 +13,7 @@ def lookup(config: Any, path: str) -> Any:
     return config
 
 
-def check_values(config: Any, choices: Mapping[str, Sequence[str]], positive: Sequence[str]) -> None:
+def check_values(config: Any, choices: Mapping[str, Sequence[str]], positive: Sequence[str] = ()) -> None:
     """Raises UserError, one line, for the first value that is none of its choices, or is not at least 1."""
     for path, allowed in choices.items():
         if lookup(config, path) not in allowed:

@@ -72,13 +72,19 @@ class Data(NamedTuple):
 
 class Task(Protocol):
     """A checked config's task. example: the shape of one input, (1, ...); batch: of a training batch.
-    unit: what a batch consists of, in words.
+    unit: what a batch consists of; words: the sizes that decide what fits; both for people.
+
+    One whose networks can be converted into each other has besides: samples, how many of each kind
+    (`convert.samples`) a batch gives; transforms, of every batch (`feeds`); pair(), a guide and a
+    target; and begin(net, fresh, sets), the variables of a guide that is not trained here. Its sets
+    name the training examples "all", "share" and "unlabelled".
     """
 
     compared: Compared
     example: Any
     batch: Any
     unit: str
+    words: str
 
     def load(self, cache: Any) -> tuple[Task, Data]:
         """(the task as the data have it, the data). Raises UserError for what is missing."""

@@ -18,9 +18,8 @@ from theseus_jax.data import labelled, pictures
 from theseus_jax.data.augment import Augment
 from theseus_jax.data.labelled import DataSet, Labelled
 from theseus_jax.errors import UserError
-from theseus_jax.methods.recalibrate import GUIDE_MODES, batch_mode
+from theseus_jax.methods.recalibrate import batch_mode
 from theseus_jax.nets import zoo
-from theseus_jax.nets.norms import NORMS
 from theseus_jax.nets.stage import Masked, Network, Variables
 from theseus_jax.tasks import Compared, Data, Sets, pretrained
 from theseus_jax.tasks.costs import network_costs
@@ -34,22 +33,7 @@ SOURCES = {
     "cifar10": ((32, 32, 3), 10),
 }
 TEXTS = {"bbc": 5, "tfds_text": 0}
-NETWORK_CHOICES = {
-    "arch": zoo.ARCHITECTURES,
-    "norm": NORMS,
-    "stem": ("cifar", "imagenet"),
-    "read": ("class", "mean", "distilled"),
-}
-CHOICES = {
-    "data.source": (*SOURCES, "folder", "tfds", *TEXTS),
-    "guide.origin": ("trained", "untrained", "pretrained", "file"),
-    "guide.mode": GUIDE_MODES,
-    **{
-        f"{side}.{key}": names
-        for side in ("guide", "target")
-        for key, names in NETWORK_CHOICES.items()
-    },
-}
+CHOICES = {"data.source": (*SOURCES, "folder", "tfds", *TEXTS)}
 POSITIVE = ("data.channels",)
 # what methods take where the config does not say otherwise
 USUAL = {
@@ -130,33 +114,6 @@ def reading_of(config: Any) -> tuple[zoo.Reading, int]:
     return zoo.Reading(shape, *scale), classes
 
 
-def check(config: Any) -> None:
-    """Raises UserError, one line, for the first value that cannot be meant."""
-    check_values(config, CHOICES, POSITIVE)
-    guide, data = config.guide, config.data
-    changed = data.crop or data.flip or data.mixup
-    if guide.origin == "pretrained" and guide.arch not in pretrained.BACKBONES:
-        raise UserError(
-            f"config.guide.arch is {guide.arch!r}, of which no weights are packaged; choose one of"
-            f" {', '.join(pretrained.BACKBONES)}, or another guide.origin"
-        )
-    if guide.origin == "file" and guide.arch not in pretrained.FILES:
-        raise UserError(
-            f"config.guide.arch is {guide.arch!r}, which is not read from files; choose one of"
-            f" {', '.join(pretrained.FILES)}"
-        )
-    if config.train.remember and changed:
-        raise UserError(
-            "config.train.remember keeps the guide's activations of images that never change, and"
-            " data.crop, flip or mixup change them; turn one of the two off"
-        )
-    if data.source in TEXTS and changed:
-        raise UserError(
-            f"config.data.source is {data.source!r}: texts are not cropped, flipped or mixed; set"
-            " data.crop, flip and mixup to 0"
-        )
-
-
 class Task:
     """A checked config's classification."""
 
@@ -164,11 +121,17 @@ class Task:
     unit = "examples"
 
     def __init__(self, config: Any) -> None:
-        check(config)
+        check_values(config, CHOICES, POSITIVE)
+        data, count = config.data, config.train.batch
+        changed = data.crop or data.flip or data.mixup
+        if data.source in TEXTS and changed:
+            raise UserError(
+                f"config.data.source is {data.source!r}: texts are not cropped, flipped or mixed;"
+                " set data.crop, flip and mixup to 0"
+            )
         self.config = config
-        self.words = f"the guide is {config.guide.arch} and the target {config.target.arch}"
         self.reading, self.classes = reading_of(config)
-        data, count, shape = config.data, config.train.batch, self.reading.shape
+        shape = self.reading.shape
         self.example = zoo.example(self.reading)
         inputs = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), self.example
@@ -177,10 +140,21 @@ class Task:
         positions = math.prod(shape[:2] if len(shape) == 3 else shape)
         self.samples = {"tokens": count * positions, "sequences": count, "pooled": count}
         augment = Augment(data.crop, data.flip, data.mixup, self.classes)
-        self.transforms = (augment,) if data.crop or data.flip or data.mixup else ()
+        self.transforms = (augment,) if changed else ()
 
-    def network(self, side: str) -> Network:
-        """The guide, in the declared mode of its batch norm if it is untrained, or the target."""
+    @property
+    def words(self) -> str:
+        """What is to be learnt, for errors."""
+        return f"examples are {self.reading.shape} in {self.classes} classes"
+
+    def pair(self) -> tuple[Network, Network]:
+        """The guide, in the declared mode of its batch norm if it is untrained, and the target.
+        Raises UserError.
+        """
+        pretrained.check_pair(self.config)
+        return self._network("guide"), self._network("target")
+
+    def _network(self, side: str) -> Network:
         c = self.config[side]
         sizes = {field.name: c[field.name] for field in dataclasses.fields(zoo.Architecture)}
         architecture = zoo.Architecture(**sizes | {"keep": tuple(c.keep)})

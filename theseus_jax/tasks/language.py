@@ -31,17 +31,16 @@ CONTEXTS = (128, 1024, 8192)
 CHOICES = {
     "data.source": ("stdlib", "directory", "tfds"),
     "data.tokenizer": ("bytes", "bpe"),
-    "guide.origin": ("trained", "untrained", "file"),
 }
-POSITIVE = (
-    "data.context",
+POSITIVE = ("data.context", "report.sample_tokens")
+PAIR_CHOICES = {"guide.origin": ("trained", "untrained", "file")}
+PAIR_POSITIVE = (
     "guide.width",
     "guide.depth",
     "guide.heads",
     "target.width",
     "target.depth",
     "target.hidden",
-    "report.sample_tokens",
 )
 # what methods take where the config does not say otherwise
 USUAL = {
@@ -120,11 +119,13 @@ class Task:
     @property
     def words(self) -> str:
         """The sizes that decide whether two networks fit, for errors."""
-        guide, target = self.config.guide, self.config.target
-        return (
-            f"the guide's width is {guide.width}, the target's {target.width}, its units"
-            f" {target.hidden}"
-        )
+        widths = [
+            f"{side}.{key} is {self.config[side][key]}"
+            for side, keys in (("guide", ("width",)), ("target", ("width", "hidden")))
+            for key in keys
+            if side in self.config
+        ]
+        return ", ".join([*widths, f"{self.vocabulary} tokens are known"])
 
     @property
     def vocabulary(self) -> int:
@@ -132,19 +133,27 @@ class Task:
         data = self.config.data
         return 257 if data.tokenizer == "bytes" else data.vocabulary
 
-    def network(self, side: str) -> Network:
-        """The guide, or the target, whose seams have the guide's width when adapters are needed."""
-        c = self.config[side]
-        if side == "guide":
-            return gpt2(
-                vocabulary=self.vocabulary,
-                width=c.width,
-                depth=c.depth,
-                heads=c.heads,
-                positions=c.positions or self.config.data.context,
-                dropout=c.dropout,
-            )
-        width = self.config.guide.width
+    def pair(self) -> tuple[Network, Network]:
+        """The guide, and the target, whose seams have the guide's width where adapters are needed.
+        Raises UserError.
+        """
+        check_values(self.config, PAIR_CHOICES, PAIR_POSITIVE)
+        return self.guide(), self._target()
+
+    def guide(self) -> Network:
+        """A GPT-2."""
+        c = self.config.guide
+        return gpt2(
+            vocabulary=self.vocabulary,
+            width=c.width,
+            depth=c.depth,
+            heads=c.heads,
+            positions=c.positions or self.config.data.context,
+            dropout=c.dropout,
+        )
+
+    def _target(self) -> Network:
+        c, width = self.config.target, self.config.guide.width
         return recurrent(
             vocabulary=self.vocabulary,
             width=c.width,

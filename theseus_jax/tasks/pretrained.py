@@ -12,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theseus_jax.methods.recalibrate import batch_statistics
-from theseus_jax.nets import bert, efficientnet, resnet, vit
+from theseus_jax.checks import check_values
+from theseus_jax.errors import UserError
+from theseus_jax.methods.recalibrate import GUIDE_MODES, batch_statistics
+from theseus_jax.nets import bert, efficientnet, resnet, vit, zoo
+from theseus_jax.nets.norms import NORMS
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.nets.zoo import Reading
 from theseus_jax.program import in_blocks
@@ -28,6 +31,37 @@ BACKBONES = {
     "minilm": bert.load_minilm,
 }
 FILES = ("resnet18", "resnet34", "resnet50", "vit")
+NETWORK_CHOICES = {
+    "arch": zoo.ARCHITECTURES,
+    "norm": NORMS,
+    "stem": ("cifar", "imagenet"),
+    "read": ("class", "mean", "distilled"),
+}
+PAIR_CHOICES = {
+    "guide.origin": ("trained", "untrained", "pretrained", "file"),
+    "guide.mode": GUIDE_MODES,
+    **{
+        f"{side}.{key}": names
+        for side in ("guide", "target")
+        for key, names in NETWORK_CHOICES.items()
+    },
+}
+
+
+def check_pair(config: Any) -> None:
+    """Raises UserError, one line, for the first value of a guide and a target that cannot be meant."""
+    check_values(config, PAIR_CHOICES)
+    guide = config.guide
+    if guide.origin == "pretrained" and guide.arch not in BACKBONES:
+        raise UserError(
+            f"config.guide.arch is {guide.arch!r}, of which no weights are packaged; choose one of"
+            f" {', '.join(BACKBONES)}, or another guide.origin"
+        )
+    if guide.origin == "file" and guide.arch not in FILES:
+        raise UserError(
+            f"config.guide.arch is {guide.arch!r}, which is not read from files; choose one of"
+            f" {', '.join(FILES)}"
+        )
 
 
 def calibrated(net: Network, fresh: Variables, x: Any) -> Variables:

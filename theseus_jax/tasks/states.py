@@ -37,7 +37,7 @@ def lm_states(workdir: str, limit: tuple[int | None, ...], cache: pathlib.Path) 
         )
     tree, note = checkpoints.load(path, items=("variables",))
     task = language.Task(stored_config(note["config"]))
-    net, corpus = task.network("guide"), task.corpus(cache)
+    net, corpus = task.guide(), task.corpus(cache)
     variables = {**{name: {} for name in net.names}, **trees.unstack(tree["variables"], 0)}
     context = task.config.data.context
     parts = [

@@ -65,7 +65,7 @@ class Pair(NamedTuple):
 def pair_of(config: Any, task: Any) -> Pair:
     """Both networks of a checked config and their mapping. Raises UserError."""
     check(config, task)
-    guide, target = task.network("guide"), task.network("target")
+    guide, target = task.pair()
     mapping = convert.parse_mapping(config.convert.mapping, guide, target, task.example)
     return Pair(config, task, guide, target, mapping, variable_shapes(target, task.example))
 

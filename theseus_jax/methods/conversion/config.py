@@ -136,6 +136,12 @@ def check(config: Any, task: Any) -> None:
             f"config.controls.names has {', '.join(unknown)}; choose from"
             f" {', '.join(baselines.CONTROLS)}"
         )
+    if config.train.remember and task.transforms:
+        raise UserError(
+            "config.train.remember keeps the guide's activations of examples that never change, and"
+            f" {task.transforms[0]} changes them (data.crop, flip and mixup); turn one of the two"
+            " off"
+        )
     if "head" in tuple(config.convert.inherit) and config.guide.origin == "untrained":
         raise UserError("config.convert.inherit has the head of an untrained guide; leave it out")
     there, needed = task.samples[config.convert.samples], chosen_metric(config).minimum_samples
