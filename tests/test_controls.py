@@ -33,8 +33,8 @@ def data(count=48):
 
 
 def control(name, **changes):
-    given = dict(example=VECTOR, steps=10, optimizer=Optimizer(1e-2), hint_share=0.4, rank=3) | changes
-    return baselines.plan(name, GUIDE, TARGET, MAPPING, **given)
+    settings = baselines.Settings(**dict(steps=10, optimizer=Optimizer(1e-2), hint_share=0.4, rank=3) | changes)
+    return baselines.plan(name, GUIDE, TARGET, MAPPING, settings, example=VECTOR)
 
 
 def fresh(net, extra=()):
@@ -138,8 +138,8 @@ def test_a_mix_of_other_shapes_goes_through_its_bridges():
 
 
 def test_equal_shapes_need_no_bridges():
-    plan = baselines.plan("theseus", GUIDE, GUIDE, (("block_1", "block_1"), ("block_3", "block_3")), example=VECTOR, steps=10,
-                          optimizer=Optimizer(1e-2))
+    plan = baselines.plan("theseus", GUIDE, GUIDE, (("block_1", "block_1"), ("block_3", "block_3")),
+                          baselines.Settings(10, Optimizer(1e-2)), example=VECTOR)
     assert sides(plan) == ()
 
 

@@ -16,7 +16,7 @@ from theseus_jax.tasks.held import HeldWindows
 from theseus_jax.methods.surgery import (Fold, Inherit, Stitch, fit_stitch, hybrid, hybrid_module_variables, ridge)
 from theseus_jax.nets.bridge import Bridge
 from theseus_jax.nets.stage import network
-from theseus_jax.plan import Optimizer, describe
+from theseus_jax.plan import describe
 from theseus_jax.similarity import metric
 from theseus_jax.train import Hooks, State, _inputs, fit
 from theseus_jax.trees import bit_equal
@@ -95,7 +95,7 @@ def test_a_plan_without_steps_or_with_an_unknown_schedule_is_refused():
     with pytest.raises(UserError, match="progressive"):
         plan(schedule="backwards")
     with pytest.raises(UserError, match="from_scratch"):
-        baselines.plan("magic", GUIDE, TARGET, MAPPING, example=tiny.EXAMPLE, steps=1, optimizer=None)
+        baselines.plan("magic", GUIDE, TARGET, MAPPING, baselines.Settings(1), example=tiny.EXAMPLE)
 
 
 def test_ridge_is_the_closed_form():
@@ -203,7 +203,7 @@ def test_every_measure_trains(name):
 
 def test_swap_at_probability_one_is_the_target_and_at_zero_the_guide():
     from theseus_jax.program import loss_fn, program_of
-    phase = baselines.plan("theseus", GUIDE, TARGET, MAPPING, example=tiny.EXAMPLE, steps=10, optimizer=Optimizer())[0]
+    phase = baselines.plan("theseus", GUIDE, TARGET, MAPPING, baselines.Settings(10), example=tiny.EXAMPLE)[0]
     variables, guide_variables = tiny.single(TARGET, 1), tiny.single(GUIDE, 5)
     batch = jnp.asarray(tiny.tokens(4))
     for begin, net, mine in ((1.0, TARGET, variables), (0.0, GUIDE, guide_variables)):

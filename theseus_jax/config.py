@@ -69,6 +69,7 @@ RATES = {
 }
 # keys that are gone, left out where they switched nothing on (None: whatever they say)
 GONE = {
+    "report": {"slack": 0.0},
     "convert": {
         "task_weight": 0.0,
         "kl_weight": 0.0,

@@ -16,19 +16,22 @@ seam stands the linear head of each. With activations a_s (guide) and b_s (targe
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Sequence
+from typing import Any, NamedTuple, Sequence
 
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Cached, Feed, Segments, Whole
-from theseus_jax.methods.mapping import NORMALISATIONS, Mapping, auto_mapping
+from theseus_jax.methods.mapping import (Mapping, auto_mapping, check_mapping, parse_mapping, part, stage_pairs,
+                                         swap_groups)
 from theseus_jax.methods.probes import StageProbe
 from theseus_jax.methods.recalibrate import Recalibrate
 from theseus_jax.methods.surgery import Fold, Inherit
-from theseus_jax.nets.stage import Network, position
+from theseus_jax.nets.stage import Network
 from theseus_jax.objectives import Alignment, CrossEntropy, Distillation, Term
 from theseus_jax.plan import Optimizer, Phase, Plan
 from theseus_jax.similarity import NamedSimilarity, metric
 
+__all__ = ["SCHEDULES", "Mapping", "Settings", "auto_mapping", "check_mapping", "feed", "parse_mapping", "part", "plan",
+           "stage_pairs", "swap_groups", "whole"]
 SCHEDULES = ("progressive", "sequential", "independent", "parallel", "joint", "one_shot")
 
 
@@ -69,41 +72,6 @@ class Settings:
             object.__setattr__(self, "metric", metric(self.metric))
 
 
-def check_mapping(guide: Network, target: Network, mapping: Mapping) -> None:
-    """Raises UserError unless the seams go forward in both networks and end just before both heads."""
-    for net, side, name in ((guide, 0, "guide"), (target, 1, "target")):
-        if len(net.stages) < 2:
-            raise UserError(f"the {name} is one stage, {net.names[0]!r}; split it in at least two, of which the last is the head")
-        unknown = [seam[side] for seam in mapping if seam[side] not in net.names]
-        if unknown:
-            raise UserError(f"the mapping (convert.mapping) names {unknown[0]!r}, which is no stage of the {name}; its stages are "
-                            f"{', '.join(net.names)}")
-        places = [position(net, seam[side]) for seam in mapping]
-        if not places or sorted(set(places)) != places or places[-1] != len(net.stages) - 2:
-            raise UserError(f"the mapping's {name} stages {[seam[side] for seam in mapping]} must go forward and end with "
-                            f"{net.names[-2]!r}, the stage before the head; its stages are {', '.join(net.names)}")
-
-
-def parse_mapping(text: str, guide: Network, target: Network, example: Any) -> Mapping:
-    """"auto", or seams "guide_stage=target_stage, ..." -> a checked mapping. example: see `auto_mapping`. Raises UserError."""
-    if not isinstance(text, str):
-        raise UserError(f"the mapping is {text!r}, a {type(text).__name__}; write it as text: 'auto' or "
-                        "'guide_stage=target_stage, ...'")
-    if text == "auto":
-        return auto_mapping(guide, target, example)
-    pairs = [tuple(part.strip() for part in item.split("=")) for item in text.split(",")]
-    if any(len(pair) != 2 for pair in pairs):
-        raise UserError(f"convert.mapping is {text!r}; write 'auto' or 'guide_stage=target_stage, ...'")
-    check_mapping(guide, target, tuple(pairs))
-    return tuple(pairs)
-
-
-def part(net: Network, mapping: Mapping, s: int, side: int) -> tuple[str, ...]:
-    """The stage names of part s (0-based) of the guide (side 0) or the target (side 1)."""
-    first = position(net, mapping[s - 1][side]) + 1 if s else 0
-    return net.names[first: position(net, mapping[s][side]) + 1]
-
-
 def plan(guide: Network, target: Network, mapping: Mapping, settings: Settings, *, shapes: dict[str, Any],
          probe: StageProbe | None = None) -> Plan:
     """The phases of a conversion: alignment stages by the schedule, then fine-tuning of the whole target on the task.
@@ -115,23 +83,48 @@ def plan(guide: Network, target: Network, mapping: Mapping, settings: Settings, 
     if settings.schedule not in SCHEDULES:
         raise UserError(f"there is no schedule {settings.schedule!r}; choose one of {', '.join(SCHEDULES)}")
     check_mapping(guide, target, mapping)
-    stages = _alignment(guide, target, mapping, settings, shapes, probe)
+    pair = _Pair(guide, target, mapping, settings, shapes, probe)
+    stages = _alignment(pair)
     used = sum(phase.steps for phase in stages)
     finish = settings.steps - used
     if finish < 1 or any(phase.steps < 1 for phase in stages):
         raise UserError(f"{settings.steps} steps with a share of {settings.align:g} for {len(stages)} alignment stages leave "
                         "a phase without steps; raise convert.steps or change convert.align")
     fold = (Fold(guide, mapping[-1], settings.ridge),) if stages and settings.stitch == "ridge" else ()
-    inherit = _inherit(guide, target, mapping, settings)
     terms = [Term("cross_entropy", 1.0 - settings.finish_kl, CrossEntropy())] if settings.finish_kl < 1 else []
     if settings.finish_kl:
         terms.append(Term("kl", settings.finish_kl, Distillation((guide.names[-1],), settings.temperature)))
     if settings.finish_align:
         terms.append(Term("distance", settings.finish_align, Alignment(mapping, settings.metric, settings.samples)))
-    finetune = Phase("finetune", target, whole(target, shapes), tuple(terms), finish, feed(guide, Whole(), settings),
-                     settings.finish_optimizer, edits=fold if stages else inherit)
+    finetune = Phase("finetune", target, whole(target, shapes), tuple(terms), finish, pair.feed(Whole()),
+                     settings.finish_optimizer, edits=fold if stages else pair.inherit)
     return tuple(dataclasses.replace(phase, edits=(*(_recalibrate(settings) if i else ()), *phase.edits))
                  for i, phase in enumerate((*stages, finetune)))
+
+
+class _Pair(NamedTuple):
+    """What every phase of a conversion is made of."""
+
+    guide: Network
+    target: Network
+    mapping: Mapping
+    settings: Settings
+    shapes: dict[str, Any]
+    probe: StageProbe | None
+
+    @property
+    def inherit(self) -> tuple[Inherit, ...]:
+        pairs = stage_pairs(self.guide, self.target, self.mapping)
+        return (Inherit(self.guide, pairs, self.settings.inherit),) if self.settings.inherit else ()
+
+    def feed(self, route: Any) -> Feed:
+        return feed(self.guide, route, self.settings)
+
+    def part(self, s: int) -> tuple[str, ...]:
+        return part(self.target, self.mapping, s, 1)
+
+    def probes(self, seams: Sequence[tuple[str, str]]) -> tuple[StageProbe, ...]:
+        return tuple(dataclasses.replace(self.probe, pair=seam) for seam in seams) if self.probe else ()
 
 
 def feed(guide: Network, route: Any, settings: Any) -> Feed:
@@ -143,34 +136,9 @@ def _recalibrate(settings: Settings) -> tuple[Recalibrate, ...]:
     return (Recalibrate(None, settings.recalibrate),) if settings.recalibrate else ()
 
 
-def _inherit(guide, target, mapping, settings) -> tuple[Inherit, ...]:
-    if not settings.inherit:
-        return ()
-    return (Inherit(guide, stage_pairs(guide, target, mapping), settings.inherit),)
-
-
 def whole(net: Network, shapes: dict[str, Any]) -> tuple[str, ...]:
     """Every stage that has parameters, in order."""
     return tuple(name for name in net.names if shapes.get(name, {}).get("params"))
-
-
-def stage_pairs(guide: Network, target: Network, mapping: Mapping) -> Mapping:
-    """Which guide stage each target stage takes the place of, within its part: the first stage of the first part, the
-    normalisations that end a part, and the rest by relative order; then the heads. Used to decide what is inherited.
-    """
-    pairs = []
-    for s in range(len(mapping)):
-        sides = zip(_kinds(guide, part(guide, mapping, s, 0)), _kinds(target, part(target, mapping, s, 1)))
-        for theirs, ours in sides:
-            pairs += [(theirs[i * len(theirs) // len(ours)], name) for i, name in enumerate(ours) if theirs]
-    return (*pairs, (guide.names[-1], target.names[-1]))
-
-
-def _kinds(net: Network, names: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """The stages of a part as (the network's first stage, what computes, normalisations)."""
-    norms = [name for name in names if isinstance(net.stages[position(net, name)].module, NORMALISATIONS)]
-    first = [name for name in names if name == net.names[0]]
-    return first, [name for name in names if name not in norms + first], norms
 
 
 def _trainable(names: Sequence[str], settings: Settings, shapes: dict[str, Any]) -> tuple[str, ...]:
@@ -184,45 +152,37 @@ def _trainable(names: Sequence[str], settings: Settings, shapes: dict[str, Any])
     return tuple(chosen)
 
 
-def _alignment(guide, target, mapping, settings, shapes, probe) -> Plan:
-    count, budget = len(mapping), int(settings.align * settings.steps)
-    inherit = _inherit(guide, target, mapping, settings)
+def _alignment(pair: _Pair) -> Plan:
+    settings, count = pair.settings, len(pair.mapping)
+    budget = int(settings.align * settings.steps)
     if settings.schedule == "one_shot":
         return ()
     if settings.schedule in ("joint", "parallel"):
-        stage = _stage(guide, target, mapping, settings, shapes, range(count), count - 1, budget, inherit, None)
-        probes = tuple(dataclasses.replace(probe, pair=pair) for pair in mapping) if probe else ()
-        stage = dataclasses.replace(stage, name="align", probes=probes)
-        return (stage if settings.schedule == "joint" else _parallel(guide, target, mapping, settings, stage),)
+        stage = _stage(pair, range(count), count - 1, budget)
+        stage = dataclasses.replace(stage, name="align", edits=pair.inherit, probes=pair.probes(pair.mapping))
+        return (stage if settings.schedule == "joint" else _parallel(pair, stage),)
     phases = []
     for s in range(count):
-        steps = budget // count
         trained = range(s + 1) if settings.schedule == "progressive" else range(s, s + 1)
-        phases.append(_stage(guide, target, mapping, settings, shapes, trained, s, steps, inherit if s == 0 else (), probe))
+        stage = _stage(pair, trained, s, budget // count)
+        phases.append(dataclasses.replace(stage, edits=() if s else pair.inherit))
     return tuple(phases)
 
 
-def _stage(guide, target, mapping, settings, shapes, parts, s, steps, before, probe) -> Phase:
+def _stage(pair: _Pair, parts: Sequence[int], s: int, steps: int) -> Phase:
     """One alignment phase: trains `parts`, compares their seams, runs the target no further than seam s."""
+    settings, mapping = pair.settings, pair.mapping
     independent = settings.schedule == "independent"
-    route = Whole(start=part(target, mapping, s, 1)[0] if independent else None, stop=mapping[s][1],
+    route = Whole(start=pair.part(s)[0] if independent else None, stop=mapping[s][1],
                   source=mapping[s - 1][0] if independent and s else None)
     distance = Alignment(tuple(mapping[i] for i in parts), settings.metric, settings.samples)
-    names = [name for i in parts for name in part(target, mapping, i, 1)]
-    return Phase(f"align_{s + 1}", target, _trainable(names, settings, shapes), (Term("distance", 1.0, distance),), steps,
-                 feed(guide, route, settings), settings.align_optimizer, edits=before,
-                 probes=(dataclasses.replace(probe, pair=mapping[s]),) if probe else ())
+    names = [name for i in parts for name in pair.part(i)]
+    return Phase(f"align_{s + 1}", pair.target, _trainable(names, settings, pair.shapes), (Term("distance", 1.0, distance),),
+                 steps, pair.feed(route), settings.align_optimizer, probes=pair.probes(mapping[s : s + 1]))
 
 
-def _parallel(guide, target, mapping, settings, stage: Phase) -> Phase:
+def _parallel(pair: _Pair, stage: Phase) -> Phase:
     """The joint stage with every part fed by the guide."""
-    segments = tuple((mapping[s - 1][0] if s else None, part(target, mapping, s, 1)[0], mapping[s][1])
-                     for s in range(len(mapping)))
-    return dataclasses.replace(stage, feed=feed(guide, Segments(segments), settings))
-
-
-def swap_groups(guide: Network, target: Network, mapping: Mapping) -> tuple[tuple[tuple[str, str], tuple[str, str]], ...]:
-    """((guide first, guide last), (target first, target last)) of every part, and of the heads: the groups of `feeds.Mixed`."""
-    groups = [((part(guide, mapping, s, 0)[0], mapping[s][0]), (part(target, mapping, s, 1)[0], mapping[s][1]))
-              for s in range(len(mapping))]
-    return (*groups, ((guide.names[-1],) * 2, (target.names[-1],) * 2))
+    segments = tuple((pair.mapping[s - 1][0] if s else None, pair.part(s)[0], pair.mapping[s][1])
+                     for s in range(len(pair.mapping)))
+    return dataclasses.replace(stage, feed=pair.feed(Segments(segments)))

@@ -143,16 +143,18 @@ def _control(pair: Pair, name: str, turn: Turn, steps: int = 0) -> Plan:
         pair.guide,
         pair.target,
         pair.mapping,
+        baselines.Settings(
+            steps or settings.steps,
+            pair.optimizer(c.rates[name]),
+            settings.inherit,
+            c.kl,
+            settings.temperature,
+            c.hint_share,
+            settings.stitch_rank,
+            settings.augment,
+            settings.remember,
+        ),
         example=pair.task.example,
-        steps=steps or settings.steps,
-        optimizer=pair.optimizer(c.rates[name]),
-        inherit=settings.inherit,
-        kl=c.kl,
-        temperature=settings.temperature,
-        hint_share=c.hint_share,
-        rank=settings.stitch_rank,
-        augment=settings.augment,
-        remember=settings.remember,
     )
 
 
