@@ -18,7 +18,7 @@ from theseus_jax.nets.bridge import Bridge
 from theseus_jax.nets.stage import network
 from theseus_jax.plan import describe
 from theseus_jax.similarity import metric
-from theseus_jax.train import Hooks, State, _inputs, fit
+from theseus_jax.train import Hooks, State, inputs_of, fit
 from theseus_jax.trees import bit_equal
 
 GUIDE, TARGET = tiny.guide(), tiny.target()
@@ -37,7 +37,7 @@ def run(phases, hooks=Hooks(), variables=None, seed=0):
 
 
 def inputs(phase):
-    return _inputs(phase, 0, jnp.asarray(tiny.tokens()), tiny.keys())
+    return inputs_of(phase, 0, jnp.asarray(tiny.tokens()), tiny.keys())
 
 
 def trained_names(phase):
