@@ -18,7 +18,8 @@ import safetensors.numpy
 from mistakes import refusal
 from theseus_jax.data.features import (Backbone, cached_features, efficientnet_lite0_backbone, minilm_backbone,
                                        prepared_images, prepared_tokens, resized)
-from theseus_jax.data.labelled import DataSet, Labelled, digits
+from theseus_jax.data.dataset import DataSet, Labelled
+from theseus_jax.data.labelled import digits
 from theseus_jax.nets import bert as encoder
 from theseus_jax.nets import efficientnet as convolutional
 from theseus_jax.nets.pth import read_pth

@@ -13,8 +13,8 @@ import pytest
 
 from theseus_jax.data import tokens as tokens_module
 from theseus_jax.data.sources import Document, directory_files, stdlib_files, tfds_documents
-from theseus_jax.data.text import (ByteTokenizer, evaluation_windows, load_corpus, share, split_documents,
-                                   train_bpe, windows)
+from theseus_jax.data.text import ByteTokenizer, load_corpus, share, split_documents, train_bpe
+from theseus_jax.data.windows import evaluation_windows, windows
 from theseus_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")

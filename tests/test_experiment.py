@@ -16,6 +16,7 @@ from settings import changed
 from theseus_jax import checkpoints, cost
 from theseus_jax import config as schema
 from theseus_jax.data import text
+from theseus_jax.data.windows import evaluation_windows
 from theseus_jax.errors import UserError
 from theseus_jax.evaluate import token_loss
 from theseus_jax.arms import Arm
@@ -75,7 +76,7 @@ def test_the_table_is_what_the_restored_networks_score(finished, texts):
     path, results = finished
     c = tiny(texts).data
     corpus = text.load_corpus(source=c.source, path=c.path, tokenizer=c.tokenizer, validation_fraction=0.2, test_fraction=0.2)
-    windows, mask = text.evaluation_windows(corpus.test, c.context)
+    windows, mask = evaluation_windows(corpus.test, c.context)
     for model in results["models"][:3]:
         for seed, loss in enumerate(model["losses"]):
             net, variables = tj.restore(path, model["name"], seed)

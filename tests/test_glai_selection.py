@@ -11,7 +11,7 @@ import pytest
 
 from theseus_jax.errors import UserError
 from theseus_jax.methods.glai import paths as gp
-from theseus_jax.methods.glai import selection
+from theseus_jax.methods.glai import pruning, selection
 
 SHAPES = [(6, (5,), 3), (4, (5, 3), 2), (3, (4, 3, 3), 2)]
 KINDS = ("joint", "per_output", "global")
@@ -138,8 +138,8 @@ def test_keeping_everything_is_the_network(x64, small_blocks, kind, keep):
     found = selection.select(layers, x, kind=kind, keep=keep)
     listed = gp.every_path((4, 5, 3))
     assert chosen_list(found if kind == "joint" else found.paths)[::1 if kind == "joint" else 2] == chosen_list(listed)
-    assert float(selection.pruning_error(layers, found, x)) < 1e-13
-    assert float(selection.pruning_bound(layers, found, x)) < 1e-13
+    assert float(pruning.pruning_error(layers, found, x)) < 1e-13
+    assert float(pruning.pruning_bound(layers, found, x)) < 1e-13
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,8 +171,8 @@ def test_the_error_is_under_the_bound_and_the_bound_is_the_enumerated_sum(x64, s
     table = enumerated(layers, x)
     dropped = {(path, o) for path in table for o in outputs if (path if kind == "joint" else (*path, o)) not in kept}
     bound = sum(table[path][0][o] * table[path][1] for path, o in dropped)
-    assert abs(float(selection.pruning_bound(layers, found, x)) - bound) < 1e-12 * bound
-    error = float(selection.pruning_error(layers, found, x))
+    assert abs(float(pruning.pruning_bound(layers, found, x)) - bound) < 1e-12 * bound
+    error = float(pruning.pruning_error(layers, found, x))
     assert 0 < error <= bound
     # The same error from the dropped paths' own sum, with signs.
     everything = gp.every_path(gp.sizes(layers))

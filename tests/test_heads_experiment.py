@@ -9,7 +9,8 @@ import theseus_jax as tj
 from killing import killed_and_ended, rows, timeless
 from settings import changed
 from theseus_jax import config as schema
-from theseus_jax.data.labelled import DataSet, Labelled, digits
+from theseus_jax.data.dataset import DataSet, Labelled
+from theseus_jax.data.labelled import digits
 from theseus_jax.errors import UserError
 from theseus_jax.evaluate import class_scores
 from theseus_jax.arms import Turn

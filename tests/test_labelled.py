@@ -15,8 +15,9 @@ from sklearn.datasets import load_digits
 
 from mistakes import refusal
 from theseus_jax.data import labelled
-from theseus_jax.data.labelled import (CIFAR10, DataSet, Labelled, bbc, checked, cifar10_jpeg, digits, of_classes, omniglot,
-                                       subset, tfds_images, tfds_texts)
+from theseus_jax.data.dataset import DataSet, Labelled, checked, subset
+from theseus_jax.data.labelled import (CIFAR10, bbc, cifar10_jpeg, digits, of_classes, omniglot,
+                                       tfds_images, tfds_texts)
 from theseus_jax.data.splits import published_rows, stratified_rows, stratified_split
 from theseus_jax.nets.weights import Pinned
 

@@ -6,7 +6,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAYERS = [{"errors", "version"}, {"similarity", "trees", "manifest", "cost", "checks", "judging", "lapack", "solvers"},
-          {"objectives", "schedules", "nets", "data", "balance", "feeds", "plan"}, {"state", "order", "program", "chunk", "frozen", "running", "train", "evaluate", "checkpoints", "records", "arms"},
+          {"objectives", "schedules", "nets", "data", "balance", "feeds", "plan"}, {"state", "order", "program", "chunk", "frozen", "edits", "running", "train", "evaluate", "checkpoints", "records", "arms"},
           {"methods", "tasks", "config", "report"}, {"experiment"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted((ROOT / "theseus_jax").rglob("*.py"))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import theseus_jax as tj
-from theseus_jax.methods.recalibrate import batch_statistics, guide_mode
+from theseus_jax.methods.guide_modes import guide_mode
+from theseus_jax.methods.recalibrate import batch_statistics
 from theseus_jax.nets.modes import MODES, mode_arguments
 
 X = jnp.asarray(3 + 2 * np.random.default_rng(0).normal(size=(64, 5)), jnp.float32)

@@ -9,7 +9,8 @@ import pytest
 
 from mistakes import refusal
 from theseus_jax.methods.moments import moments
-from theseus_jax.methods.recalibrate import GUIDE_MODES, BatchMode, Recalibrate, batch_statistics, guide_mode
+from theseus_jax.methods.guide_modes import GUIDE_MODES, BatchMode, guide_mode
+from theseus_jax.methods.recalibrate import Recalibrate, batch_statistics
 from theseus_jax.nets.stage import Tie, forward, init, network
 from theseus_jax.program import over_seeds
 from theseus_jax.train import Inputs, State

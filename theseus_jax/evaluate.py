@@ -36,7 +36,7 @@ def token_loss(net: Network, variables: Variables, windows: np.ndarray, mask: np
     """Mean cross-entropy of each seed, nats per token: (S,) float64.
 
     variables: with a leading seed axis S. windows: (N, T + 1) integer tokens; mask: (N, T) bool, which targets count
-    (`data.text.evaluation_windows`). Padded with targets that do not count, so that every split of any length runs
+    (`data.windows.evaluation_windows`). Padded with targets that do not count, so that every split of any length runs
     through one compiled program of CALL_BATCHES batches.
     """
     size = CALL_BATCHES * batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +12,17 @@ import numpy as np
 from theseus_jax import frozen
 from theseus_jax.balance import Sums, is_number
 from theseus_jax.chunk import Moving, Still, compiled_chunk
-from theseus_jax.errors import Diverged, UserError
-from theseus_jax.nets.stage import Variables, merge, partition
+from theseus_jax.errors import Diverged
+from theseus_jax.nets.stage import merge, partition
 from theseus_jax.order import seed_rows
 from theseus_jax.plan import Phase
-from theseus_jax.program import optimizer_init, program_of
+from theseus_jax.program import program_of
 from theseus_jax.state import Hooks, Inputs, Position, State
+from theseus_jax.edits import edited
 
 
-def edited(phase: Phase, state: State, inputs: Inputs, edit: Callable[[State, Inputs], State]) -> State:
-    """The state after an edit. Raises UserError where it changed the guide, which checkpoints of a run do not hold."""
-    after = edit(state, inputs)
-    if after.guide_variables is not state.guide_variables:
-        raise UserError(f"an edit of phase {phase.name!r} ({edit}) changed the guide's variables, which stay as they are; change "
-                        "them before the run")
-    return after
 
 
-def fresh_optimizer(phase: Phase, variables: Variables) -> Any:
-    """The optimizer state that a phase starts with; variables: with a leading seed axis."""
-    return optimizer_init(program_of(phase).optimizer)(partition(variables, phase.trainable)[0])
 
 
 class _Running(NamedTuple):

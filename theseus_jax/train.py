@@ -12,7 +12,8 @@ from theseus_jax.nets.stage import missing_parts
 from theseus_jax.order import batch_rows
 from theseus_jax.plan import Phase, Plan, check_plan
 from theseus_jax.program import guide_stages, program_of
-from theseus_jax.running import calibrated, edited, fresh_optimizer, run_phase
+from theseus_jax.edits import edited, fresh_optimizer
+from theseus_jax.running import calibrated, run_phase
 from theseus_jax.state import Hooks, Inputs, Position, State, inputs_of
 
 __all__ = ["Hooks", "Inputs", "Position", "State", "batch_rows", "fit", "fresh_optimizer", "inputs_of"]

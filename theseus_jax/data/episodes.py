@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from theseus_jax.data.labelled import DataSet, Labelled
+from theseus_jax.data.dataset import DataSet, Labelled
 from theseus_jax.errors import UserError
 
 DRAWINGS = 20  # of every Omniglot character

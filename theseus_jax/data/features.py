@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from theseus_jax.data.cached import cached_arrays, content_sha256
-from theseus_jax.data.labelled import DataSet, Labelled
+from theseus_jax.data.dataset import DataSet, Labelled
 from theseus_jax.errors import UserError
 from theseus_jax.nets.bert import MINILM, MINILM_FILE, Masked, bert, load_minilm
 from theseus_jax.nets.efficientnet import LITE0_FILE, efficientnet_lite, load_efficientnet_lite0

@@ -14,7 +14,7 @@ import numpy as np
 from theseus_jax.data.archives import imaging, reading, squared, stacked
 from theseus_jax.data.cached import content_sha256
 from theseus_jax.data.catalogue import first_line
-from theseus_jax.data.labelled import DataSet, Labelled, checked, drawn_note, stratified_note, taken
+from theseus_jax.data.dataset import DataSet, Labelled, checked, drawn_note, stratified_note, taken
 from theseus_jax.data.splits import Limit, published_rows, shortened, stratified_split
 from theseus_jax.errors import UserError
 

@@ -108,13 +108,8 @@ def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = Tr
     began = time.monotonic()
 
     def save(position: Position, state: State) -> None:
-        if not keep and time.monotonic() - began < save_seconds:
-            return
-        tree = {"variables": state.variables, "opt_state": state.opt_state if state.opt_state is not None else {},
-                "kept": state.kept}
-        note = {"kept": bool(state.kept), "carried": state.opt_state is not None, "step": state.step, "phase": position.phase,
-                "scores": list(position.scores), "sums": [list(one) for one in position.sums], "offset": workdir.records.offset()}
-        checkpoints.save_progress(workdir.progress(name), position.phase * 10**6 + state.step, tree, note)
+        if keep or time.monotonic() - began >= save_seconds:
+            _save(workdir, name, position, state)
 
     hooks = Hooks(log=job.log, save=save, bar=_bar(name) if show else None,
                   save_seconds=save_seconds, score=job.measure, score_name="score")
@@ -126,6 +121,14 @@ def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = Tr
                          metadata={**job.metadata, "model": name, "offset": workdir.records.offset()})
     shutil.rmtree(workdir.progress(name), ignore_errors=True)
     return variables
+
+
+def _save(workdir: Workdir, name: str, position: Position, state: State) -> None:
+    tree = {"variables": state.variables, "opt_state": state.opt_state if state.opt_state is not None else {},
+            "kept": state.kept}
+    note = {"kept": bool(state.kept), "carried": state.opt_state is not None, "step": state.step, "phase": position.phase,
+            "scores": list(position.scores), "sums": [list(one) for one in position.sums], "offset": workdir.records.offset()}
+    checkpoints.save_progress(workdir.progress(name), position.phase * 10**6 + state.step, tree, note)
 
 
 def _unfinished(workdir: Workdir, job: Job) -> tuple[State, Position]:

@@ -90,16 +90,22 @@ def plan(guide: Network, target: Network, mapping: Mapping, settings: Settings, 
     if finish < 1 or any(phase.steps < 1 for phase in stages):
         raise UserError(f"{settings.steps} steps with a share of {settings.align:g} for {len(stages)} alignment stages leave "
                         "a phase without steps; raise convert.steps or change convert.align")
-    fold = (Fold(guide, mapping[-1], settings.ridge),) if stages and settings.stitch == "ridge" else ()
+    finetune = _finish(pair, finish, bool(stages))
+    return tuple(dataclasses.replace(phase, edits=(*(_recalibrate(settings) if i else ()), *phase.edits))
+                 for i, phase in enumerate((*stages, finetune)))
+
+
+def _finish(pair: _Pair, steps: int, aligned: bool) -> Phase:
+    """Fine-tuning of the whole target; aligned: after alignment stages, whose last stitch goes into the head."""
+    settings, guide = pair.settings, pair.guide
+    fold = (Fold(guide, pair.mapping[-1], settings.ridge),) if aligned and settings.stitch == "ridge" else ()
     terms = [Term("cross_entropy", 1.0 - settings.finish_kl, CrossEntropy())] if settings.finish_kl < 1 else []
     if settings.finish_kl:
         terms.append(Term("kl", settings.finish_kl, Distillation((guide.names[-1],), settings.temperature)))
     if settings.finish_align:
-        terms.append(Term("distance", settings.finish_align, Alignment(mapping, settings.metric, settings.samples)))
-    finetune = Phase("finetune", target, whole(target, shapes), tuple(terms), finish, pair.feed(Whole()),
-                     settings.finish_optimizer, edits=fold if stages else pair.inherit)
-    return tuple(dataclasses.replace(phase, edits=(*(_recalibrate(settings) if i else ()), *phase.edits))
-                 for i, phase in enumerate((*stages, finetune)))
+        terms.append(Term("distance", settings.finish_align, Alignment(pair.mapping, settings.metric, settings.samples)))
+    return Phase("finetune", pair.target, whole(pair.target, pair.shapes), tuple(terms), steps, pair.feed(Whole()),
+                 settings.finish_optimizer, edits=fold if aligned else pair.inherit)
 
 
 class _Pair(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from theseus_jax.checks import check_values
 from theseus_jax.data import features, labelled
 from theseus_jax.data.episodes import episode
-from theseus_jax.data.labelled import DataSet, Labelled
+from theseus_jax.data.dataset import DataSet, Labelled
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Views
 from theseus_jax.nets.stage import Network, Variables

@@ -16,9 +16,9 @@ import numpy as np
 from theseus_jax.checks import check_values
 from theseus_jax.data import labelled, pictures
 from theseus_jax.data.augment import Augment
-from theseus_jax.data.labelled import DataSet, Labelled
+from theseus_jax.data.dataset import DataSet, Labelled, subset
 from theseus_jax.errors import UserError
-from theseus_jax.methods.recalibrate import batch_mode
+from theseus_jax.methods.guide_modes import batch_mode
 from theseus_jax.nets import zoo
 from theseus_jax.nets.stage import Masked, Network, Variables
 from theseus_jax.tasks import Compared, Data, Sets, pretrained
@@ -219,7 +219,7 @@ class Task:
     def divided(self, data: DataSet) -> Data:
         """A data set as the arms of a run may use it."""
         c = self.config.data
-        share = labelled.subset(data, c.share, self.config.seed) if c.share else data
+        share = subset(data, c.share, self.config.seed) if c.share else data
         train = {"all": examples(data.train)}
         train["share"] = examples(share.train) if c.share else train["all"]
         if c.unlabelled:

@@ -15,6 +15,7 @@ import numpy as np
 from theseus_jax import cost
 from theseus_jax.checks import check_values
 from theseus_jax.data import text
+from theseus_jax.data.windows import evaluation_windows, windows
 from theseus_jax.errors import UserError
 from theseus_jax.nets import decode
 from theseus_jax.nets.gpt2 import gpt2
@@ -217,11 +218,11 @@ class Task:
     def load(self, cache: pathlib.Path) -> tuple[Task, Data]:
         """(itself, the corpus in windows): "share" of the documents, and "all" of them."""
         corpus, context = self.corpus(cache), self.config.data.context
-        share = text.windows(text.share(corpus, self.config.data.share), context, "share")
+        share = windows(text.share(corpus, self.config.data.share), context, "share")
         dtype = np.uint16 if corpus.vocabulary <= 65536 else np.int32
-        everything = text.windows(corpus.train, context).astype(dtype)
+        everything = windows(corpus.train, context).astype(dtype)
         validation, test = (
-            HeldWindows(*text.evaluation_windows(getattr(corpus, split), context, split))
+            HeldWindows(*evaluation_windows(getattr(corpus, split), context, split))
             for split in ("validation", "test")
         )
         train = {"share": jnp.asarray(share), "all": jnp.asarray(everything)}

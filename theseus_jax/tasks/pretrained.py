@@ -14,7 +14,8 @@ import numpy as np
 
 from theseus_jax.checks import check_values
 from theseus_jax.errors import UserError
-from theseus_jax.methods.recalibrate import GUIDE_MODES, batch_statistics
+from theseus_jax.methods.guide_modes import GUIDE_MODES
+from theseus_jax.methods.recalibrate import batch_statistics
 from theseus_jax.nets import bert, efficientnet, resnet, vit, zoo
 from theseus_jax.nets.norms import NORMS
 from theseus_jax.nets.stage import Network, Variables, forward

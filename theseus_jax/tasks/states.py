@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax import checkpoints, trees
-from theseus_jax.data import text
-from theseus_jax.data.labelled import DataSet, Labelled
+from theseus_jax.data.windows import windows as cut
+from theseus_jax.data.dataset import DataSet, Labelled
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Network, Variables, forward
 
@@ -56,7 +56,7 @@ def lm_states(workdir: str, limit: tuple[int | None, ...], cache: pathlib.Path) 
 def _states(
     net: Network, variables: Variables, tokens: np.ndarray, context: int, count: int
 ) -> Labelled:
-    windows = text.windows(tokens, context)
+    windows = cut(tokens, context)
     per_window, stop = context // 8, net.names[-2]
     rows = np.random.default_rng(0).permutation(len(windows))[: -(-count // per_window)]
     run = jax.jit(lambda tokens: forward(net, variables, tokens, stop=stop)[0][:, 7::8])

@@ -5,7 +5,8 @@ from theseus_jax.methods.glai.maturity import Maturity
 from theseus_jax.methods.glai.paths import Entries, Paths, path_weights, receipt
 from theseus_jax.methods.glai.plan import (SELECTIONS, Held, Settings, ToPaths, final_network, head_parameters, head_variables,
                                            joint_variables, plan)
-from theseus_jax.methods.glai.selection import pruning_bound, pruning_error, select
+from theseus_jax.methods.glai.pruning import pruning_bound, pruning_error
+from theseus_jax.methods.glai.selection import select
 from theseus_jax.methods.glai.settled import Settled, watch
 from theseus_jax.solvers import logistic, ridge
 

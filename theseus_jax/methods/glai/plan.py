@@ -14,7 +14,8 @@ from theseus_jax.feeds import Cached, Feed, Whole
 from theseus_jax.methods.glai import paths as glai_paths
 from theseus_jax.methods.glai.budget import path_count
 from theseus_jax.methods.glai.paths import Entries, Layers, Paths
-from theseus_jax.methods.glai.selection import pruning_bound, pruning_error, select
+from theseus_jax.methods.glai.pruning import pruning_bound, pruning_error
+from theseus_jax.methods.glai.selection import select
 from theseus_jax.nets.glai import GLAIHead, entry_network, joint_network
 from theseus_jax.nets.heads import layers_of, mlp
 from theseus_jax.nets.stage import Network, Variables, forward
