@@ -4,7 +4,7 @@
 
 Runs `launch/run.py --config=configs/NAME.py:smoke` in both checkouts and compares results.json and
 metrics.jsonl, every number as it was written; what depends on the clock and on where a run lies is
-left out. Exit code 0: all equal; 1: not, or a run failed in one checkout alone; runs that need data
+left out, and keys that NEW alone has are named. Exit code 0: all equal; 1: not, or a run failed in one checkout alone; runs that need data
 which is not here fail in both, and are named.
 """
 
@@ -19,6 +19,7 @@ import tempfile
 from typing import Any
 
 CLOCK = ("seconds", "_us", "_iqr", "device", "speedup", "per_second", "time_to", "versions")
+MISSING = "(missing)"
 HERE = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -51,11 +52,10 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """Where two trees differ, as "path: old and new"."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        missing = "(missing)"
         return [
             line
             for key in keys
-            for line in differences(old.get(key, missing), new.get(key, missing), f"{path}/{key}")
+            for line in differences(old.get(key, MISSING), new.get(key, MISSING), f"{path}/{key}")
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [
@@ -84,9 +84,14 @@ def compare(old: pathlib.Path, new: pathlib.Path, name: str, out: pathlib.Path) 
         return f"{name}: runs in neither ({failed[1][:150]})", True
     if any(failed):
         return f"{name}: runs in one alone: {failed}", False
-    found = differences(*(results(out / name / side) for side in ("old", "new")))
+    every = differences(*(results(out / name / side) for side in ("old", "new")))
+    added = [line for line in every if f": {MISSING} and" in line]
+    found = [line for line in every if line not in added]
+    keys = sorted({line.partition(": ")[0].rpartition("/")[2] for line in added})
+    new = f" (new keys: {', '.join(keys)})" if keys else ""
     shown = "".join(f"\n    {line}" for line in found[:8])
-    return f"{name}: {len(found)} differences{shown}" if found else f"{name}: equal", not found
+    words = f"{len(found)} differences" if found else "equal"
+    return f"{name}: {words}{new}{shown}", not found
 
 
 def main() -> int:
