@@ -25,11 +25,11 @@ import numpy as np  # noqa: E402
 
 from theseus_jax.data.features import resized  # noqa: E402
 from theseus_jax.errors import UserError  # noqa: E402
-from theseus_jax.nets import bert as encoder  # noqa: E402
-from theseus_jax.nets import efficientnet as convolutional  # noqa: E402
 from theseus_jax.nets import g2p, mobilenet, vgg  # noqa: E402
+from theseus_jax.nets.models import bert as encoder  # noqa: E402
+from theseus_jax.nets.models import efficientnet as convolutional  # noqa: E402
 from theseus_jax.nets.stage import forward  # noqa: E402
-from theseus_jax.nets.weights import packaged_files, pinned_file, read_tensors  # noqa: E402
+from theseus_jax.nets.weights.placed import packaged_files, pinned_file, read_tensors  # noqa: E402
 
 PHOTOS = {"cat (chelsea.png)": ("scikit-image", "0.26.0", "skimage/data/chelsea.png"),
           "coffee (coffee.png)": ("scikit-image", "0.26.0", "skimage/data/coffee.png"),

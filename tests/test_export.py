@@ -10,9 +10,9 @@ from jax import export
 
 import tiny
 from theseus_jax.nets import zoo
-from theseus_jax.nets.glai import fused_network, joint_network
-from theseus_jax.nets.heads import low_rank_mlp, mlp
-from theseus_jax.nets.recurrent import CELLS
+from theseus_jax.nets.models.glai import fused_network, joint_network
+from theseus_jax.nets.models.heads import low_rank_mlp, mlp
+from theseus_jax.nets.models.recurrent import CELLS
 from theseus_jax.nets.stage import Masked, forward, init, values_and_mask, variable_shapes
 
 PICTURES = zoo.Reading((32, 32, 3), (0.0,) * 3, (1.0,) * 3)

@@ -12,10 +12,10 @@ import pytest
 from mistakes import refusal
 from theseus_jax.methods.glai.drop_in import replace_mlp
 from theseus_jax.nets import g2p, mobilenet, vgg
-from theseus_jax.nets.efficientnet import Group
-from theseus_jax.nets.heads import Output
+from theseus_jax.nets.models.efficientnet import Group
+from theseus_jax.nets.models.heads import Output
 from theseus_jax.nets.stage import Masked, Stage, forward, init, replace
-from theseus_jax.nets.weights import placed, read_tensors
+from theseus_jax.nets.weights.placed import placed, read_tensors
 from theseus_jax.trees import leaves_by_path, parameter_count
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

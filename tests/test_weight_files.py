@@ -11,7 +11,7 @@ import safetensors.numpy
 from onnx import helper, numpy_helper
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.containers import open_tensors, read_tensors
+from theseus_jax.nets.weights.containers import open_tensors, read_tensors
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ARRAYS = dict(np.load(GOLDEN / "tensors.npz"))

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from theseus_jax import lapack
 from theseus_jax.errors import UserError
-from theseus_jax.nets.bridge import LARGEST, Bridge, bridge, fitted
-from theseus_jax.nets.gpt2 import Head
+from theseus_jax.nets.blocks.bridge import LARGEST, Bridge, bridge, fitted
+from theseus_jax.nets.models.gpt2 import Head
 from theseus_jax.nets.stage import Network, Stage, Variables, forward, merge, position, tied, values_and_mask
 from theseus_jax.program import in_blocks, inputs_and_labels, over_seeds
 from theseus_jax.train import Inputs, State
@@ -98,7 +98,7 @@ def fit_stitch(state: State, inputs: Inputs, guide: Network, pair: tuple[str, st
                rank: int = 64) -> Stitch:
     """The stitch at a seam (guide stage, target stage) from training examples drawn once, the same for every seed.
 
-    rank: of a map between whole activations (see `nets.bridge`). About STITCH_SAMPLES tokens of text or examples are read.
+    rank: of a map between whole activations (see `nets.blocks.bridge`). About STITCH_SAMPLES tokens of text or examples are read.
     """
     lapack.one_thread()
     first = jax.eval_shape(functools.partial(jax.tree.map, lambda leaf: leaf[0]), state.variables)

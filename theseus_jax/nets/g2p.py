@@ -17,7 +17,7 @@ import numpy as np
 from theseus_jax.errors import UserError
 from theseus_jax.nets import decode
 from theseus_jax.nets.stage import Masked, Network, Variables, forward, network
-from theseus_jax.nets.weights import KERNEL, Pinned, Place, load
+from theseus_jax.nets.weights.placed import KERNEL, Pinned, Place, load
 
 LETTERS = ("<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz")
 PHONEMES = (

@@ -20,7 +20,7 @@ from theseus_jax.data.labelled import DataSet, Labelled
 from theseus_jax.errors import UserError
 from theseus_jax.methods.recalibrate import GUIDE_MODES, batch_mode
 from theseus_jax.nets import zoo
-from theseus_jax.nets.norms import NORMS
+from theseus_jax.nets.blocks.norms import NORMS
 from theseus_jax.nets.stage import Masked, Network, Variables
 from theseus_jax.tasks import Compared, Data, Sets, pretrained
 from theseus_jax.tasks.costs import network_costs

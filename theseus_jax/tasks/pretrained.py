@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.methods.recalibrate import batch_statistics
-from theseus_jax.nets import bert, efficientnet, resnet, vit
+from theseus_jax.nets.models import bert, efficientnet, resnet, vit
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.nets.zoo import Reading
 from theseus_jax.program import in_blocks

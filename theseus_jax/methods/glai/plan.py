@@ -15,8 +15,8 @@ from theseus_jax.methods.glai import paths as glai_paths
 from theseus_jax.methods.glai.budget import path_count
 from theseus_jax.methods.glai.paths import Entries, Layers, Paths
 from theseus_jax.methods.glai.selection import pruning_bound, pruning_error, select
-from theseus_jax.nets.glai import GLAIHead, entry_network, joint_network
-from theseus_jax.nets.heads import layers_of, mlp
+from theseus_jax.nets.models.glai import GLAIHead, entry_network, joint_network
+from theseus_jax.nets.models.heads import layers_of, mlp
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.objectives import Term
 from theseus_jax.plan import Optimizer, Phase, Plan
@@ -41,7 +41,7 @@ def selector_variables(layers: Layers) -> Variables:
 
 
 def joint_variables(layers: Layers, chosen: Paths) -> Variables:
-    """Variables of `nets.glai.joint_network` that reproduce the MLP on the chosen paths."""
+    """Variables of `nets.models.glai.joint_network` that reproduce the MLP on the chosen paths."""
     indices = {"inputs": jnp.asarray(chosen.inputs), "units": jnp.stack([jnp.asarray(units) for units in chosen.units])}
     return {"selector": selector_variables(layers), "contributions": {"paths": indices},
             "estimator": {"params": {"weights": glai_paths.path_weights(layers, chosen).T}}}
@@ -51,7 +51,7 @@ _joint_variables = jax.jit(joint_variables)  # a dozen small operations: dispatc
 
 
 def head_variables(layers: Layers, chosen: Paths) -> dict[str, Any]:
-    """Variables of the one-module `nets.glai.GLAIHead` that reproduce the MLP on the chosen paths."""
+    """Variables of the one-module `nets.models.glai.GLAIHead` that reproduce the MLP on the chosen paths."""
     made = joint_variables(layers, chosen)
     return {"params": {"selector": made["selector"]["params"],
                        "estimator": {"weights": made["estimator"]["params"]["weights"].T}},
@@ -59,7 +59,7 @@ def head_variables(layers: Layers, chosen: Paths) -> dict[str, Any]:
 
 
 def entry_variables(layers: Layers, chosen: Entries) -> Variables:
-    """Variables of `nets.glai.entry_network` that reproduce the MLP on the chosen entries. One hidden layer.
+    """Variables of `nets.models.glai.entry_network` that reproduce the MLP on the chosen entries. One hidden layer.
 
     Raises UserError for more: each output's own choice among triples has no dense form; choose joint.
     """
@@ -124,7 +124,7 @@ def receipts(layers: Layers, chosen: Paths | Entries, x: jax.Array) -> dict[str,
 def exactness(layers: Layers, x: jax.Array) -> jax.Array:
     """Largest absolute logit difference on rows x (B, I) between the MLP and a head with every path: a scalar.
 
-    Both as they are deployed, `nets.heads.mlp` and `nets.glai.GLAIHead`. Where the paths to one output are more than
+    Both as they are deployed, `nets.models.heads.mlp` and `nets.models.glai.GLAIHead`. Where the paths to one output are more than
     EVERY_PATH (two hidden layers and up), they are summed unit by unit through the frozen gates: the same sum in another order.
     """
     widths, outputs = glai_paths.sizes(layers), len(layers[-1][1])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Masked, Network, Variables, network
-from theseus_jax.nets.weights import KERNEL, Pinned, Place, pinned_file, placed, read_tensors
+from theseus_jax.nets.weights.placed import KERNEL, Pinned, Place, pinned_file, placed, read_tensors
 
 EPSILON = 1e-12
 MINILM = {"vocabulary": 30522, "width": 384, "depth": 6, "heads": 12, "hidden": 1536, "positions": 512}

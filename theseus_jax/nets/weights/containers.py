@@ -13,7 +13,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.pth import read_pth
+from theseus_jax.nets.weights.pth import read_pth
 
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
                       "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}

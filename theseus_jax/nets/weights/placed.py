@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.containers import read_tensors
 from theseus_jax.nets.stage import Network, Variables, variable_shapes
+from theseus_jax.nets.weights.containers import read_tensors
 from theseus_jax.trees import leaves_by_path
 
 SHOWN = 4  # problems spelled out in an error's one line; the others are counted

