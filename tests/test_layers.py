@@ -5,9 +5,14 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LAYERS = [{"errors", "version"}, {"similarity", "trees", "manifest", "cost", "checks", "judging", "lapack", "solvers"},
-          {"objectives", "schedules", "nets", "data", "balance", "feeds", "plan"}, {"program", "chunk", "frozen", "train", "evaluate", "checkpoints", "records", "arms"},
-          {"methods", "tasks", "config", "report"}, {"experiment"}]
+LAYERS = [{"errors", "version"},
+          {"similarity", "trees", "manifest", "cost", "checks", "judging", "lapack", "solvers",
+           "packaged"},
+          {"nets", "schedules"},
+          {"objectives", "data", "balance", "feeds", "plan"},
+          {"program", "chunk", "frozen", "train", "evaluate", "checkpoints", "records", "arms"},
+          {"methods", "tasks", "config", "report"},
+          {"experiment"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted((ROOT / "theseus_jax").rglob("*.py"))
 KERNELS = sorted((ROOT / "pallas_kernels").rglob("*.py"))

@@ -12,8 +12,7 @@ from theseus_jax.data.archives import bbc_texts, jpeg_streams, omniglot_images
 from theseus_jax.data.cached import content_sha256
 from theseus_jax.data.splits import Limit, published_rows, shortened, stratified_rows, stratified_split
 from theseus_jax.errors import UserError
-from theseus_jax.nets.models.bert import MINILM_TOKENIZER
-from theseus_jax.nets.weights.placed import pinned_file
+from theseus_jax.packaged import MINILM_TOKENIZER, pinned_file
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TEXTS_AT_ONCE = 1024

@@ -17,7 +17,8 @@ import numpy as np
 from theseus_jax.errors import UserError
 from theseus_jax.nets import decode
 from theseus_jax.nets.stage import Masked, Network, Variables, forward, network
-from theseus_jax.nets.weights.placed import KERNEL, Pinned, Place, load
+from theseus_jax.nets.weights.placed import KERNEL, Place, load
+from theseus_jax.packaged import Pinned
 
 LETTERS = ("<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz")
 PHONEMES = (

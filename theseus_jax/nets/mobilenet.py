@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from theseus_jax.nets.models.efficientnet import Group, efficientnet_lite
 from theseus_jax.nets.stage import Network, Stage, Variables, replace
-from theseus_jax.nets.weights.placed import Pinned, Place, load
+from theseus_jax.nets.weights.placed import Place, load
+from theseus_jax.packaged import Pinned
 
 V2 = (Group(1, 3, 1, 1, 16), Group(2, 3, 2, 6, 24), Group(3, 3, 2, 6, 32), Group(4, 3, 2, 6, 64), Group(3, 3, 1, 6, 96),
       Group(3, 3, 2, 6, 160), Group(1, 3, 1, 6, 320))

