@@ -22,7 +22,8 @@ from theseus_jax.data.labelled import DataSet, Labelled, digits
 from theseus_jax.nets.models import bert as encoder
 from theseus_jax.nets.models import efficientnet as convolutional
 from theseus_jax.nets.stage import forward, network
-from theseus_jax.nets.weights.placed import Place, placed, read_tensors
+from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.placed import Place, placed
 from theseus_jax.nets.weights.pth import read_pth
 from theseus_jax.packaged import Pinned, pinned_file
 from theseus_jax.trees import leaves_by_path, parameter_count

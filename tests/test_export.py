@@ -49,7 +49,7 @@ def test_image_networks_export_and_give_the_same(name):
     assert_same(net, (32, 32, 3), jnp.float32, 256)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0", "mobilenet_v2", "vgg16"])
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0"])
 def test_large_image_networks_export(name):
     net = zoo.build(zoo.Architecture(name, width=8, size=64), PICTURES, 5)
     assert exported(net, (32, 32, 3), jnp.float32).out_avals[0].shape[1:] == (5,)

@@ -75,24 +75,6 @@ def subset(data: DataSet, count: int, seed: int) -> DataSet:
     return data._replace(train=taken(*data.train, rows), note=note)
 
 
-def of_classes(data: DataSet, classes: Sequence[str]) -> DataSet:
-    """The data set's examples of these classes only, which become 0, 1, ... in the given order; rows keep theirs.
-
-    Raises UserError for fewer than two names, a doubled or unknown one, or a split without any of them.
-    """
-    unknown = sorted(set(classes) - set(data.classes))
-    if unknown or len(set(classes)) != len(classes) or len(classes) < 2:
-        there = ", ".join(data.classes[:20]) + (" ..." if len(data.classes) > 20 else "")
-        raise UserError(f"classes is {tuple(classes)}; expected two or more different ones of {data.name}, which has "
-                        f"{there}; correct {unknown or 'them'}")
-    number = np.full(len(data.classes), -1)
-    number[[data.classes.index(name) for name in classes]] = np.arange(len(classes))
-    parts = {split: Labelled(part.x[number[part.y] >= 0], number[part.y][number[part.y] >= 0].astype(np.int32))
-             for split, part in zip(SPLITS, (data.train, data.validation, data.test))}
-    note = f"{data.note}; {len(classes)} of {len(data.classes)} classes"
-    return checked(data._replace(**parts, classes=tuple(classes), note=note))
-
-
 def digits(
     *, validation_fraction: float = 0.2, test_fraction: float = 0.2, seed: int = 0, image: bool = False,
     limit: Limit | None = None,

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Masked, Network, Variables, network
-from theseus_jax.nets.weights.placed import KERNEL, Place, placed, read_tensors
+from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.placed import KERNEL, Place, placed
 from theseus_jax.packaged import MINILM_FILE, pinned_file
 
 EPSILON = 1e-12

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from theseus_jax.nets.blocks.conv import Conv
 from theseus_jax.nets.stage import Network, Variables, network
-from theseus_jax.nets.weights.placed import KERNEL, Place, placed, read_tensors
+from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.placed import KERNEL, Place, placed
 from theseus_jax.packaged import LITE0_FILE, pinned_file
 
 UNUSED = r".*\.num_batches_tracked"  # PyTorch's count of training steps

@@ -5,7 +5,6 @@ Nothing is guessed: every tensor must be there under its declared name with its 
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from typing import Any, Mapping, NamedTuple
 
@@ -15,8 +14,6 @@ import numpy as np
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Network, Variables, variable_shapes
-from theseus_jax.nets.weights.containers import read_tensors
-from theseus_jax.packaged import Pinned, pinned_file
 from theseus_jax.trees import leaves_by_path
 
 SHOWN = 4  # problems spelled out in an error's one line; the others are counted
@@ -28,17 +25,6 @@ class Place(NamedTuple):
 
     path: str
     axes: tuple[int, ...] | None = None
-
-
-def load(
-    net: Network, x: Any, pinned: Pinned, path: str | os.PathLike | None, places: Mapping[str, Place], *, unused: str = "",
-    what: str,
-) -> Variables:
-    """The variables of `net` from the file `path`, or where that is None from the pinned one; the rest is as in `placed`.
-
-    Raises UserError as `pinned_file`, `read_tensors` and `placed` do.
-    """
-    return placed(net, x, read_tensors(pinned_file(pinned) if path is None else path), places, unused=unused, what=what)
 
 
 def placed(
