@@ -46,6 +46,17 @@ def test_every_module_stands_in_a_layer_and_imports_none_above_it():
     assert not wrong
 
 
+def test_rooms_inside_a_layer_keep_to_themselves():
+    """Blocks know no architecture, and no method does but GLAI, whose networks those are."""
+    wrong = []
+    for path in FILES:
+        room = path.relative_to(ROOT / "theseus_jax").parts[:2]
+        own = room[0] == "methods" and room[1] != "glai" or room == ("nets", "blocks")
+        names = _imports(path, top_level_only=False) if own else ()
+        wrong += [f"{path.name} imports {n}" for n in names if n.startswith("theseus_jax.nets.models")]
+    assert not wrong
+
+
 def test_what_the_package_imports_at_once_is_jax_flax_optax_orbax_and_numpy():
     allowed = set(sys.stdlib_module_names) | {"jax", "flax", "optax", "orbax", "numpy", "theseus_jax", "pallas_kernels", "__future__"}
     found = {name.split(".")[0] for path in FILES for name in _imports(path, top_level_only=True)}

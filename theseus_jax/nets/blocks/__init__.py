@@ -1,1 +1,1 @@
-"""What stages are built of: norms, convolutions, pixels, adapters, and what stands between two of different shapes."""
+"""What stages are built of, linear read-outs, and what stands between two of other shapes."""
