@@ -23,7 +23,7 @@ import jax  # noqa: E402
 
 import theseus_jax as tj  # noqa: E402
 from theseus_jax.errors import UserError  # noqa: E402
-from theseus_jax.nets.pretrained import save_gpt2  # noqa: E402
+from theseus_jax.nets.weights.gpt2 import save_gpt2  # noqa: E402
 
 SCHEDULES = ("progressive", "sequential", "independent", "joint")
 METRICS = ("cka_biased", "cka_debiased", "dmnn", "mse")

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.feeds import Whole
-from theseus_jax.nets.gpt2 import gpt2
-from theseus_jax.nets.recurrent import recurrent
+from theseus_jax.nets.models.gpt2 import gpt2
+from theseus_jax.nets.models.recurrent import recurrent
 from theseus_jax.nets.stage import Network, init
 from theseus_jax.objectives import Alignment, Term
 from theseus_jax.program import Program, loss_fn

@@ -25,8 +25,8 @@ import numpy as np  # noqa: E402
 from launch.record import record  # noqa: E402
 from pallas_kernels.sizes import SIZES  # noqa: E402
 from theseus_jax.feeds import Cached, Feed, Whole  # noqa: E402
-from theseus_jax.nets.glai import entry_network, fused_network, joint_network  # noqa: E402
-from theseus_jax.nets.heads import mlp  # noqa: E402
+from theseus_jax.nets.models.glai import entry_network, fused_network, joint_network  # noqa: E402
+from theseus_jax.nets.models.heads import mlp  # noqa: E402
 from theseus_jax.nets.stage import init  # noqa: E402
 from theseus_jax.objectives import CrossEntropy, Term  # noqa: E402
 from theseus_jax.plan import Optimizer, Phase  # noqa: E402

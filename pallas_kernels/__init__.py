@@ -4,6 +4,5 @@ from pallas_kernels.dense_estimator import dense_estimator
 from pallas_kernels.gates import pack_gates, unpack_gates
 from pallas_kernels.path_contributions import path_contributions
 from pallas_kernels.path_estimator import path_estimator
-from pallas_kernels.path_estimator_adamw import path_estimator_adamw
 
-__all__ = ["dense_estimator", "pack_gates", "path_contributions", "path_estimator", "path_estimator_adamw", "unpack_gates"]
+__all__ = ["dense_estimator", "pack_gates", "path_contributions", "path_estimator", "unpack_gates"]

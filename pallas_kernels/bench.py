@@ -126,7 +126,7 @@ def lines(row: dict[str, Any], roof: timing.Roof) -> list[str]:
     for form, median in row["microseconds"].items():
         share = (
             f"{row['bound_microseconds'] / median:8.3f}"
-            if form != "dense" and row["pass"] != "adamw"
+            if form != "dense"
             else f"{'-':>8}"
         )
         printed.append(

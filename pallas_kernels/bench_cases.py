@@ -19,7 +19,7 @@ from pallas_kernels.sizes import DENSE, SIZES, Size
 
 CHECKED = 16
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
-OPS = {"path_estimator": ("forward+backward", "forward"), "path_estimator_adamw": ("adamw",)}
+OPS = {"path_estimator": ("forward+backward", "forward")}
 TOY = Size(16, 32, 3, 40)
 
 
@@ -87,23 +87,7 @@ def operation(work: str, form: str) -> Callable:
         y, pull = jax.vjp(lambda w: estimate(*paths, w), weights)
         return y, pull(dy)[0]
 
-    def adamw(x, gates, inputs, units, weights, dy):
-        zero = jnp.zeros_like(weights)
-        return pk.path_estimator_adamw(
-            x,
-            gates,
-            inputs,
-            units,
-            dy,
-            weights,
-            zero,
-            zero,
-            jnp.int32(0),
-            1e-3,
-            implementation=form,
-        )
-
-    return {"forward": forward, "forward+backward": both, "adamw": adamw}[work]
+    return {"forward": forward, "forward+backward": both}[work]
 
 
 def operands(case: Case, form: str) -> tuple:
@@ -127,12 +111,8 @@ def error(value: Any, reference: np.ndarray) -> float:
 
 
 def largest_error(case: Case, form: str, outputs: Any) -> float:
-    """Of Y and dW of a timed program against float64, or of AdamW's mean of dW."""
+    """Of Y and dW of a timed program against float64."""
     y, dw = expected(draw(case.size, case.batch, case.dtype))
-    if (
-        case.work == "adamw"
-    ):  # its first step is the sign of dW times the rate: mu = (1 - b1) dW tells more
-        return error(outputs[1], 0.1 * dw)
     if case.work == "forward":
         return error(outputs[:CHECKED], y)
     pairs = [(outputs[0][:CHECKED], y)] + ([(outputs[1], dw)] if form != "dense" else [])

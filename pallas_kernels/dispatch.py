@@ -109,11 +109,11 @@ def load(ref, *index: jax.Array) -> jax.Array:
 
 
 def call(kernel: Callable, *operands: jax.Array, name: str, grid: Sequence[int], in_specs: Sequence, out_specs, out_shape,
-         tiles, interpret: bool, aliases: dict[int, int] | None = None):
+         tiles, interpret: bool):
     """`pallas_call` with the back end named; every grid axis runs in parallel."""
     parameters = triton.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages)
     return pl.pallas_call(kernel, name=name, grid=tuple(grid), in_specs=list(in_specs), out_specs=out_specs,
-                          out_shape=out_shape, input_output_aliases=aliases or {}, interpret=interpret,
+                          out_shape=out_shape, interpret=interpret,
                           compiler_params=parameters)(*operands)
 
 

@@ -34,7 +34,7 @@ def _xla_forward(x, gates, inputs, units, weights):
     return over_tiles(add, start, in_tiles(x, (inputs, units, weights.astype(x.dtype))))[0].T
 
 
-def xla_weight_gradient(x, gates, inputs, units, dy):
+def _xla_weight_gradient(x, gates, inputs, units, dy):
     """dW (P, O) = S^T dY, summed in float32 or wider."""
     rows, dy = Rows(x, gates), dy.astype(x.dtype)
 
@@ -76,21 +76,17 @@ def _pallas_forward(x, gates, inputs, units, weights, *, interpret):
     return jnp.sum(y, axis=0)[:x.shape[0], :weights.shape[1]]
 
 
-def weight_tile(paths: Paths, dy_ref, tile: int) -> jax.Array:
-    """In a kernel: dW of the program's paths and outputs over its part of the batch, in stretches of `tile` samples."""
+def _weight_kernel(paths: Paths, dy_ref, dw_ref, *, tile: int):
+    """dW of the program's paths and outputs over its part of the batch, in stretches of `tile` samples."""
     def body(step, total):
         return total + product(path_tile(paths, slice(None), step, tile), dy_ref[pl.ds(step * tile, tile), :])
 
     wide = jnp.promote_types(dy_ref.dtype, jnp.float32)
     start = jnp.zeros((paths.inputs.shape[0], dy_ref.shape[1]), wide)
-    return lax.fori_loop(0, dy_ref.shape[0] // tile, body, start)
+    dw_ref[...] = lax.fori_loop(0, dy_ref.shape[0] // tile, body, start)
 
 
-def _weight_kernel(paths: Paths, dy_ref, dw_ref, *, tile: int):
-    dw_ref[...] = weight_tile(paths, dy_ref, tile)
-
-
-def weight_operands(x, gates, inputs, units, dy, tiles: Tiles) -> tuple[tuple, tuple]:
+def _weight_operands(x, gates, inputs, units, dy, tiles: Tiles) -> tuple[tuple, tuple]:
     """(paths, dy) padded to `tiles`, and their blocks on the grid (paths, outputs, splits of the batch)."""
     batch, count = round_up(x.shape[0], tiles.batch * tiles.splits), round_up(len(inputs), tiles.paths)
     part = batch // tiles.splits
@@ -105,7 +101,7 @@ def weight_operands(x, gates, inputs, units, dy, tiles: Tiles) -> tuple[tuple, t
 
 def _pallas_weight_gradient(x, gates, inputs, units, dy, *, interpret):
     tiles = weight_tiles(x.shape[0], len(inputs), dy.shape[1], x.dtype.itemsize, device().cores)
-    (paths, sides), specs = weight_operands(x, gates, inputs, units, dy, tiles)
+    (paths, sides), specs = _weight_operands(x, gates, inputs, units, dy, tiles)
     count, outputs = len(paths.inputs), sides.shape[1]
     dw = call(functools.partial(_weight_kernel, tile=tiles.batch), paths, sides, name=f"{OP}_dw",
               grid=(count // tiles.paths, outputs // tiles.outputs, tiles.splits), in_specs=specs,
@@ -157,7 +153,7 @@ def _backward(implementation, saved, dy):
         return (None,) * 5
     interpret = implementation == "pallas_interpret"
     if asked(of_weights):
-        dw = (xla_weight_gradient(*paths, dy) if implementation == "xla"
+        dw = (_xla_weight_gradient(*paths, dy) if implementation == "xla"
               else _pallas_weight_gradient(*paths, dy, interpret=interpret))
     if asked(of_x):
         dx = (_xla_input_gradient(*paths, weights, dy) if implementation == "xla"

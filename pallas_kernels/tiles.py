@@ -60,15 +60,10 @@ def forward_tiles(batch: int, paths: int, outputs: int, itemsize: int, cores: in
     return tiles._replace(splits=_splits(programs, -(-paths // tiles.paths), cores, 2))
 
 
-def weight_tiles(batch: int, paths: int, outputs: int, itemsize: int, cores: int, *, whole: bool = False) -> Tiles:
-    """Tiles of dW = S^T dY, one program per (paths, outputs) tile and part of the batch.
-
-    whole: never split the batch, as an update inside the kernel needs the finished sum; paths are cut finer instead.
-    """
+def weight_tiles(batch: int, paths: int, outputs: int, itemsize: int, cores: int) -> Tiles:
+    """Tiles of dW = S^T dY, one program per (paths, outputs) tile and part of the batch."""
     tiles = _tiles(batch, paths, outputs, itemsize, summed="batch")
     programs = -(-paths // tiles.paths) * -(-outputs // tiles.outputs)
-    if whole:
-        return tiles._replace(paths=min(tiles.paths, 32)) if 8 * programs < 7 * cores else tiles
     return tiles._replace(splits=_splits(programs, -(-batch // tiles.batch), cores, 4))
 
 

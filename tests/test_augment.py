@@ -11,8 +11,8 @@ from PIL import Image
 
 from mistakes import refusal
 from theseus_jax.data.augment import Augment, blended, mirrored, shifted
-from theseus_jax.nets import pixels
-from theseus_jax.nets.pixels import Pixels, channel_statistics
+from theseus_jax.nets.blocks import pixels
+from theseus_jax.nets.blocks.pixels import Pixels, channel_statistics
 from theseus_jax.nets.stage import forward, init, network
 
 CLASSES = 5

@@ -20,11 +20,13 @@ from theseus_jax.data.features import (Backbone, cached_features, efficientnet_l
                                        prepared_images, prepared_tokens, resized)
 from theseus_jax.data.dataset import DataSet, Labelled
 from theseus_jax.data.labelled import digits
-from theseus_jax.nets import bert as encoder
-from theseus_jax.nets import efficientnet as convolutional
-from theseus_jax.nets.pth import read_pth
+from theseus_jax.nets.models import bert as encoder
+from theseus_jax.nets.models import efficientnet as convolutional
 from theseus_jax.nets.stage import forward, network
-from theseus_jax.nets.weights import Pinned, Place, pinned_file, placed, read_tensors
+from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.placed import Place, placed
+from theseus_jax.nets.weights.pth import read_pth
+from theseus_jax.packaged import Pinned, pinned_file
 from theseus_jax.trees import leaves_by_path, parameter_count
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -11,7 +11,7 @@ import tiny
 from theseus_jax.errors import UserError
 from theseus_jax.experiment.jobs import side_variables
 from theseus_jax.methods import baselines, convert
-from theseus_jax.nets.fcn import mlp
+from theseus_jax.nets.models.fcn import mlp
 from theseus_jax.nets.stage import forward, init
 from theseus_jax.objectives import Regression
 from theseus_jax.plan import Optimizer, describe, sides

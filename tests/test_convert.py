@@ -14,7 +14,7 @@ from theseus_jax.methods import baselines, convert
 from theseus_jax.methods.probes import StageProbe
 from theseus_jax.tasks.held import HeldWindows
 from theseus_jax.methods.surgery import (Fold, Inherit, Stitch, fit_stitch, hybrid, hybrid_module_variables, ridge)
-from theseus_jax.nets.bridge import Bridge
+from theseus_jax.nets.blocks.bridge import Bridge
 from theseus_jax.nets.stage import network
 from theseus_jax.plan import describe
 from theseus_jax.similarity import metric

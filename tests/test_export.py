@@ -10,9 +10,9 @@ from jax import export
 
 import tiny
 from theseus_jax.nets import zoo
-from theseus_jax.nets.glai import fused_network, joint_network
-from theseus_jax.nets.heads import low_rank_mlp, mlp
-from theseus_jax.nets.recurrent import CELLS
+from theseus_jax.nets.models.glai import fused_network, joint_network
+from theseus_jax.nets.models.heads import low_rank_mlp, mlp
+from theseus_jax.nets.models.recurrent import CELLS
 from theseus_jax.nets.stage import Masked, forward, init, values_and_mask, variable_shapes
 
 PICTURES = zoo.Reading((32, 32, 3), (0.0,) * 3, (1.0,) * 3)
@@ -49,7 +49,7 @@ def test_image_networks_export_and_give_the_same(name):
     assert_same(net, (32, 32, 3), jnp.float32, 256)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0", "mobilenet_v2", "vgg16"])
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0"])
 def test_large_image_networks_export(name):
     net = zoo.build(zoo.Architecture(name, width=8, size=64), PICTURES, 5)
     assert exported(net, (32, 32, 3), jnp.float32).out_avals[0].shape[1:] == (5,)

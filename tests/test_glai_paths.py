@@ -182,15 +182,8 @@ def test_conversion_is_exact_on_1000_rows(sizes, dtype, tolerance):
         listed = gp.every_path(gp.sizes(layers))
         weights = jax.jit(gp.path_weights)(layers, listed)
         assert weights.dtype == jax.jit(gp.logits)(layers, x).dtype == dtype
-        assert float(jax.jit(gp.receipt)(layers, listed, weights, x)) <= tolerance
-
-
-def test_the_receipt_is_the_largest_difference(x64):
-    layers, x = network(9, 5, (6,), 3), rows(10, 50, 5)
-    listed = gp.every_path((5, 6))
-    weights = np.array(gp.path_weights(layers, listed))
-    weights[-1, 1] += 0.25  # the output bias of output 1: shifts that logit on every row
-    assert abs(float(gp.receipt(layers, listed, jnp.asarray(weights), x)) - 0.25) < 1e-12
+        difference = jax.jit(lambda own, z: gp.logits(own, z) - gp.estimate(z, gp.open_gates(own, z), listed, weights))
+        assert float(jnp.max(jnp.abs(difference(layers, x)))) <= tolerance
 
 
 def test_single_entries_give_the_same_logits_as_their_paths(x64):
@@ -294,5 +287,10 @@ def test_every_product_asks_for_full_precision():
     """A CPU has no TF32 to be wrong with, so the request itself is what can be checked here."""
     layers, x = as_jax(network(26, 4, (5, 3), 2, np.float32)), jnp.asarray(rows(27, 8, 4, np.float32))
     listed = gp.every_path((4, 5, 3))
-    program = str(jax.make_jaxpr(lambda own, z: gp.receipt(own, listed, gp.path_weights(own, listed), z))(layers, x))
+
+    def difference(own, z):
+        estimated = gp.estimate(z, gp.open_gates(own, z), listed, gp.path_weights(own, listed))
+        return gp.logits(own, z) - estimated
+
+    program = str(jax.make_jaxpr(difference)(layers, x))
     assert program.count("dot_general") == program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") > 3

@@ -86,15 +86,6 @@ def chosen_list(chosen):
     return [(*path, output) for path, output in zip(chosen_list(chosen.paths), chosen.outputs.tolist())]
 
 
-@pytest.mark.parametrize("sizes", SHAPES)
-def test_path_norms_equal_the_enumeration(x64, sizes):
-    layers, x = network(0, *sizes), rows(1, 30, sizes[0])
-    table = enumerated(layers, x)
-    listed = gp.every_path(gp.sizes(layers))
-    found = selection.path_norms(x, gp.open_gates(layers, x), listed)
-    np.testing.assert_allclose(found, [table[path][1] for path in chosen_list(listed)], atol=1e-14)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sizes", SHAPES)
 @pytest.mark.parametrize("keep", [4, 7, 21])
@@ -214,7 +205,8 @@ found = selection.select(layers, x, kind="joint", keep=6150)
 peak = re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]
 
 gates = gp.open_gates(layers, x)
-score = lambda p: selection.path_norms(x, gates, p) * abs(gp.path_weights(layers, p)).sum(axis=1)
+norms = lambda p: abs(gp.contributions(x, gates, p)).mean(axis=0)
+score = lambda p: norms(p) * abs(gp.path_weights(layers, p)).sum(axis=1)
 sample = gp.Paths(draw.integers(769, size=20000), tuple(draw.integers(384, size=(2, 20000))))
 near = gp.Paths(found.inputs, (found.units[0], np.minimum(found.units[1] + 1, 383)))
 rank = lambda p: (p.inputs.astype(np.int64) * 385 + p.units[0]) * 385 + p.units[1]

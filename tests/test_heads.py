@@ -16,8 +16,8 @@ from theseus_jax.feeds import Cached, Feed, Views, Whole
 from theseus_jax.methods import glai
 from theseus_jax.methods.glai import paths as gp
 from theseus_jax.methods.glai.plan import exactness
-from theseus_jax.nets.glai import GLAIHead, entry_network, fused_network, joint_network
-from theseus_jax.nets.heads import layers_of, low_rank_mlp, mlp
+from theseus_jax.nets.models.glai import GLAIHead, entry_network, fused_network, joint_network
+from theseus_jax.nets.models.heads import layers_of, low_rank_mlp, mlp
 from theseus_jax.nets.stage import forward, init, network
 from theseus_jax.objectives import CrossEntropy, Distillation, InfoNCE, Signals, Term, cross_entropy, two_views
 from theseus_jax.plan import Optimizer, Patience, Phase

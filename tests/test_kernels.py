@@ -5,7 +5,6 @@ import importlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.test_util import check_grads
 
@@ -154,50 +153,6 @@ def test_sums_split_over_many_cores(monkeypatch):
     text = str(jax.make_jaxpr(functools.partial(evaluate, implementation="pallas_interpret"))(c))
     assert "f32[2,576,16]" in text and "f32[4,192,16]" in text  # partial sums of Y over paths and of dW over the batch
     assert_equal(evaluate(c, "pallas_interpret"), reference(c), 1e-5)
-
-
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_three_steps_of_adamw_are_those_of_optax(implementation):
-    c = case("two_hidden")
-    settings = dict(b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.1)
-    transform = optax.adamw(1e-2, **settings)
-    weights, state = c["weights"], transform.init(c["weights"])
-    ours = weights, jnp.zeros_like(weights), jnp.zeros_like(weights)
-    for count in range(3):
-        dw = jnp.asarray(reference(c)["dw"] * (count + 1), jnp.float32)
-        updates, state = transform.update(dw, state, weights)
-        weights = optax.apply_updates(weights, updates)
-        ours = pk.path_estimator_adamw(c["x"], c["gates"], c["inputs"], c["units"], c["dy"] * (count + 1), *ours,
-                                       jnp.int32(count), 1e-2, **settings, implementation=implementation)
-    for found, expected in zip(ours, (weights, state[0].mu, state[0].nu)):
-        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_adamw_under_vmap_with_a_learning_rate_each(implementation):
-    c = case("odd")
-    zero = jnp.zeros_like(c["weights"])
-    step = functools.partial(pk.path_estimator_adamw, c["x"], c["gates"], c["inputs"], c["units"], c["dy"], c["weights"],
-                             zero, zero, jnp.int32(0), implementation=implementation)
-    rates = jnp.asarray([1e-2, 1e-3])
-    found = jax.vmap(lambda rate: step(rate))(rates)
-    dw = reference(c)["dw"]
-    for i, rate in enumerate(rates):  # the first step of Adam is the sign of the gradient
-        expected = np.asarray(c["weights"]) - float(rate) * (dw / (np.abs(dw) + 1e-8) + 1e-4 * np.asarray(c["weights"]))
-        np.testing.assert_allclose(found[0][i], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_adamw_without_paths_or_samples(implementation):
-    c = case("no_samples")
-    ones = jnp.ones_like(c["weights"])
-    step = functools.partial(pk.path_estimator_adamw, implementation=implementation, weight_decay=0.5)
-    weights, mu, nu = step(c["x"], c["gates"], c["inputs"], c["units"], c["dy"], ones, ones, 0 * ones, jnp.int32(0), 0.0)
-    np.testing.assert_allclose(mu, 0.9 * np.ones(mu.shape), rtol=1e-6)
-    np.testing.assert_array_equal(weights, ones)
-    c = case("no_paths")
-    empty = step(c["x"], c["gates"], c["inputs"], c["units"], c["dy"], *(c["weights"],) * 3, jnp.int32(0), 0.1)
-    assert [value.shape for value in empty] == [(0, 3)] * 3
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2), ("float64", 1e-13)])

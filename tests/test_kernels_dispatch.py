@@ -16,9 +16,11 @@ import pytest
 from test_kernels import case
 
 import pallas_kernels as pk
-from pallas_kernels import bench, bench_cases, compile_h200, dispatch, layout, measured, sizes, tiles, timing
+from pallas_kernels import bench, bench_cases, dispatch, layout, measured, sizes, tiles, timing
 
 FOLDER = pathlib.Path(pk.__file__).parent
+sys.path.append(str(FOLDER.parent / "benchmarks"))
+import compile_h200  # noqa: E402
 H200 = dispatch.Device("gpu", "NVIDIA H200", 132)
 
 
@@ -64,10 +66,6 @@ def test_the_other_operations_refuse_too(small):
     paths = c["x"], c["gates"], c["inputs"], c["units"]
     with pytest.raises(ValueError, match="path_contributions: inputs"):
         pk.path_contributions(*paths[:2], c["inputs"] + 2, paths[3])
-    with pytest.raises(ValueError, match=r"path_estimator_adamw: dy is \[5, 3\] and there are 6 samples"):
-        pk.path_estimator_adamw(*paths, c["dy"][:5], *(c["weights"],) * 3, jnp.int32(0), 1e-3)
-    with pytest.raises(ValueError, match="path_estimator_adamw: mu has 2 outputs and dy 3"):
-        pk.path_estimator_adamw(*paths, c["dy"], c["weights"], c["weights"][:, :2], c["weights"], jnp.int32(0), 1e-3)
     for kernel, message in ((jnp.zeros((4, 40, 3)), "x has 5 inputs"), (jnp.zeros((5, 65, 3)), "65 units and gates hold 64"),
                             (jnp.zeros((5, 40, 3), jnp.bfloat16), "is bfloat16 and x float32")):
         with pytest.raises(ValueError, match=f"dense_estimator: kernel .*{message}"):
@@ -189,13 +187,11 @@ def passes(implementation):
         "weights": lambda c: jax.vjp(lambda w: run(c["x"], *paths(c), w), c["weights"])[1](c["dy"]),
         "x": lambda c: jax.vjp(lambda x: run(x, *paths(c), c["weights"]), c["x"])[1](c["dy"]),
         "value and weights": lambda c: jax.value_and_grad(lambda w: run(c["x"], *paths(c), w).sum())(c["weights"]),
-        "everything": lambda c: jax.value_and_grad(lambda x, w: run(x, *paths(c), w).sum(), (0, 1))(c["x"], c["weights"]),
-        "adamw": lambda c: pk.path_estimator_adamw(c["x"], *paths(c), c["dy"], *(c["weights"],) * 3, jnp.int32(0), 1e-3,
-                                                   implementation=implementation)}
+        "everything": lambda c: jax.value_and_grad(lambda x, w: run(x, *paths(c), w).sum(), (0, 1))(c["x"], c["weights"])}
 
 
 COUNTS = {"contributions": 1, "contributions_dx": 1, "forward": 1, "weights": 1, "x": 1, "value and weights": 2,
-          "everything": 3, "adamw": 1}
+          "everything": 3}
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -239,11 +235,10 @@ def test_tiles_are_powers_of_two_that_fit_and_fill_the_cores(itemsize):
         for batch in (1, 16, 256, 4096, 16384):
             shape = batch, size.paths, size.outputs
             forward, weights = (choice(*shape, itemsize, 132) for choice in (tiles.forward_tiles, tiles.weight_tiles))
-            whole = tiles.weight_tiles(*shape, itemsize, 132, whole=True)
             others = tiles.input_tiles(*shape, itemsize), tiles.contribution_tiles(*shape[:2], itemsize)
-            for tile in (forward, weights, whole, *others):
+            for tile in (forward, weights, *others):
                 assert all(n & (n - 1) == 0 for n in tile) and min(tile.batch // 2, tile.paths, tile.outputs) >= 16
-            assert whole.splits == 1 and forward.batch == (64 if batch > 32 else 32)
+            assert forward.batch == (64 if batch > 32 else 32)
             programs = -(-batch // forward.batch) * -(-size.outputs // forward.outputs) * forward.splits
             longest = -(-size.paths // forward.paths) // forward.splits
             assert 8 * programs >= 7 * 132 or longest < 4
@@ -296,11 +291,11 @@ def test_the_benchmark_checks_values_and_prints_every_form(monkeypatch, capsys, 
     assert run["failed"] == [] and run["roof"]["bandwidth"] == 4e12 and run["empty_call_microseconds"] > 0
     assert [(r["op"], r["batch"], r["dtype"], r["pass"]) for r in run["rows"]] == [
         (op, b, d, p) for op, works in bench.OPS.items() for b in (16, 256) for d in ("float32", "bfloat16") for p in works]
-    assert set(run["rows"][0]["microseconds"]) == {"xla", "dense"} and set(run["rows"][-1]["microseconds"]) == {"xla"}
+    assert all(set(row["microseconds"]) == {"xla", "dense"} for row in run["rows"])
     assert all(0 <= error < 2e-2 for row in run["rows"] for error in row["error"].values())
     printed = capsys.readouterr().out
     assert "no GPU: the compiled kernels were not timed" in printed and printed.count("dense  ") == 8
-    assert printed.count(" auto") == 12
+    assert printed.count(" auto") == 8
 
 
 def test_the_benchmark_reports_what_fails_or_is_wrong_and_times_the_rest(monkeypatch, capsys, tmp_path):
@@ -353,8 +348,7 @@ def test_compiling_for_an_h200_says_how_to_get_the_plugin(monkeypatch, capsys):
     line = "022: kCustomKernel [prev] path_estimator_dw grid: [8, 1, 16] threads: [128, 1, 1]  shared_memory: 24832 bytes"
     assert compile_h200.KERNEL.findall(line) == [("path_estimator_dw", "8, 1, 16", "128", "24832")]
     assert {name for dtype in ("float32",) for name in compile_h200.cases(256, dtype)} == {
-        "path_contributions", "path_contributions_dx", "path_estimator", "path_estimator_dw", "path_estimator_dx",
-        "path_estimator_adamw"}
+        "path_contributions", "path_contributions_dx", "path_estimator", "path_estimator_dw", "path_estimator_dx"}
 
 
 def test_the_package_imports_jax_alone_names_triton_once_and_stays_small():

@@ -16,10 +16,10 @@ from sklearn.datasets import load_digits
 from mistakes import refusal
 from theseus_jax.data import labelled
 from theseus_jax.data.dataset import DataSet, Labelled, checked, subset
-from theseus_jax.data.labelled import (CIFAR10, bbc, cifar10_jpeg, digits, of_classes, omniglot,
+from theseus_jax.data.labelled import (CIFAR10, bbc, cifar10_jpeg, digits, omniglot,
                                        tfds_images, tfds_texts)
 from theseus_jax.data.splits import published_rows, stratified_rows, stratified_split
-from theseus_jax.nets.weights import Pinned
+from theseus_jax.packaged import Pinned
 
 
 def parts(data):
@@ -100,19 +100,6 @@ def test_a_subset_changes_the_training_examples_alone():
     assert np.abs(np.bincount(part.train.y) - 20).max() <= 1 and "200 of 1079 training examples" in part.note
     for count in (9, 1080):
         assert "expected from 10, one of each class that is there, to all 1079" in refusal(subset, whole, count, 0)
-
-
-def test_some_classes_are_numbered_in_the_given_order():
-    whole = digits()
-    some = of_classes(whole, ("7", "2"))
-    assert some.classes == ("7", "2") and "2 of 10 classes" in some.note
-    for part, all_of in zip(parts(some), parts(whole)):
-        rows = np.flatnonzero(np.isin(all_of.y, (7, 2)))
-        np.testing.assert_array_equal(part.x, all_of.x[rows])
-        np.testing.assert_array_equal(part.y, np.where(all_of.y[rows] == 7, 0, 1))
-        assert part.y.dtype == np.int32
-    for wrong, told in ((("7",), "them"), (("7", "7"), "them"), (("7", "x"), "['x']")):
-        assert f"correct {told}" in refusal(of_classes, whole, wrong)
 
 
 def test_splits_that_do_not_fit_are_refused():
@@ -528,7 +515,7 @@ CATALOGUE = """
 import sys
 import tensorflow_datasets as tfds
 from theseus_jax.data import labelled
-from theseus_jax.nets.weights import Pinned
+from theseus_jax.packaged import Pinned
 labelled.MINILM_TOKENIZER = Pinned(*sys.argv[1:])
 names = {"imagenet2012": ("train", "validation"), "cifar10": ("train", "test"), "oxford_iiit_pet": ("train", "test"),
          "omniglot": ("train", "test", "small1", "small2"), "stl10": ("train", "test", "unlabelled"),

@@ -5,9 +5,15 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LAYERS = [{"errors", "version"}, {"similarity", "trees", "manifest", "cost", "checks", "judging", "lapack", "solvers"},
-          {"objectives", "schedules", "nets", "data", "balance", "feeds", "plan"}, {"state", "order", "program", "chunk", "frozen", "edits", "running", "train", "evaluate", "checkpoints", "records", "arms"},
-          {"methods", "tasks", "config", "report"}, {"experiment"}]
+LAYERS = [{"errors", "version"},
+          {"similarity", "trees", "manifest", "cost", "checks", "judging", "lapack", "solvers",
+           "packaged"},
+          {"nets", "schedules"},
+          {"objectives", "data", "balance", "feeds", "plan"},
+          {"state", "order", "program", "chunk", "frozen", "edits", "running", "train", "evaluate",
+           "checkpoints", "records", "arms"},
+          {"methods", "tasks", "config", "report"},
+          {"experiment"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted((ROOT / "theseus_jax").rglob("*.py"))
 KERNELS = sorted((ROOT / "pallas_kernels").rglob("*.py"))
@@ -41,6 +47,17 @@ def test_every_module_stands_in_a_layer_and_imports_none_above_it():
     assert not wrong
 
 
+def test_rooms_inside_a_layer_keep_to_themselves():
+    """Blocks know no architecture, and no method does but GLAI, whose networks those are."""
+    wrong = []
+    for path in FILES:
+        room = path.relative_to(ROOT / "theseus_jax").parts[:2]
+        own = room[0] == "methods" and room[1] != "glai" or room == ("nets", "blocks")
+        names = _imports(path, top_level_only=False) if own else ()
+        wrong += [f"{path.name} imports {n}" for n in names if n.startswith("theseus_jax.nets.models")]
+    assert not wrong
+
+
 def test_what_the_package_imports_at_once_is_jax_flax_optax_orbax_and_numpy():
     allowed = set(sys.stdlib_module_names) | {"jax", "flax", "optax", "orbax", "numpy", "theseus_jax", "pallas_kernels", "__future__"}
     found = {name.split(".")[0] for path in FILES for name in _imports(path, top_level_only=True)}
@@ -49,7 +66,7 @@ def test_what_the_package_imports_at_once_is_jax_flax_optax_orbax_and_numpy():
 
 def test_importing_the_package_loads_nothing_heavy():
     code = ("import sys, theseus_jax; heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'transformers', 'torch', "
-            "'ml_collections', 'tokenizers', 'tqdm', 'safetensors', 'h5py', 'onnx', 'PIL', 'scipy.stats', 'sklearn'} & set(sys.modules); "
+            "'ml_collections', 'tokenizers', 'tqdm', 'safetensors', 'PIL', 'scipy.stats', 'sklearn'} & set(sys.modules); "
             "sys.exit(str(heavy) if heavy else 0)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

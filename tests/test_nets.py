@@ -10,8 +10,8 @@ import pytest
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.decode import generate, initial_carries, state_bytes, step
-from theseus_jax.nets.gpt2 import gpt2
-from theseus_jax.nets.recurrent import BLOCKS, CELLS, Elman, GatedLinear, recurrent
+from theseus_jax.nets.models.gpt2 import gpt2
+from theseus_jax.nets.models.recurrent import BLOCKS, CELLS, Elman, GatedLinear, recurrent
 from theseus_jax.nets.stage import (
     Network, Stage, Tie, forward, init, merge, network, partition, replace, seams,
     variable_shapes,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theseus_jax.nets.conv import Conv, convolve
+from theseus_jax.nets.blocks.conv import Conv, convolve
 
 SHAPES = [((7, 6), (3, 3), (1, 1), ((1, 1), (1, 1))), ((7, 6), (3, 3), (2, 2), ((1, 1), (1, 1))),
           ((8, 8), (7, 7), (2, 2), ((3, 3), (3, 3))), ((6, 9), (1, 1), (2, 2), ((0, 0), (0, 0))),

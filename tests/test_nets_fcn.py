@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mistakes import refusal
-from theseus_jax.nets.fcn import ACTIVATIONS, Hidden, Residual, deep_fcn, mlp, wide_fcn
-from theseus_jax.nets.norms import NORMS
+from theseus_jax.nets.blocks.norms import NORMS
+from theseus_jax.nets.models.fcn import ACTIVATIONS, Hidden, Residual, deep_fcn, mlp, wide_fcn
 from theseus_jax.nets.stage import forward, init, seams
 from theseus_jax.trees import leaves_by_path, parameter_count
 

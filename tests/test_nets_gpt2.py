@@ -10,9 +10,9 @@ import pytest
 import safetensors.numpy
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.gpt2 import gpt2
-from theseus_jax.nets.pretrained import gpt2_sizes, load_gpt2, save_gpt2, tensor_names
+from theseus_jax.nets.models.gpt2 import gpt2
 from theseus_jax.nets.stage import forward, init
+from theseus_jax.nets.weights.gpt2 import gpt2_sizes, load_gpt2, save_gpt2, tensor_names
 from theseus_jax.trees import bit_equal, leaves_by_path, parameter_count
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

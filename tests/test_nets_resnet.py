@@ -14,10 +14,10 @@ import pytest
 import safetensors.numpy
 
 from mistakes import refusal
-from theseus_jax.nets.norms import NORMS, BatchNorm, group_count, normalized
-from theseus_jax.nets.resnet import Block, Layer, Stem, load_resnet, resnet, tensor_places
+from theseus_jax.nets.blocks.norms import NORMS, BatchNorm, group_count, normalized
+from theseus_jax.nets.models.resnet import Block, Layer, Stem, load_resnet, resnet, tensor_places
 from theseus_jax.nets.stage import forward, init, seams
-from theseus_jax.nets.weights import read_tensors
+from theseus_jax.nets.weights.containers import read_tensors
 from theseus_jax.trees import leaves_by_path, parameter_count
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

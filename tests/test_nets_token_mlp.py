@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mistakes import refusal
+from theseus_jax.nets.models.token_mlp import MIXER_B16, mixer, token_mlp
+from theseus_jax.nets.models.vit import vit
 from theseus_jax.nets.stage import forward, init
-from theseus_jax.nets.token_mlp import MIXER_B16, mixer, token_mlp
-from theseus_jax.nets.vit import vit
 from theseus_jax.trees import leaves_by_path, nested, parameter_count
 
 SIZES = {"classes": 5, "patch": 3, "width": 7, "depth": 2, "hidden": 11}

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.methods import convert
-from theseus_jax.nets.gpt2 import gpt2
-from theseus_jax.nets.recurrent import recurrent
+from theseus_jax.nets.models.gpt2 import gpt2
+from theseus_jax.nets.models.recurrent import recurrent
 from theseus_jax.nets.stage import forward, init
 from theseus_jax.plan import Optimizer
 from theseus_jax.similarity import metric

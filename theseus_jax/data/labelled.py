@@ -12,9 +12,8 @@ from theseus_jax.data.archives import bbc_texts, jpeg_streams, omniglot_images
 from theseus_jax.data.cached import content_sha256
 from theseus_jax.data.splits import Limit, published_rows, shortened, stratified_split
 from theseus_jax.errors import UserError
-from theseus_jax.nets.bert import MINILM_TOKENIZER
-from theseus_jax.nets.weights import pinned_file
-from theseus_jax.data.dataset import SPLITS, DataSet, Labelled, checked, drawn_note, stratified_note, taken
+from theseus_jax.packaged import MINILM_TOKENIZER, pinned_file
+from theseus_jax.data.dataset import DataSet, Labelled, checked, drawn_note, stratified_note, taken
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TEXTS_AT_ONCE = 1024
@@ -26,24 +25,6 @@ TEXTS_AT_ONCE = 1024
 
 
 
-
-
-def of_classes(data: DataSet, classes: Sequence[str]) -> DataSet:
-    """The data set's examples of these classes only, which become 0, 1, ... in the given order; rows keep theirs.
-
-    Raises UserError for fewer than two names, a doubled or unknown one, or a split without any of them.
-    """
-    unknown = sorted(set(classes) - set(data.classes))
-    if unknown or len(set(classes)) != len(classes) or len(classes) < 2:
-        there = ", ".join(data.classes[:20]) + (" ..." if len(data.classes) > 20 else "")
-        raise UserError(f"classes is {tuple(classes)}; expected two or more different ones of {data.name}, which has "
-                        f"{there}; correct {unknown or 'them'}")
-    number = np.full(len(data.classes), -1)
-    number[[data.classes.index(name) for name in classes]] = np.arange(len(classes))
-    parts = {split: Labelled(part.x[number[part.y] >= 0], number[part.y][number[part.y] >= 0].astype(np.int32))
-             for split, part in zip(SPLITS, (data.train, data.validation, data.test))}
-    note = f"{data.note}; {len(classes)} of {len(data.classes)} classes"
-    return checked(data._replace(**parts, classes=tuple(classes), note=note))
 
 
 def digits(

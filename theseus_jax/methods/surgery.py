@@ -6,14 +6,13 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from theseus_jax import lapack
 from theseus_jax.errors import UserError
-from theseus_jax.nets.bridge import LARGEST, Bridge, bridge, fitted
-from theseus_jax.nets.gpt2 import Head
+from theseus_jax.nets.blocks import readout
+from theseus_jax.nets.blocks.bridge import LARGEST, Bridge, bridge, fitted
 from theseus_jax.nets.stage import Network, Stage, Variables, forward, merge, position, tied, values_and_mask
 from theseus_jax.program import in_blocks, inputs_and_labels, over_seeds
 from theseus_jax.train import Inputs, State
@@ -98,7 +97,7 @@ def fit_stitch(state: State, inputs: Inputs, guide: Network, pair: tuple[str, st
                rank: int = 64) -> Stitch:
     """The stitch at a seam (guide stage, target stage) from training examples drawn once, the same for every seed.
 
-    rank: of a map between whole activations (see `nets.bridge`). About STITCH_SAMPLES tokens of text or examples are read.
+    rank: of a map between whole activations (see `nets.blocks.bridge`). About STITCH_SAMPLES tokens of text or examples are read.
     """
     lapack.one_thread()
     first = jax.eval_shape(functools.partial(jax.tree.map, lambda leaf: leaf[0]), state.variables)
@@ -198,13 +197,14 @@ class Fold:
         folded = (jnp.einsum("spq,qo->spo", given["kernel"], kernel, precision="highest"),
                   jnp.matmul(given["bias"], kernel, precision="highest") + bias)
         head = inputs.phase.net.stages[-1]
-        return state._replace(variables=merge(state.variables, {head.name: {"params": _as_head(head, *folded)}}))
+        params = readout.layout(head.module).write(*folded)
+        return state._replace(variables=merge(state.variables, {head.name: {"params": params}}))
 
     def check(self, net: Network, variables: Variables, guide_variables: Variables) -> None:
         """Raises UserError unless both heads are linear and the target's has a bias."""
         check_head(self.guide, "guide")
         check_head(net, "target")
-        if not net.stages[-1].module.use_bias:
+        if not readout.has_bias(net.stages[-1].module):
             raise UserError(f"the target's {net.names[-1]!r} has no bias, which the folded stitch needs; give it one, or set "
                             "stitch to 'none' (convert.stitch)")
 
@@ -213,20 +213,16 @@ class Fold:
 
 
 def check_head(net: Network, role: str) -> None:
-    """Raises UserError when the last stage of the `role` ("guide" or "target") is not `Head` or `nn.Dense`."""
+    """Raises UserError when the last stage of the `role` ("guide" or "target") is not linear, by
+    `nets.blocks.readout`.
+    """
     stage = net.stages[-1]
-    if not isinstance(stage.module, (Head, nn.Dense)):
+    if readout.layout(stage.module) is None:
         raise UserError(f"the {role}'s {stage.name!r} is a {type(stage.module).__name__}, not a linear head; end the {role} with "
                         "nn.Dense, or set stitch to 'none' (convert.stitch)")
 
 
 def read_out(net: Network, variables: Variables) -> tuple[jax.Array, jax.Array]:
-    """A linear head as (kernel (D, O), bias (O,)). Raises UserError when the last stage is not `Head` or `nn.Dense`."""
+    """A linear head as (kernel (D, O), bias (O,)). Raises UserError when the last stage is none."""
     check_head(net, "guide")
-    params = tied(net, net.names[-1], variables).get("params", {})
-    kernel = params["kernel"].T if isinstance(net.stages[-1].module, Head) else params["kernel"]
-    return kernel, params.get("bias", jnp.zeros(kernel.shape[1]))
-
-
-def _as_head(stage: Stage, kernel: jax.Array, bias: jax.Array) -> dict[str, jax.Array]:
-    return {"kernel": jnp.swapaxes(kernel, -1, -2) if isinstance(stage.module, Head) else kernel, "bias": bias}
+    return readout.layout(net.stages[-1].module).read(tied(net, net.names[-1], variables).get("params", {}))

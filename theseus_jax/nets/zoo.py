@@ -9,17 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.bert import MINILM, bert
-from theseus_jax.nets.birnn import encoder
-from theseus_jax.nets.efficientnet import efficientnet_lite
-from theseus_jax.nets.fcn import mlp
-from theseus_jax.nets.mobilenet import mobilenet_v2
-from theseus_jax.nets.pixels import Pixels
-from theseus_jax.nets.resnet import resnet
+from theseus_jax.nets.blocks.pixels import Pixels
+from theseus_jax.nets.models.bert import MINILM, bert
+from theseus_jax.nets.models.birnn import encoder
+from theseus_jax.nets.models.efficientnet import efficientnet_lite
+from theseus_jax.nets.models.fcn import mlp
+from theseus_jax.nets.models.resnet import resnet
+from theseus_jax.nets.models.token_mlp import mixer, token_mlp
+from theseus_jax.nets.models.vit import vit
 from theseus_jax.nets.stage import Masked, Network, Stage, network, replace
-from theseus_jax.nets.token_mlp import mixer, token_mlp
-from theseus_jax.nets.vgg import vgg
-from theseus_jax.nets.vit import vit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Architecture:
     the others. hidden: units inside a block's MLP. heads: of attention. patch: pixels a side. norm: batch, layer, group or
     none. stem: of a ResNet, "cifar" or "imagenet". rank: of the low-rank products of an MLP (0: full), or of a token-wise MLP's
     adapter over tokens (0: no mixing). read: of a ViT, "class", "mean" or "distilled". residual: an MLP's blocks add to their
-    input. units: of each direction of a recurrence. cell: of `nets.recurrent.CELLS`. keep: numbers of blocks that stay
+    input. units: of each direction of a recurrence. cell: of `nets.models.recurrent.CELLS`. keep: numbers of blocks that stay
     attention. size: pixels a side that images are resized to (0: as they are).
     """
 
@@ -100,9 +98,7 @@ def _lite(a: Architecture, image: tuple[int, ...], classes: int) -> Network:
 IMAGES: dict[str, Callable[[Architecture, tuple[int, ...], int], Network]] = {
     **{f"resnet{depth}": _resnet(depth, True) for depth in (18, 34, 50)},
     **{f"plain{depth}": _resnet(depth, False) for depth in (18, 34, 50)},
-    "mlp": _mlp, "vit": _vit, "token_mlp": _token_mlp, "mixer": _mixer, "efficientnet_lite0": _lite,
-    "mobilenet_v2": lambda a, image, classes: mobilenet_v2(classes=classes),
-    "vgg16": lambda a, image, classes: vgg(hidden=(a.hidden or 4096,) * 2, classes=classes)}
+    "mlp": _mlp, "vit": _vit, "token_mlp": _token_mlp, "mixer": _mixer, "efficientnet_lite0": _lite}
 TEXTS = ("minilm", "birnn")
 ARCHITECTURES = (*IMAGES, *TEXTS)
 NEEDED = {"mlp": ("width", "depth"), "vit": ("width", "depth", "heads", "hidden", "patch"),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax import cost
-from theseus_jax.nets.adapters import adapter_count
+from theseus_jax.nets.blocks.adapters import adapter_count
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.trees import parameter_count
 

@@ -18,10 +18,10 @@ from theseus_jax.data import text
 from theseus_jax.data.windows import evaluation_windows, windows
 from theseus_jax.errors import UserError
 from theseus_jax.nets import decode
-from theseus_jax.nets.gpt2 import gpt2
-from theseus_jax.nets.pretrained import load_gpt2
-from theseus_jax.nets.recurrent import recurrent
+from theseus_jax.nets.models.gpt2 import gpt2
+from theseus_jax.nets.models.recurrent import recurrent
 from theseus_jax.nets.stage import Network, Variables
+from theseus_jax.nets.weights.gpt2 import load_gpt2
 from theseus_jax.tasks import Compared, Data, Sets
 from theseus_jax.tasks.costs import network_costs
 from theseus_jax.tasks.held import HeldWindows

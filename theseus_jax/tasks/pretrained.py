@@ -16,8 +16,9 @@ from theseus_jax.checks import check_values
 from theseus_jax.errors import UserError
 from theseus_jax.methods.guide_modes import GUIDE_MODES
 from theseus_jax.methods.recalibrate import batch_statistics
-from theseus_jax.nets import bert, efficientnet, resnet, vit, zoo
-from theseus_jax.nets.norms import NORMS
+from theseus_jax.nets import zoo
+from theseus_jax.nets.blocks.norms import NORMS
+from theseus_jax.nets.models import bert, efficientnet, resnet, vit
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.nets.zoo import Reading
 from theseus_jax.program import in_blocks

@@ -15,7 +15,7 @@ from theseus_jax.arms import Finished
 from theseus_jax.methods.claims import fact, leads, recovery
 from theseus_jax.methods.conversion.arms import Pair, pair_of
 from theseus_jax.methods.surgery import stitch_bridge
-from theseus_jax.nets.adapters import adapter_count
+from theseus_jax.nets.blocks.adapters import adapter_count
 from theseus_jax.nets.stage import Network, Variables, forward, seams, values_and_mask
 from theseus_jax.nets.stage import variable_shapes
 from theseus_jax.program import in_blocks

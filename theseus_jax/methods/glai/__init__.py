@@ -2,7 +2,7 @@
 from theseus_jax.methods.glai.budget import Budget, budget, reduced_hidden
 from theseus_jax.methods.glai.drop_in import replace_mlp
 from theseus_jax.methods.glai.maturity import Maturity
-from theseus_jax.methods.glai.paths import Entries, Paths, path_weights, receipt
+from theseus_jax.methods.glai.paths import Entries, Paths, path_weights
 from theseus_jax.methods.glai.plan import (SELECTIONS, Held, Settings, ToPaths, final_network, head_parameters, head_variables,
                                            joint_variables, plan)
 from theseus_jax.methods.glai.pruning import pruning_bound, pruning_error
@@ -12,4 +12,4 @@ from theseus_jax.solvers import logistic, ridge
 
 __all__ = ["SELECTIONS", "Budget", "Entries", "Held", "Maturity", "Paths", "Settings", "Settled", "ToPaths", "budget", "final_network",
            "head_parameters", "head_variables", "joint_variables", "logistic", "path_weights", "plan", "pruning_bound",
-           "pruning_error", "receipt", "reduced_hidden", "replace_mlp", "ridge", "select", "watch"]
+           "pruning_error", "reduced_hidden", "replace_mlp", "ridge", "select", "watch"]

@@ -30,7 +30,7 @@ from theseus_jax.methods.glai.plan import Held, Settings, final_network, head_pa
 from theseus_jax.methods.glai.plan import plan as glai_plan
 from theseus_jax.methods.glai.results import results
 from theseus_jax.methods.glai.settled import Settled, watch
-from theseus_jax.nets.heads import low_rank_mlp, mlp
+from theseus_jax.nets.models.heads import low_rank_mlp, mlp
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.plan import Optimizer, Patience, Phase, Plan
 

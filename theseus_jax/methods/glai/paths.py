@@ -175,11 +175,3 @@ def estimate_entries(x: jax.Array, gates: Sequence[jax.Array], entries: Entries,
     """Logits (B, outputs) of an estimator with one weight (K,) for each entry; otherwise as `estimate`."""
     terms = contributions(x, gates, entries.paths) * weights
     return jnp.zeros((x.shape[0], outputs), terms.dtype).at[:, entries.outputs].add(terms)
-
-
-def receipt(layers: Layers, paths: Paths, weights: jax.Array, x: jax.Array) -> jax.Array:
-    """Largest absolute difference of a logit between the network and the estimator on rows x (B, I): a scalar >= 0.
-
-    At conversion with every path it is rounding alone: at most 1e-12 in float64 and 1e-5 in float32 for logits of order 1.
-    """
-    return jnp.max(jnp.abs(logits(layers, x) - estimate(x, open_gates(layers, x), paths, weights)))

@@ -16,8 +16,14 @@ from theseus_jax.methods.glai.budget import path_count
 from theseus_jax.methods.glai.paths import Entries, Layers, Paths
 from theseus_jax.methods.glai.pruning import pruning_bound, pruning_error
 from theseus_jax.methods.glai.selection import select
-from theseus_jax.nets.glai import GLAIHead, entry_network, joint_network
-from theseus_jax.nets.heads import layers_of, mlp
+from theseus_jax.nets.models.glai import (
+    GLAIHead,
+    LinearEstimator,
+    PathEstimator,
+    entry_network,
+    joint_network,
+)
+from theseus_jax.nets.models.heads import layers_of, mlp, variables_of
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.objectives import Term
 from theseus_jax.plan import Optimizer, Phase, Plan
@@ -42,25 +48,27 @@ def selector_variables(layers: Layers) -> Variables:
 
 
 def joint_variables(layers: Layers, chosen: Paths) -> Variables:
-    """Variables of `nets.glai.joint_network` that reproduce the MLP on the chosen paths."""
-    indices = {"inputs": jnp.asarray(chosen.inputs), "units": jnp.stack([jnp.asarray(units) for units in chosen.units])}
-    return {"selector": selector_variables(layers), "contributions": {"paths": indices},
-            "estimator": {"params": {"weights": glai_paths.path_weights(layers, chosen).T}}}
+    """Variables of `nets.models.glai.joint_network` that reproduce the MLP on the chosen paths."""
+    return {"selector": selector_variables(layers), "contributions": {"paths": _indices(chosen)},
+            "estimator": {"params": LinearEstimator.holding(glai_paths.path_weights(layers, chosen))}}
+
+
+def _indices(chosen: Paths) -> dict[str, jax.Array]:
+    return {"inputs": jnp.asarray(chosen.inputs), "units": jnp.stack([jnp.asarray(units) for units in chosen.units])}
 
 
 _joint_variables = jax.jit(joint_variables)  # a dozen small operations: dispatched one by one they outlast a training epoch
 
 
 def head_variables(layers: Layers, chosen: Paths) -> dict[str, Any]:
-    """Variables of the one-module `nets.glai.GLAIHead` that reproduce the MLP on the chosen paths."""
-    made = joint_variables(layers, chosen)
-    return {"params": {"selector": made["selector"]["params"],
-                       "estimator": {"weights": made["estimator"]["params"]["weights"].T}},
-            "paths": {"estimator": made["contributions"]["paths"]}}
+    """Variables of the one-module `nets.models.glai.GLAIHead` that reproduce the MLP on the chosen paths."""
+    weights = glai_paths.path_weights(layers, chosen)
+    params = {"selector": selector_variables(layers)["params"], "estimator": PathEstimator.holding(weights)}
+    return {"params": params, "paths": {"estimator": _indices(chosen)}}
 
 
 def entry_variables(layers: Layers, chosen: Entries) -> Variables:
-    """Variables of `nets.glai.entry_network` that reproduce the MLP on the chosen entries. One hidden layer.
+    """Variables of `nets.models.glai.entry_network` that reproduce the MLP on the chosen entries. One hidden layer.
 
     Raises UserError for more: each output's own choice among triples has no dense form; choose joint.
     """
@@ -125,11 +133,11 @@ def receipts(layers: Layers, chosen: Paths | Entries, x: jax.Array) -> dict[str,
 def exactness(layers: Layers, x: jax.Array) -> jax.Array:
     """Largest absolute logit difference on rows x (B, I) between the MLP and a head with every path: a scalar.
 
-    Both as they are deployed, `nets.heads.mlp` and `nets.glai.GLAIHead`. Where the paths to one output are more than
+    Both as they are deployed, `nets.models.heads.mlp` and `nets.models.glai.GLAIHead`. Where the paths to one output are more than
     EVERY_PATH (two hidden layers and up), they are summed unit by unit through the frozen gates: the same sum in another order.
     """
     widths, outputs = glai_paths.sizes(layers), len(layers[-1][1])
-    whole = forward(mlp(widths[1:], outputs), _mlp_variables(layers), x)[0]
+    whole = forward(mlp(widths[1:], outputs), variables_of(layers), x)[0]
     if path_count(widths[0], widths[1:], 1) <= EVERY_PATH:
         chosen = glai_paths.every_path(widths)
         head = GLAIHead(widths[1:], outputs, len(chosen.inputs))
@@ -138,12 +146,6 @@ def exactness(layers: Layers, x: jax.Array) -> jax.Array:
     for matrix, gate in zip(glai_paths.extended(layers), glai_paths.open_gates(layers, x)):
         found = glai_paths.product(found, matrix) * gate
     return jnp.max(jnp.abs(glai_paths.product(found, glai_paths.extended(layers)[-1]) - whole))
-
-
-def _mlp_variables(layers: Layers) -> Variables:
-    names = [f"hidden_{i}" for i in range(1, len(layers))]
-    hidden = {name: {"params": {"linear": {"kernel": kernel, "bias": bias}}} for name, (kernel, bias) in zip(names, layers)}
-    return {**hidden, "output": {"params": {"linear": {"kernel": layers[-1][0].T, "bias": layers[-1][1]}}}}
 
 
 class Settings(NamedTuple):

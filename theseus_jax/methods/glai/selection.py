@@ -39,15 +39,6 @@ SLACK = 1e-4
 
 
 @jax.jit
-def path_norms(x: jax.Array, gates: Sequence[jax.Array], paths: Paths) -> jax.Array:
-    """(P,): N of each path, the mean over the rows x (B, I) of |x~_i| where its gates (B, J_l + 1) are all open.
-
-    arXiv 2510.00883. Holds B x P numbers.
-    """
-    return jnp.mean(jnp.abs(gp.contributions(x, gates, paths)), axis=0)
-
-
-@jax.jit
 def _block_scores(magnitudes: jax.Array, gates: tuple[jax.Array, ...], first: jax.Array, units: tuple[jax.Array, ...],
                   rest: jax.Array) -> jax.Array:
     """(I + 1, S): N |w| without the output matrix, of all inputs and S unit tuples; -1 where no path is.

@@ -8,7 +8,7 @@ from typing import Any, Callable
 import jax
 
 from theseus_jax.methods.glai.maturity import Maturity, Snapshot, mature, oui, pattern_distance, settling, snapshot
-from theseus_jax.nets.heads import layers_of
+from theseus_jax.nets.models.heads import layers_of
 from theseus_jax.nets.stage import Variables
 
 

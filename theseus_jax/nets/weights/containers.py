@@ -1,4 +1,4 @@
-"""Named tensors in files: .safetensors, .npz, .onnx, .h5, .hdf5, .pth, .pt and .bin, by one reader each.
+"""Named tensors in files: .safetensors, .npz, .pth, .pt and .bin, by one reader each.
 
 No reader runs code that a file names, and none follows a link out of the file.
 """
@@ -13,7 +13,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.pth import read_pth
+from theseus_jax.nets.weights.pth import read_pth
 
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
                       "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
@@ -41,11 +41,10 @@ def library(name: str) -> ModuleType:
 
 
 def open_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
-    """{name: Tensor} of a file, by its suffix; .safetensors and .h5 files give their values only when asked.
+    """{name: Tensor} of a file, by its suffix; a .safetensors file gives its values only when asked.
 
-    .safetensors needs the package safetensors, .onnx onnx, and .h5 or .hdf5 h5py. An .onnx file gives its initialisers, an
-    HDF5 file all data sets by their paths, a .pth, .pt or .bin file the tensors of a state dict. Dtypes are in this
-    machine's byte order. Raises UserError for another suffix, a missing package, and a file that is not there, is
+    .safetensors needs the package safetensors. A .pth, .pt or .bin file gives the tensors of a state dict. Dtypes are in
+    this machine's byte order. Raises UserError for another suffix, a missing package, and a file that is not there, is
     damaged, or is of another format than its suffix says.
     """
     source = Path(path).expanduser()
@@ -89,35 +88,9 @@ def _npz(path: Path) -> dict[str, Tensor]:
         return {name: _held(archive[name]) for name in archive.files}
 
 
-def _onnx(path: Path) -> dict[str, Tensor]:
-    onnx = library("onnx.numpy_helper")
-    graph = onnx.load(path, load_external_data=False).graph
-    outside = [tensor.name for tensor in graph.initializer if onnx.external_data_helper.uses_external_data(tensor)]
-    if outside or not graph.node:
-        reason = f"keeps {outside[0]} in another file" if outside else "holds no network"
-        raise UserError(f"{path} {reason}; save it whole in one .onnx file")
-    return {tensor.name: _held(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
-
-
-def _hdf5(path: Path) -> dict[str, Tensor]:
-    h5py = library("h5py")
-    file, found = h5py.File(path, "r"), {}
-
-    def note(name: str, item: object) -> None:  # h5py visits no soft and no external links
-        if isinstance(item, h5py.Dataset) and item.shape is not None:
-            if item.external or item.is_virtual:
-                raise UserError(f"{path} keeps {name} in another file; save it whole in one {path.suffix} file")
-            native = item.dtype.newbyteorder("=")
-            found[name] = Tensor(item.shape, native.name, lambda: np.asarray(item[()], native))
-
-    file.visititems(note)
-    return found
-
-
 def _pth(path: Path) -> dict[str, Tensor]:
     return {name: _held(array) for name, array in read_pth(path).items()}
 
 
 READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-    ".safetensors": _safetensors, ".npz": _npz, ".onnx": _onnx, ".h5": _hdf5, ".hdf5": _hdf5, ".pth": _pth, ".pt": _pth,
-    ".bin": _pth}
+    ".safetensors": _safetensors, ".npz": _npz, ".pth": _pth, ".pt": _pth, ".bin": _pth}

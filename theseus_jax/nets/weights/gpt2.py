@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.containers import Tensor, library, open_tensors
-from theseus_jax.nets.gpt2 import gpt2
+from theseus_jax.nets.models.gpt2 import gpt2
 from theseus_jax.nets.stage import Variables, variable_shapes
-from theseus_jax.nets.weights import listed, problems
+from theseus_jax.nets.weights.containers import Tensor, library, open_tensors
+from theseus_jax.nets.weights.placed import listed, problems
 from theseus_jax.trees import bit_equal, difference, host_array, leaves_by_path
 
 PREFIX = "transformer."

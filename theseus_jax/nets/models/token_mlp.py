@@ -1,6 +1,6 @@
 """Token-wise MLPs and MLP-Mixers on patches as named stages: stem, block_1 .. block_L, pool, head.
 
-The token-wise MLP is a ViT (`nets.vit`) without its attention: what Network of Theseus (arXiv 2512.04198) turns a ViT into,
+The token-wise MLP is a ViT (`nets.models.vit`) without its attention: what Network of Theseus (arXiv 2512.04198) turns a ViT into,
 by a definition of ours. The Mixer (Tolstikhin et al. 2021, arXiv 2105.01601, section 2 and table 1) puts an MLP over the
 tokens in attention's place. Submodules bear the names that they have in a ViT, so that they can be inherited from one. GELU
 is exact.
@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.adapters import LowRank
-from theseus_jax.nets.norms import normalized
+from theseus_jax.nets.blocks.adapters import LowRank
+from theseus_jax.nets.blocks.norms import normalized
+from theseus_jax.nets.models.vit import MLP, Patches
 from theseus_jax.nets.stage import Network, network
-from theseus_jax.nets.vit import MLP, Patches
 
 MIXER_B16 = {"patch": 16, "width": 768, "depth": 12, "tokens_hidden": 384, "channels_hidden": 3072}  # for images of 224
 LEARNED = "learned"

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.conv import Conv
-from theseus_jax.nets.norms import known_norm, normalized
+from theseus_jax.nets.blocks.conv import Conv
+from theseus_jax.nets.blocks.norms import known_norm, normalized
 from theseus_jax.nets.stage import Network, Variables, network
-from theseus_jax.nets.weights import KERNEL, Place, placed, read_tensors
+from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.placed import KERNEL, Place, placed
 
 STEMS = ("imagenet", "cifar")
 UNUSED = r".*\.num_batches_tracked"  # PyTorch's count of training steps

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.adapters import adapted
-from theseus_jax.nets.gpt2 import EPSILON, MLP, Embed, Head
+from theseus_jax.nets.blocks.adapters import adapted
+from theseus_jax.nets.models.gpt2 import EPSILON, MLP, Embed, Head
 from theseus_jax.nets.stage import Network, network
 
 CELLS = ("elman", "gru", "lstm", "linear")

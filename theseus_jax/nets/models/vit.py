@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.conv import Conv
+from theseus_jax.nets.blocks.conv import Conv
 from theseus_jax.nets.stage import Network, Stage, Variables, network, replace
-from theseus_jax.nets.weights import KERNEL, Place, placed, read_tensors
+from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.placed import KERNEL, Place, placed
 
 EPSILON = 1e-12
 VIT_B16 = {"image": 224, "patch": 16, "width": 768, "depth": 12, "heads": 12, "hidden": 3072}

@@ -66,6 +66,11 @@ class LinearEstimator(nn.Module):
 
     outputs: int
 
+    @staticmethod
+    def holding(weights: jax.Array) -> dict[str, jax.Array]:
+        """The parameters for weights (..., P, O)."""
+        return {"weights": weights.swapaxes(-1, -2)}
+
     @nn.compact
     def __call__(self, contributions: jax.Array) -> jax.Array:
         weights = self.param("weights", nn.initializers.zeros_init(), (self.outputs, contributions.shape[-1]), jnp.float32)
@@ -79,6 +84,11 @@ class PathEstimator(nn.Module):
     paths: int
     layers: int = 1
     implementation: str = "auto"
+
+    @staticmethod
+    def holding(weights: jax.Array) -> dict[str, jax.Array]:
+        """The parameters for weights (..., P, O)."""
+        return {"weights": weights}
 
     @nn.compact
     def __call__(self, selected: Selected) -> jax.Array:

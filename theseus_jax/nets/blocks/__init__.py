@@ -1,0 +1,1 @@
+"""What stages are built of, linear read-outs, and what stands between two of other shapes."""

@@ -1,0 +1,1 @@
+"""Architectures, a file a family."""

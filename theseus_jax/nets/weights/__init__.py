@@ -1,0 +1,1 @@
+"""Weights of others: files of named tensors, and how tensors get to their places."""
