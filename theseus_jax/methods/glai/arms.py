@@ -30,7 +30,8 @@ from theseus_jax.methods.glai.plan import Held, Settings, final_network, head_pa
 from theseus_jax.methods.glai.plan import plan as glai_plan
 from theseus_jax.methods.glai.results import results
 from theseus_jax.methods.glai.settled import Settled, watch
-from theseus_jax.nets.models.heads import low_rank_mlp, mlp
+from theseus_jax.nets.models.glai import LinearEstimator
+from theseus_jax.nets.models.heads import Output, low_rank_mlp, mlp
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.plan import Optimizer, Patience, Phase, Plan
 
@@ -214,10 +215,10 @@ def _solve(heads: Heads, name: str, turn: Turn) -> Variables:
     )
     weights = solution.weights
     if base is None:
-        linear = {"kernel": weights[:-1].T[None], "bias": weights[-1][None]}
-        return {"output": {"params": {"linear": linear}}}
+        kernel, bias = weights[:-1][None], weights[-1][None]
+        return {"output": {"params": Output.readout.write(kernel, bias)}}
     stacked = jax.tree.map(lambda leaf: leaf[None], base)
-    return {**stacked, "estimator": {"params": {"weights": weights.T[None]}}}
+    return {**stacked, "estimator": {"params": LinearEstimator.holding(weights[None])}}
 
 
 def _timed(run: Any, *args: Any) -> tuple[Any, float]:
