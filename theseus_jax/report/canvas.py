@@ -21,7 +21,6 @@ COLORS = dict(zip(SHADES[::2], SHADES[1::2]))
 STAGES = ("#e4572e", "#d6a01d", "#7a8f3c", "#17a398", "#2f7fd1", "#a463d6", "#c2588a", "#9a6b4b")
 LONGER = "_equal_flops"  # ends the name of a model that prolongs the one before it
 WIDE = 9.2  # inches, of every picture
-LEGEND = 125  # characters of a line of a legend
 STYLE = {
     **{"svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "text.color": INK},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK},
@@ -88,7 +87,8 @@ def chart(rows: Sequence[Sequence[Plot]], heights: Sequence[float], label: str) 
             for axis, text in ((axes.xaxis, plot.x), (axes.yaxis, None)):
                 if text or axis.get_scale() == "log":
                     axis_units(axis, text or str)
-        columns = max(1, min(8, LEGEND // (max(map(len, named), default=0) + 8)))
+        # about 125 characters are a line of a legend
+        columns = max(1, min(8, 125 // (max(map(len, named), default=0) + 8)))
         drawn.legend(named.values(), named.keys(), loc="outside upper left", ncols=columns)
         return svg(drawn, label)
 

@@ -30,9 +30,9 @@ def compare(workdirs: Workdirs, *, anyway: bool = False) -> str:
     """
     runs = _read(workdirs)
     parts = [f"Not comparable: {difference}" for difference in _differences(runs, anyway)]
-    parts += [f"Test results; {_meaning(runs)}", aligned(score_grid(runs)), "", _config_title(runs)]
+    parts += [f"Test results; {_meaning(runs)}", aligned(score_grid(runs))]
     settings = config_grid(runs)
-    return "\n".join([*parts, aligned(settings)] if settings.rows else parts)
+    return "\n".join([*parts, "", settings.title, *[aligned(settings)] * bool(settings.rows)])
 
 
 def compare_html(
@@ -44,14 +44,11 @@ def compare_html(
     warnings = [("fails", text, difference) for difference in _differences(runs, anyway)]
     note = f"Test data, mean +- standard error over seeds; {_meaning(runs)}."
     settings = config_grid(runs)
+    differ, tables = [settings.title], [settings._replace(title="")] * bool(settings.rows)
     sections = [
         {"title": "Not comparable", "verdicts": warnings},
         {"title": "Results", "grids": [score_grid(runs)._replace(note=note)]},
-        {
-            "title": "Configs",
-            "words": [_config_title(runs)],
-            "grids": [settings][: len(settings.rows)],
-        },
+        {"title": "Configs", "words": differ, "grids": tables},
     ]
     return markup.save(path, markup.page(f"{len(runs)} runs compared", sections[not warnings :]))
 
@@ -128,14 +125,9 @@ def config_grid(runs: list[Run]) -> Grid:
     cells += [(key, *(str(leaf[key]) if key in leaf else "-" for leaf in leaves)) for key in keys]
     if len(runs) > len(keys):
         cells = [("run", *keys), *list(zip(*cells))[1:]]
-    return Grid(tuple(cells[0]), [tuple(row) for row in cells[1:]] if keys else [])
-
-
-def _config_title(runs: list[Run]) -> str:
-    settings = config_grid(runs)
-    keys = len(settings.rows if settings.header[0] == "key" else settings.header[1:])
-    differ = f"The configs differ in {keys} {'key' if keys == 1 else 'keys'}"
-    return differ if settings.rows else "The configs are equal."
+    differ = f"The configs differ in {len(keys)} {'key' if len(keys) == 1 else 'keys'}"
+    rows = [tuple(row) for row in cells[1:]] if keys else []
+    return Grid(tuple(cells[0]), rows, title=differ if keys else "The configs are equal.")
 
 
 def _meaning(runs: list[Run]) -> str:

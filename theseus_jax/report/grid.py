@@ -10,20 +10,16 @@ Column = tuple[str, str, str]  # heading, key of a record, unit as in `units.UNI
 
 
 class Grid(NamedTuple):
-    """A table: rows of as many cells as the header; the first `names` columns are names.
-
-    bold: names whose rows stand out. wide: so many last columns stand on the page alone, being too
-    long for a terminal. pictured: a picture of the panel shows the same, where there are pictures.
-    """
+    """A table: rows of as many cells as the header; the first `names` columns are names."""
 
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
     names: int = 1
     title: str = ""
     note: str = ""
-    bold: tuple[str, ...] = ()
-    wide: int = 0
-    pictured: bool = False
+    bold: tuple[str, ...] = ()  # names whose rows stand out
+    wide: int = 0  # so many last columns are for the page alone, being too long for a terminal
+    pictured: bool = False  # a picture of the panel shows the same, where there are pictures
 
 
 def of(records: Sequence[dict[str, Any]], columns: Sequence[Column], names: int = 1) -> Grid:

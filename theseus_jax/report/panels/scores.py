@@ -22,8 +22,8 @@ CHOSEN = (
 AGREEMENT = ("cosine", "pearson", "spearman")
 FEATURES = (("probe", "probe", ""), *((key, key, "similarity") for key in AGREEMENT))
 NOTE = (
-    "probe: test accuracy of a linear classifier on the features. Agreement with the guide's of the "
-    "same examples: mean cosine, and correlations over pairs of how similar both find them."
+    "probe: test accuracy of a linear classifier on the features. Agreement with the guide's of "
+    "the same examples: mean cosine, and correlations over pairs of how similar both find them."
 )
 
 

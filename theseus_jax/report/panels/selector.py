@@ -27,7 +27,7 @@ def pictures(run: Run) -> list[Picture]:
     text += f"seed. {meaning}."
     ends = (run.results.get("selector_epochs") or {}).get(model)
     if ends:
-        text += f" Seeds ended after {', '.join(map(str, ends[:10]))}{', ...' * (len(ends) > 10)} epochs."
+        text += f" Seeds ended after {min(ends)} to {max(ends)} epochs."
     return [(chart(model, statistic), text)]
 
 
