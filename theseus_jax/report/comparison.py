@@ -10,6 +10,7 @@ from theseus_jax.report.grid import Grid, aligned
 from theseus_jax.report.panels import scores
 from theseus_jax.report.read import Run, read_run
 
+WIDE = 10_000  # characters: a line a run, whatever the terminal
 Workdirs = Sequence[str | os.PathLike[str]]
 # What must agree before scores may stand in one table. A perplexity per token also depends on the
 # tokenizer, and the bytes of the test split tell other held-out documents of a corpus apart.
@@ -30,9 +31,9 @@ def compare(workdirs: Workdirs, *, anyway: bool = False) -> str:
     """
     runs = _read(workdirs)
     parts = [f"Not comparable: {difference}" for difference in _differences(runs, anyway)]
-    parts += [f"Test results; {_meaning(runs)}", aligned(score_grid(runs))]
+    parts += [f"Test results; {_meaning(runs)}", aligned(score_grid(runs), WIDE)]
     settings = config_grid(runs)
-    return "\n".join([*parts, "", settings.title, *[aligned(settings)] * bool(settings.rows)])
+    return "\n".join([*parts, "", settings.title, *[aligned(settings, WIDE)] * bool(settings.rows)])
 
 
 def compare_html(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Sequence
 from theseus_jax.report import units
 
 WIDTH = 100
-LONGEST = 60  # characters of one cell of plain text
+CELL = 0.6  # share of the width that one cell may take in plain text
 Column = tuple[str, str, str]  # heading, key of a record, unit as in `units.UNITS`
 
 
@@ -30,25 +30,27 @@ def of(records: Sequence[dict[str, Any]], columns: Sequence[Column], names: int 
     return Grid(header, [tuple(row[i] for i in kept) for row in rows], names)
 
 
-def aligned(grid: Grid) -> str:
+def aligned(grid: Grid, width: int = WIDTH) -> str:
     """Plain text; columns that do not fit stand below, with the names again."""
     end = len(grid.header) - grid.wide
-    lines = [[_short(cell) for cell in row[:end]] for row in (grid.header, *grid.rows)]
+    lines = [
+        [_short(cell, int(CELL * width)) for cell in row[:end]] for row in (grid.header, *grid.rows)
+    ]
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines.insert(1, ["-" * size for size in widths])
     names = list(range(grid.names))
     blocks = [names]
     for place in range(grid.names, end):
         together = [*blocks[-1], place]
-        fits = sum(widths[i] + 2 for i in together) - 2 <= WIDTH or blocks[-1] == names
+        fits = sum(widths[i] + 2 for i in together) - 2 <= width or blocks[-1] == names
         blocks = [*blocks[:-1], together] if fits else [*blocks, [*names, place]]
     return "\n\n".join(
         "\n".join(_line(line, block, widths, grid.names) for line in lines) for block in blocks
     )
 
 
-def _short(cell: str) -> str:
-    return cell if len(cell) <= LONGEST else f"{cell[: LONGEST - 3]}..."
+def _short(cell: str, most: int) -> str:
+    return cell if len(cell) <= most else f"{cell[: most - 3]}..."
 
 
 def _line(cells: Sequence[str], places: Sequence[int], widths: Sequence[int], names: int) -> str:

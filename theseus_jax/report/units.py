@@ -84,4 +84,4 @@ def cell(value: Any, unit: str = "") -> str:
     """A cell of a table; text is as it is, an unknown unit follows its number."""
     if isinstance(value, str):
         return value
-    return UNITS[unit](value) if unit in UNITS else f"{plain(value)} {unit}"
+    return UNITS[unit](value) if unit in UNITS else plain(value) + f" {unit}" * measured(value)

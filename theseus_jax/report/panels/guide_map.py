@@ -55,9 +55,12 @@ def heat_map(run: Run) -> Any:
     count, middles = len(names), [i + 0.5 for i in range(len(names))]
     if not names:
         return None
+    from matplotlib import colormaps
+
+    colours = colormaps["magma_r"].resampled(10)  # more would make the colour bar an image
     with canvas.figure(canvas.WIDE, min(canvas.WIDE, 1.1 + 0.3 * count)) as figure:
         axes, edges = figure.subplots(), range(count + 1)
-        mesh = axes.pcolormesh(edges, edges, matrix, cmap="magma_r", vmin=0, vmax=1)
+        mesh = axes.pcolormesh(edges, edges, matrix, cmap=colours, vmin=0, vmax=1)
         figure.colorbar(mesh, ax=axes, label="debiased CKA", pad=0.02)
         for i in (i for i, name in enumerate(names, start=1) if name in seams):
             axes.plot([0, count], [i, i], label=seams[names[i - 1]], **SEAM)

@@ -97,7 +97,7 @@ def _time(results: Results, names: list[str], value: float) -> str:
     key = f"seconds_to_{names[0]}"
     timed = [model for model in results["models"] if units.measured(model.get(key))]
     timed.sort(key=lambda model: model[key])
-    first = {model["role"]: model["name"] for model in timed[::-1]}  # the fastest of each
+    first = {model.get("role"): model["name"] for model in timed[::-1]}  # the fastest of each
     roles = {"ours": "the fastest of the method", "rival": "the fastest rival"}
     who = {
         first[role]: f"{words} ({first[role]})" for role, words in roles.items() if role in first
