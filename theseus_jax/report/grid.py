@@ -32,10 +32,9 @@ def of(records: Sequence[dict[str, Any]], columns: Sequence[Column], names: int 
 
 def aligned(grid: Grid, width: int = WIDTH) -> str:
     """Plain text; columns that do not fit stand below, with the names again."""
-    end = len(grid.header) - grid.wide
-    lines = [
-        [_short(cell, int(CELL * width)) for cell in row[:end]] for row in (grid.header, *grid.rows)
-    ]
+    end, most = len(grid.header) - grid.wide, int(CELL * width)
+    rows = [row[:end] for row in (grid.header, *grid.rows)]
+    lines = [[c if len(c) <= most else f"{c[: most - 3]}..." for c in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines.insert(1, ["-" * size for size in widths])
     names = list(range(grid.names))
@@ -47,10 +46,6 @@ def aligned(grid: Grid, width: int = WIDTH) -> str:
     return "\n\n".join(
         "\n".join(_line(line, block, widths, grid.names) for line in lines) for block in blocks
     )
-
-
-def _short(cell: str, most: int) -> str:
-    return cell if len(cell) <= most else f"{cell[: most - 3]}..."
 
 
 def _line(cells: Sequence[str], places: Sequence[int], widths: Sequence[int], names: int) -> str:

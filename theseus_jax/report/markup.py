@@ -11,7 +11,7 @@ from theseus_jax.report.panel import Section
 
 # What may not stand in an HTML document (controls, lone surrogates) is the replacement character.
 FORBIDDEN = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-MARKS = {FAILS: "✗ FAILS", UNDECIDED: "? undecided", HOLDS: "✓ holds"}  # in the order of a page
+MARKS = {FAILS: "✗ FAILS", UNDECIDED: "? undecided", HOLDS: "✓ holds"}
 
 
 def page(title: str, sections: Sequence[Section], **top: Any) -> str:
@@ -20,8 +20,6 @@ def page(title: str, sections: Sequence[Section], **top: Any) -> str:
 
     loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates")
     pages = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    order = list(MARKS).index
-    pages.filters["failed_first"] = lambda verdicts: sorted(verdicts, key=lambda v: order(v[0]))
     pages.filters["figures"] = figures
     shown = {"title": title, "sections": sections, "marks": MARKS, **top}
     return FORBIDDEN.sub("\ufffd", pages.get_template("page.html").render(shown))

@@ -9,8 +9,6 @@ from theseus_jax.report.panel import section
 from theseus_jax.report.panels import PANELS, lead
 from theseus_jax.report.read import Run, read_run
 
-UNDRAWN = "Pictures are left out: matplotlib is not installed. Install it and write again."
-
 
 def html(run: Run) -> str:
     """The report as an HTML document without scripts, links or addresses; its text is escaped."""
@@ -21,7 +19,7 @@ def html(run: Run) -> str:
         banner=units.SMOKE if run.results.get("smoke") else "",
         meta=" · ".join(lead.facts(run.results)),
         lead=lead.PANEL.words(run),
-        note="" if drawn else UNDRAWN,
+        note="" if drawn else "Pictures are left out: matplotlib is not installed.",
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from theseus_jax.judging import FAILS, HOLDS, UNDECIDED
 from theseus_jax.report import units
-from theseus_jax.report.grid import WIDTH, Grid, aligned
+from theseus_jax.report.grid import WIDTH, aligned
 from theseus_jax.report.panel import Section, section
 from theseus_jax.report.panels import PANELS, claims, lead
 from theseus_jax.report.read import Run, filled
@@ -30,8 +30,10 @@ def table(results: dict[str, Any]) -> str:
 def _text(shown: Section) -> list[str]:
     lines = [line for words in shown.get("words", ()) for line in _wrapped(words)]
     lines += [line for verdict in shown.get("verdicts", ()) for line in _claim(*verdict)]
-    for grid in shown.get("grids", ()):
-        lines += _table(grid, bool(lines))
+    grids = [grid for grid in shown.get("grids", ()) if not grid.pictured or len(grid.rows) <= ROWS]
+    for grid in grids:
+        lines += [""] * bool(lines) + _wrapped(grid.title)
+        lines += [*aligned(grid).splitlines(), *_wrapped(grid.note)]
     return ["", *filter(None, [shown["title"]]), *lines] if lines else []
 
 
@@ -42,9 +44,3 @@ def _claim(kind: str, words: str, measured: str) -> list[str]:
 
 def _wrapped(words: str, indent: str = "") -> list[str]:
     return textwrap.wrap(words, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def _table(grid: Grid, after: bool) -> list[str]:
-    large = grid.pictured and len(grid.rows) > ROWS
-    above = [""] * after + _wrapped(grid.title)
-    return [] if large else [*above, *aligned(grid).splitlines(), *_wrapped(grid.note)]

@@ -1,14 +1,15 @@
 """The claims of a run, each with its verdict and what was measured."""
 
-from theseus_jax.judging import HOLDS, UNDECIDED, verdict_of
+from theseus_jax.judging import FAILS, HOLDS, UNDECIDED, verdict_of
 from theseus_jax.report.panel import Panel, Run, Verdict
 
 
 def verdicts(run: Run) -> list[Verdict]:
-    """One a claim, as the run stated them."""
+    """One a claim: the failed first, then the undecided."""
     parts = (("text", None), ("measured", "no measurement is given"))
     claims = run.results.get("claims") or ()
-    return [(verdict_of(c), *(str(c.get(key, other)) for key, other in parts)) for c in claims]
+    stated = [(verdict_of(c), *(str(c.get(key, other)) for key, other in parts)) for c in claims]
+    return sorted(stated, key=lambda verdict: (FAILS, UNDECIDED, HOLDS).index(verdict[0]))
 
 
 def words(run: Run) -> list[str]:

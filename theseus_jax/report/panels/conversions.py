@@ -24,7 +24,7 @@ BUDGET = {
     "kept": ("K", "path weights that may be kept, O - R", ""),
     "share": ("mu", "K over E", "share"),
     "pairs": ("P", "paths that may be kept if all outputs share them", ""),
-    "density": ("", "their share", "share"),
+    "density": ("P", "their share", "share"),
 }
 
 

@@ -6,14 +6,15 @@ from theseus_jax.report.panel import Grid, Panel, Picture, Run
 from theseus_jax.report.standing import Model, Results
 
 STATES = {"128": "state 128", "1024": "state 1k", "8192": "state 8k"}  # tokens of context
-# label, key, unit, title in the picture
+# label, key, unit, title in the picture, of those that are in it
 COSTS = (
     ("params", "parameters", "count", "parameters"),
-    ("in adapters", "adapter_parameters", "count", "in adapters"),
+    ("in adapters", "adapter_parameters", "count", ""),
     ("FLOPs/ex.", "flops_per_example", "count", "FLOPs of one example"),
     ("forward", "latency_us", "us", "latency of one example"),
     ("1 token", "token_latency_us", "us", "latency of one token"),
-    *((label, label, "bytes", f"{label} tokens") for label in STATES.values()),
+    *((label, label, "bytes", "") for label in ("state 128", "state 1k")),
+    ("state 8k", "state 8k", "bytes", "state at 8k tokens"),
 )
 
 
@@ -46,18 +47,20 @@ def pictures(run: Run) -> list[Picture]:
     """Axes a cost, a dot a model."""
     models, plots = networks(run.results), []
     names = {"yticks": range(len(models)), "yticklabels": [model["name"] for model in models]}
-    names |= {"ylim": (len(models) - 0.5, -0.5), "xlim": (0, None)}
-    for _, key, unit, title in COSTS:
-        lines, spread = [], key.replace("_us", "_iqr_us") if unit == "us" else ""
-        for i, model in enumerate(models):
-            value, half = model.get(key), (model.get(spread) or 0.0) / 2
-            if units.measured(value):
-                shade, style = canvas.color(model["name"]), {"marker": "o", "markersize": 7}
-                lines.append(Line([value], [i], shade, None, style))
-                lines += [Line([value - half, value + half], [i, i], canvas.INK)] * (half > 0)
-        plots += [Plot(lines, names | {"title": title}, units.UNITS[unit])] if lines else []
+    names |= {"ylim": (len(models) - 0.5, -0.5)}
+    for _, key, unit, title in (cost for cost in COSTS if cost[3]):
+        known = [(i, model) for i, model in enumerate(models) if units.measured(model.get(key))]
+        most, lines = max((model[key] for _, model in known), default=0), []
+        for i, model in known:
+            half = (model.get(key.replace("_us", "_iqr_us")) or 0.0) / 2 if unit == "us" else 0.0
+            style = {"marker": "o", "markersize": 7}
+            lines.append(Line([model[key]], [i], canvas.color(model["name"]), None, style))
+            ends = [model[key] - half, model[key] + half]
+            lines += [Line(ends, [i, i], canvas.INK)] * (half > 0)
+        settings = names | {"title": title, "xlim": (0, 1.2 * most or 1), "xticks": (0, most)}
+        plots += [Plot(lines, settings, units.UNITS[unit])] if lines else []
     text = "One example at batch 1; latencies are medians, whiskers interquartile ranges."
-    return [(canvas.chart([plots[:5]], [0.4 + 0.3 * len(models)], "Costs of use"), text)]
+    return [(canvas.chart([plots], [0.4 + 0.3 * len(models)], "Costs of use"), text)]
 
 
 PANEL = Panel("Cost of use", pictures=pictures, grids=grids)
