@@ -771,6 +771,16 @@ def test_tables_too_wide_for_the_terminal_go_on_below(run):
     assert len(blocks) > 3 and sum(len(line.split()) - 1 for line in blocks) == 20
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_columns_of_long_words_fit_the_terminal(run, count):
+    specs = columns(*((str(i), f"word {i}", "") for i in range(count)), ("n", "number", "count"))
+    rows = [{"n": 5, **{str(i): "y" * 90 for i in range(count)}}]
+    text = report.table(run.results | {"tables": {"wide": {"columns": specs, "rows": rows}}})
+    assert max(map(len, text.splitlines())) <= 100
+    shown = text.split("Tables")[1]
+    assert all(f"word {i}" in shown for i in range(count)) and "yyy..." in shown and " 5\n" in shown
+
+
 # curves and pictures
 
 

@@ -32,8 +32,10 @@ def of(records: Sequence[dict[str, Any]], columns: Sequence[Column], names: int 
 
 def aligned(grid: Grid, width: int = WIDTH) -> str:
     """Plain text; columns that do not fit stand below, with the names again."""
-    end, most = len(grid.header) - grid.wide, int(CELL * width)
+    end = len(grid.header) - grid.wide
     rows = [row[:end] for row in (grid.header, *grid.rows)]
+    named = sum(max(map(len, column)) for column in list(zip(*rows))[: grid.names])
+    most = int(CELL * width if named < 0.8 * width else width / (grid.names + 1))
     lines = [[c if len(c) <= most else f"{c[: most - 3]}..." for c in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines.insert(1, ["-" * size for size in widths])
