@@ -453,7 +453,7 @@ def test_lead(run):
     (text,) = lead.words(run)
     for words in (
         "7 models compared, with 3 seeds each, the guide with one seed, on stdlib, 3,000 training",
-        "Guide: trained, depth 4, width 128, heads 4; target: linear residual, depth 4, width 128; "
+        "The config says guide: trained, depth 4, width 128, heads 4; target: linear residual, depth 4, width 128; "
         "schedule: sequential.",
         "guide has 22.20 (one seed); converted has 38.10 +- 0.44; one_shot_distilled_equal_flops, "
         "the best of 5 rivals by validation loss, has 36.97 +- 0.43.",
@@ -463,7 +463,7 @@ def test_lead(run):
         "converted recovers 47.1% of the loss between from_scratch and guide.",
     ):
         assert words in text, words
-    assert flat(text.split(" Guide:")[0]) in flat(report.table(run.results))
+    assert flat(text.split(" The config")[0]) in flat(report.table(run.results))
 
 
 def two(ours, rival, metric="accuracy", higher=True, **keys):
@@ -911,7 +911,13 @@ def test_hybrid_and_cost_pictures(run, figure_of):
     assert "Raw: " in seams.pictures(run)[1][1] and "Moving" not in seams.pictures(run)[1][1]
     panels = drawn(costs.pictures(run))
     marks = [[li.get_xdata()[0] for li in a.lines if li.get_marker() == "o"] for a in panels]
-    assert marks == [[938000, 1010000], [2.4e8, 2.6e8], [5300.0, 4100.0], [910.0, 450.0], [33554432, 65536]]
+    assert marks == [
+        [938000, 1010000],
+        [2.4e8, 2.6e8],
+        [5300.0, 4100.0],
+        [910.0, 450.0],
+        [33554432, 65536],
+    ]
     spreads = [list(li.get_xdata()) for li in panels[2].lines if li.get_marker() == "None"]
     assert spreads == [[5100.0, 5500.0], [3900.0, 4300.0]]
     assert [tick.get_text() for tick in panels[0].get_yticklabels()] == ["guide", "converted"]
@@ -1127,6 +1133,13 @@ def test_launcher_from_a_fresh_clone_ends_with_2_and_one_line(tmp_path, argument
     assert (
         done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     ), done.stderr
+
+
+def test_neither_templates_nor_pictures_are_imported_before_they_are_needed():
+    code = "import sys, theseus_jax, theseus_jax.report.panels as panels; assert panels.PANELS; "
+    code += "sys.exit(str({'jinja2', 'matplotlib', 'scipy.stats'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.strip() == "set()"
 
 
 def test_report_imports_nothing_above_it():

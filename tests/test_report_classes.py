@@ -185,7 +185,7 @@ def run_results():
                 "text": "converted recovers at least half of the gap",
                 "holds": True,
                 "measured": CLAIM,
-            },
+            }
         ],
         "guide_similarity": {"stages": list(STAGES), "cka": cka(len(STAGES))},
         "device": "cpu cpu",
@@ -259,7 +259,8 @@ def test_lead(run):
         "6 models compared, with 3 seeds each, the guide with one seed, on digits, 3 classes, 5,000 "
         "training examples, 200 of these in the share, 360 validation examples, 1,000 test examples "
         "(200 of 5000 training examples, stratified with seed 0).",
-        "Guide: trained resnet18 linear, width 4; target: mlp linear, depth 3, width 32; schedule: joint.",
+        "The config says guide: trained resnet18, width 4; target: mlp, depth 3, width 32; "
+        "schedule: joint.",
         "guide has 90.0 % (one seed); converted has 82.0 % +- 1.2; supervised, the best of 4 rivals by "
         "test score, has 88.08 % +- 0.04. converted and supervised differ by",
         "converted recovers 60.0% of the accuracy between from_scratch and guide.",
@@ -267,6 +268,13 @@ def test_lead(run):
         assert part in text, part
     assert "recovers 60.0% of the accuracy" in flat(report.table(run.results))
     assert CLAIM.startswith("60.0%")  # the gap of the lead is that of the claim
+
+
+def test_networks_in_the_lead(run):
+    target = {"arch": "birnn", "cell": "LRU", "units": 64, "depth": 2, "width": 384}
+    (text,) = lead.words(run._replace(config={"guide": 3, "target": target, "convert": None}))
+    assert "The config says target: birnn LRU, depth 2, width 384, units 64." in text
+    assert "The config says" not in lead.words(run._replace(config={}))[0]
 
 
 def test_stages_show_the_effect_of_recalibration(run):
@@ -438,7 +446,7 @@ def test_hostile_names_are_escaped(tmp_path):
     shown = Page(report.write(path).read_text(encoding="utf8"))
     assert not shown.tags & {"script", "b", "i", "u", "q", "em"}
     assert "<b>$x$ = <script>bad()</script>" in shown.text
-    assert "Guide: <q>;" in shown.text and "<i>" in shown.text
+    assert "guide: <q>;" in shown.text and "<i>" in shown.text
 
 
 # pictures

@@ -415,7 +415,7 @@ def test_score_picture(run, figure_of):
     assert titles == ["GLAI models", "MLP models", "linear models"]
     mark = "mlp_sgd's 94.00 %"
     assert [list(labelled(axes)) for axes in (glai, mlp, linear)] == [
-        *([*ORDER[:3], mark], [*ORDER[3:5], mark], [*ORDER[5:], mark]),
+        *([*ORDER[:3], mark], [*ORDER[3:5], mark], [*ORDER[5:], mark])
     ]
     joint = labelled(glai)["glai_joint"]
     begin = statistics.fmean(SELECTED) * SELECTOR + CONVERSION

@@ -5,7 +5,9 @@ from theseus_jax.report.panel import Panel, Run
 from theseus_jax.report.panels import provenance
 from theseus_jax.report.standing import Results
 
-KINDS = ("origin", "arch", "cell", "block")  # keys of the config's guide and target, in words
+# keys of the config's guide and target that say what they are; a network of an arch of its own is
+# not made of cells, but for one
+KINDS, ARCHS, CELLS = ("origin", "cell", "block"), ("origin", "arch"), ("birnn",)
 SIZES = ("depth", "width", "heads", "hidden", "units", "patch", "rank")
 
 
@@ -55,13 +57,15 @@ def _networks(run: Run) -> str:
     for key in ("guide", "target"):
         settings = run.config.get(key)
         if isinstance(settings, dict):
-            parts = [" ".join(str(settings[kind]) for kind in KINDS if settings.get(kind))]
+            kinds = ARCHS if settings.get("arch") else KINDS
+            kinds = (*ARCHS, "cell") if settings.get("arch") in CELLS else kinds
+            parts = [" ".join(str(settings[kind]) for kind in kinds if settings.get(kind))]
             parts += [f"{size} {settings[size]}" for size in SIZES if settings.get(size)]
             shown.append(f"{key}: {', '.join(filter(None, parts)) or 'as the config says'}")
     convert = run.config.get("convert")
     if isinstance(convert, dict) and convert.get("schedule"):
         shown.append(f"schedule: {convert['schedule']}")
-    return f"{'; '.join(shown).capitalize()}." if shown else ""
+    return f"The config says {'; '.join(shown)}." if shown else ""
 
 
 def _comparison(results: Results) -> str:
