@@ -27,39 +27,19 @@ from theseus_jax.report.panels import costs, lead, seams, training
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = 'x = "</pre><script>alert(1)</script>&amp; $x_1$ \x00\ud800'
 VOID = {"meta", "br", "img", "link", "hr", "input"}
-ARMS = (
-    "from_scratch",
-    "distilled",
-    "one_shot",
-    "one_shot_distilled",
-    "one_shot_distilled_equal_flops",
-)
-FINAL = {
-    "guide": 3.1,
-    "converted": 3.62,
-    "from_scratch": 4.1,
-    "distilled": 3.95,
-    "one_shot": 3.7,
-    "one_shot_distilled": 3.6,
-    "one_shot_distilled_equal_flops": 3.59,
-}
+ARMS = tuple("from_scratch distilled one_shot one_shot_distilled".split())
+ARMS += ("one_shot_distilled_equal_flops",)
+FINAL = dict(zip(("guide", "converted", *ARMS), (3.1, 3.62, 4.1, 3.95, 3.7, 3.6, 3.59)))
+CONTEXTS = (128, 1024, 8192)
 
 
 def config(**convert):
-    return {
-        "task": "language_model",
-        "seed": 0,
-        "seeds": 3,
-        "data": {"source": "stdlib", "share": 0.1},
-        "guide": {"origin": "trained", "width": 128, "depth": 4, "heads": 4},
-        "target": {"cell": "linear", "block": "residual", "width": 128, "depth": 4},
-        "convert": {
-            "schedule": "sequential",
-            "steps": 400,
-            "inherit": ["embed", "head"],
-            **convert,
-        },
-    }
+    convert = {"schedule": "sequential", "steps": 400, "inherit": ["embed", "head"], **convert}
+    guide = {"origin": "trained", "width": 128, "depth": 4, "heads": 4}
+    target = {"cell": "linear", "block": "residual", "width": 128, "depth": 4}
+    data = {"source": "stdlib", "share": 0.1}
+    parts = {"data": data, "guide": guide, "target": target, "convert": convert}
+    return {"task": "language_model", "seed": 0, "seeds": 3, **parts}
 
 
 def train_rows(model, phase, seed, steps, terms, flops, begin, end):
@@ -67,210 +47,112 @@ def train_rows(model, phase, seed, steps, terms, flops, begin, end):
     rows = []
     for step in range(25, steps + 1, 25):
         value = end + (begin - end) * math.exp(-4 * step / steps) + 0.01 * seed
-        rows.append(
-            {
-                "kind": "train",
-                "model": model,
-                "phase": phase,
-                "seed": seed,
-                "step": step,
-                "loss": value,
-                **{term: value for term in terms},
-                "gradient_norm": 0.8,
-                "training_flops": flops * 25,
-                "seconds": 0.25,
-            }
-        )
+        row = {"kind": "train", "model": model, "phase": phase, "seed": seed, "step": step}
+        logged = {"loss": value, **dict.fromkeys(terms, value), "gradient_norm": 0.8}
+        rows.append(row | logged | {"training_flops": flops * 25, "seconds": 0.25})
+    return rows
+
+
+def stage_rows(s, seeds):
+    """The rows of the phase that aligns stage s."""
+    rows, phase, stage = [], f"align_{s + 1}", f"block_{s + 1}"
+    tags = {"model": "converted", "phase": phase, "optimizer_steps": 50}
+    for seed in range(seeds):
+        ends = 0.7 - 0.1 * s, 0.1 + 0.03 * s
+        rows += train_rows("converted", phase, seed, 50, ["distance"], 5e9, *ends)
+    rows.append({"kind": "phase", "examples_seen": 400, **tags})
+    for seed in range(seeds):
+        scores = {"hybrid_loss": 3.2 + 0.1 * s + 0.01 * seed}
+        scores |= {"hybrid_raw_loss": 3.4 + 0.3 * s + 0.02 * seed}
+        scores |= {"similarity_cka_debiased": 0.95 - 0.05 * s}
+        scores |= {"similarity_mutual_knn": 0.5 - 0.05 * s}
+        names = {"stage": stage, "guide_stage": stage, "seed": seed}
+        rows.append({"kind": "stage", **tags, **names, **scores})
     return rows
 
 
 def run_rows(seeds, stages=4, guide_steps=3000):
     rows = train_rows("guide", "finetune", 0, guide_steps, ["cross_entropy"], 9e9, 6.9, 3.0)
-    for s in range(stages):
-        for seed in range(seeds):
-            rows += train_rows(
-                "converted",
-                f"align_{s + 1}",
-                seed,
-                50,
-                ["distance"],
-                5e9,
-                0.7 - 0.1 * s,
-                0.1 + 0.03 * s,
-            )
-        rows.append(
-            {
-                "kind": "phase",
-                "model": "converted",
-                "phase": f"align_{s + 1}",
-                "optimizer_steps": 50,
-                "examples_seen": 400,
-            }
-        )
-        rows += [
-            {
-                "kind": "stage",
-                "model": "converted",
-                "phase": f"align_{s + 1}",
-                "stage": f"block_{s + 1}",
-                "guide_stage": f"block_{s + 1}",
-                "seed": seed,
-                "optimizer_steps": 50,
-                "similarity_cka_debiased": 0.95 - 0.05 * s,
-                "similarity_mutual_knn": 0.5 - 0.05 * s,
-                "hybrid_loss": 3.2 + 0.1 * s + 0.01 * seed,
-                "hybrid_raw_loss": 3.4 + 0.3 * s + 0.02 * seed,
-            }
-            for seed in range(seeds)
-        ]
+    rows += [row for s in range(stages) for row in stage_rows(s, seeds)]
     for name in ("converted", *ARMS):
-        steps = (
-            200 if name == "converted" and stages else 500 if name.endswith("equal_flops") else 400
-        )
+        steps = 200 if name == "converted" and stages else 500 if "equal_flops" in name else 400
+        ends = 4.6 if name == "converted" else 6.9, FINAL[name] - 0.1
         for seed in range(seeds):
-            begin = 4.6 if name == "converted" else 6.9
-            rows += train_rows(
-                name, "finetune", seed, steps, ["cross_entropy"], 8e9, begin, FINAL[name] - 0.1
-            )
+            rows += train_rows(name, "finetune", seed, steps, ["cross_entropy"], 8e9, *ends)
     for name, loss in FINAL.items():
-        rows += [
-            {
-                "kind": "model",
-                "model": name,
-                "seed": seed,
-                "validation_loss": loss - 0.05,
-                "test_loss": loss + 0.02 * seed,
-            }
-            for seed in range(1 if name == "guide" else seeds)
-        ]
+        for seed in range(1 if name == "guide" else seeds):
+            losses = {"validation_loss": loss - 0.05, "test_loss": loss + 0.02 * seed}
+            rows.append({"kind": "model", "model": name, "seed": seed, **losses})
     return rows
 
 
 def spread(values):
-    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)) if len(
-        values
-    ) > 1 else 0.0
+    """(mean, standard error)."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return statistics.fmean(values), error
 
 
 def model_record(name, rows):
-    losses = [row["test_loss"] for row in rows if row["kind"] == "model" and row["model"] == name]
-    train = [
-        row for row in rows if row["kind"] == "train" and row["model"] == name and row["seed"] == 0
-    ]
-    values = [math.exp(loss) for loss in losses]
-    loss, loss_error = spread(losses)
-    value, error = spread(values)
-    guide = name == "guide"
-    return {
-        "name": name,
-        "value": value,
-        "stderr": error,
-        "seeds": values,
-        "loss": loss,
-        "loss_stderr": loss_error,
-        "losses": losses,
-        "bits_per_byte": loss / math.log(2) / 2.5,
-        "validation_loss": loss - 0.05,
-        "parameters": 938000 if guide else 1010000,
-        "flops_per_example": 2.4e8 if guide else 2.6e8,
-        "latency_us": 5300.0 if guide else 4100.0,
-        "latency_iqr_us": 400.0,
-        "token_latency_us": 910.0 if guide else 450.0,
-        "token_latency_iqr_us": 60.0,
-        "state_bytes": {str(n): 4096 * n if guide else 65536 for n in (128, 1024, 8192)},
-        "optimizer_steps": 25 * len(train),
-        "examples_seen": 200 * len(train),
-        "training_flops": sum(row["training_flops"] for row in train),
-        "seconds": sum(row["seconds"] for row in train),
-    }
+    mine = [row for row in rows if row["model"] == name]
+    losses = [row["test_loss"] for row in mine if row["kind"] == "model"]
+    train = [row for row in mine if row["kind"] == "train" and row["seed"] == 0]
+    values, guide = [math.exp(loss) for loss in losses], name == "guide"
+    (loss, loss_error), (value, error) = spread(losses), spread(values)
+    record = {"name": name, "value": value, "stderr": error, "seeds": values, "loss": loss}
+    record |= {"loss_stderr": loss_error, "losses": losses, "validation_loss": loss - 0.05}
+    record |= {"bits_per_byte": loss / math.log(2) / 2.5, "latency_iqr_us": 400.0}
+    record |= {"parameters": 938000 if guide else 1010000, "token_latency_iqr_us": 60.0}
+    record |= {"flops_per_example": 2.4e8 if guide else 2.6e8}
+    record |= {"latency_us": 5300.0 if guide else 4100.0}
+    record |= {"token_latency_us": 910.0 if guide else 450.0}
+    record |= {"state_bytes": {str(n): 4096 * n if guide else 65536 for n in CONTEXTS}}
+    record |= {"optimizer_steps": 25 * len(train), "examples_seen": 200 * len(train)}
+    record |= {"training_flops": sum(row["training_flops"] for row in train)}
+    return record | {"seconds": sum(row["seconds"] for row in train)}
+
+
+def stage_record(name, rows):
+    mine = [row for row in rows if row.get("stage") == name]
+    keys = ("cka_debiased", "mutual_knn")
+    near = {k: statistics.fmean(row[f"similarity_{k}"] for row in mine) for k in keys}
+    losses = ("hybrid_loss", "hybrid_raw_loss")
+    means = {key: statistics.fmean(row[key] for row in mine) for key in losses}
+    value, error = spread([math.exp(row["hybrid_loss"]) for row in mine])
+    names = {"stage": name, "guide_stage": name, "similarity": near, "optimizer_steps": 50}
+    return {**names, "hybrid_value": value, "hybrid_stderr": error, **means}
+
+
+CLAIMS = (
+    ("converted beats from_scratch at equal optimizer steps", True, "3.6400 against 4.1200"),
+    ("converted beats one_shot_distilled at equal optimizer steps", False, "3.6400 against 3.6200"),
+    ("converted carries less state than the guide at 8192 tokens", True, "65,536 bytes"),
+)
 
 
 def run_results(rows):
-    models = [
-        model_record(name, rows) for name in ("from_scratch", "guide", *ARMS[1:], "converted")
-    ]
-    found = []
-    for name in dict.fromkeys(row["stage"] for row in rows if row["kind"] == "stage"):
-        mine = [row for row in rows if row.get("stage") == name]
-        mean = {
-            key: statistics.fmean(row[key] for row in mine)
-            for key in (
-                "similarity_cka_debiased",
-                "similarity_mutual_knn",
-                "hybrid_loss",
-                "hybrid_raw_loss",
-            )
-        }
-        value, error = spread([math.exp(row["hybrid_loss"]) for row in mine])
-        found.append(
-            {
-                "stage": name,
-                "guide_stage": name,
-                "similarity": {
-                    "cka_debiased": mean["similarity_cka_debiased"],
-                    "mutual_knn": mean["similarity_mutual_knn"],
-                },
-                "hybrid_value": value,
-                "hybrid_stderr": error,
-                "hybrid_loss": mean["hybrid_loss"],
-                "hybrid_raw_loss": mean["hybrid_raw_loss"],
-                "optimizer_steps": 50,
-            }
-        )
-    claims = [
-        {
-            "text": "converted beats from_scratch at equal optimizer steps",
-            "holds": True,
-            "measured": "3.6400 against 4.1200 nats per token: +0.4800 with a standard error of 0.0163",
-        },
-        {
-            "text": "converted beats one_shot_distilled at equal optimizer steps",
-            "holds": False,
-            "measured": "3.6400 against 3.6200 nats per token: -0.0200 with a standard error of 0.0163",
-        },
-        {
-            "text": "converted carries less state than the guide at 8192 tokens of context",
-            "holds": True,
-            "measured": "65,536 bytes against 33,554,432",
-        },
-    ]
-    return {
-        "schema": 1,
-        "task": "language_model",
-        "metric": "perplexity",
+    names = ("from_scratch", "guide", *ARMS[1:], "converted")
+    stages = dict.fromkeys(row["stage"] for row in rows if row["kind"] == "stage")
+    samples = (("guide", "main(self):\n    return self.value\n"), ("converted", "yield key\n"))
+    data = {"name": "stdlib", "sha256": "ab" * 32, "python": "3.11.2", "tokenizer": "bpe"}
+    data |= {"vocabulary": 1024, "bytes": {"train": 10000000, "test": 320000}, "share": 0.1}
+    data |= {"train_examples": 3000, "eval_examples": 1000}
+    results = {"schema": 1, "task": "language_model", "metric": "perplexity", "chance": 1024.0}
+    return results | {
         "higher_is_better": False,
-        "chance": 1024.0,
-        "data": {
-            "name": "stdlib",
-            "sha256": "ab" * 32,
-            "python": "3.11.2",
-            "tokenizer": "bpe",
-            "vocabulary": 1024,
-            "bytes": {"train": 10000000, "test": 320000},
-            "share": 0.1,
-            "train_examples": 3000,
-            "eval_examples": 1000,
-        },
-        "models": models,
-        "stages": found,
-        "claims": claims,
+        "data": data,
+        "models": [model_record(name, rows) for name in names],
+        "stages": [stage_record(name, rows) for name in stages],
+        "claims": [dict(zip(("text", "holds", "measured"), claim)) for claim in CLAIMS],
         "device": "cpu",
         "seconds_total": 312.0,
-        "samples": [
-            {"model": "guide", "prompt": "def ", "text": "main(self):\n    return self.value\n"},
-            {
-                "model": "converted",
-                "prompt": "def ",
-                "text": "run(args):\n    for key in args:\n        yield key\n",
-            },
-        ],
+        "samples": [{"model": name, "prompt": "def ", "text": text} for name, text in samples],
     }
 
 
 def make_run(
     path, *, seeds=3, stages=4, guide_steps=3000, edit=lambda results: None, settings=None
 ):
-    """A workdir as a finished run leaves it, the same every time; `edit` changes results.json first."""
+    """A workdir as a finished run leaves it; `edit` changes results.json first."""
     path.mkdir(parents=True)
     rows = run_rows(seeds, stages, guide_steps)
     results = run_results(rows)
@@ -453,13 +335,14 @@ def test_lead(run):
     (text,) = lead.words(run)
     for words in (
         "7 models compared, with 3 seeds each, the guide with one seed, on stdlib, 3,000 training",
-        "The config says guide: trained, depth 4, width 128, heads 4; target: linear residual, depth 4, width 128; "
-        "schedule: sequential.",
+        "The config says guide: trained, depth 4, width 128, heads 4; target: linear "
+        "residual, depth 4, width 128; schedule: sequential.",
         "guide has 22.20 (one seed); converted has 38.10 +- 0.44; one_shot_distilled_equal_flops, "
         "the best of 5 rivals by validation loss, has 36.97 +- 0.43.",
         # the same seeds, 0.03 nats apart in each of them
-        "differ by 0.0300 +- 0.0000 nats per token in favour of one_shot_distilled_equal_flops (95 % "
-        "over 3 paired seeds): an interval without 0, so one_shot_distilled_equal_flops is better.",
+        "differ by 0.0300 +- 0.0000 nats per token in favour of one_shot_distilled_equal_flops (95 "
+        "% over 3 paired seeds): an interval without 0, so one_shot_distilled_equal_flops is "
+        "better.",
         "converted recovers 47.1% of the loss between from_scratch and guide.",
     ):
         assert words in text, words

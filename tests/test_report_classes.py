@@ -87,7 +87,7 @@ def stage_rows():
 
 
 def run_rows():
-    """The default schedule: one phase for all seams, then fine-tuning on the guide's outputs and the seams' distance."""
+    """The default schedule: one phase for all seams, then tuning on outputs and distance."""
     rows = train("guide", "train", 100, cross_entropy=0.5) + train(
         "converted", "align", 40, distance=0.4
     )
@@ -256,13 +256,13 @@ def test_only_what_classifiers_have_is_named(run, document):
 def test_lead(run):
     text = flat(lead.words(run)[0])
     for part in (
-        "6 models compared, with 3 seeds each, the guide with one seed, on digits, 3 classes, 5,000 "
-        "training examples, 200 of these in the share, 360 validation examples, 1,000 test examples "
-        "(200 of 5000 training examples, stratified with seed 0).",
+        "6 models compared, with 3 seeds each, the guide with one seed, on digits, 3 classes, "
+        "5,000 training examples, 200 of these in the share, 360 validation examples, 1,000 test "
+        "examples (200 of 5000 training examples, stratified with seed 0).",
         "The config says guide: trained resnet18, width 4; target: mlp, depth 3, width 32; "
         "schedule: joint.",
-        "guide has 90.0 % (one seed); converted has 82.0 % +- 1.2; supervised, the best of 4 rivals by "
-        "test score, has 88.08 % +- 0.04. converted and supervised differ by",
+        "guide has 90.0 % (one seed); converted has 82.0 % +- 1.2; supervised, the best of 4 "
+        "rivals by test score, has 88.08 % +- 0.04. converted and supervised differ by",
         "converted recovers 60.0% of the accuracy between from_scratch and guide.",
     ):
         assert part in text, part

@@ -326,8 +326,8 @@ def test_lead(run):
         "7 models compared, with 3 seeds each, on digits, 100 training examples.",
         "glai_joint, the best of 3 models of the method by validation score, has 96.0 % +- 0.6; "
         "mlp_reduced, the best of 4 rivals by validation score, has 95.0 % +- 0.6.",
-        "glai_joint and mlp_reduced differ by 1.0 +- 2.5 points in favour of glai_joint (95 % over 3 "
-        "paired seeds): an interval that holds 0, so these seeds do not tell them apart.",
+        "glai_joint and mlp_reduced differ by 1.0 +- 2.5 points in favour of glai_joint (95 % over "
+        "3 paired seeds): an interval that holds 0, so these seeds do not tell them apart.",
         "To the validation score that every seed of mlp_sgd reaches, 94.00 %, the fastest of the "
         "method (glai_joint_ridge) takes 30.0 ms, the fastest rival (mlp_sgd) takes 30.0 ms.",
     ):
