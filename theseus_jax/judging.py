@@ -30,6 +30,14 @@ class Judged(NamedTuple):
             return UNDECIDED
         return HOLDS if self.mean > 0 else FAILS
 
+    def words(self, ours: str, rival: str) -> str:
+        """The verdict on ours less rival in words."""
+        if self.count == 1:
+            return "one seed decides nothing"
+        if self.verdict == UNDECIDED:
+            return "an interval that holds 0, so these seeds do not tell them apart"
+        return f"an interval without 0, so {ours if self.mean > 0 else rival} is better"
+
     def __str__(self) -> str:
         if self.count == 1:
             return f"{self.mean:+.4f}; one seed decides nothing"

@@ -1,4 +1,4 @@
-"""What a finished run shows: the terminal's tables, report.html, and runs side by side, from files alone."""
+"""What a finished run shows in terminal and page, and runs side by side, from files alone."""
 
 from theseus_jax.report.comparison import compare, compare_html
 from theseus_jax.report.page import html, write

@@ -1,15 +1,11 @@
 """Numbers as people read them. None is "-" (not measured); nan and inf stay visible."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 THOUSANDS = ("", " k", " M", " G", " T", " P", " E", " Z")
 BYTES = (" B", " KiB", " MiB", " GiB", " TiB")
-
-
-SMOKE = "SMOKE RUN: everything was cut to seconds to see that it works; its numbers and verdicts mean nothing."
+SMOKE = "SMOKE RUN: everything was cut to seconds; its numbers and verdicts mean nothing."
 
 
 def measured(value: Any) -> bool:
@@ -24,36 +20,38 @@ def number(value: Any, decimals: int = 2) -> str:
     return f"{value:.{max(0, decimals - max(0, len(str(int(abs(value)))) - 3))}f}"
 
 
-def spread(value: Any, error: Any, count: int, decimals: int = 2) -> str:
+def spread(value: Any, error: Any, count: int, decimals: int = 2, unit: str = "") -> str:
     """ "12.34 +- 0.05" (mean and standard error over `count` seeds), or "12.34 one seed"."""
     if not measured(value) or (count != 1 and not measured(error)):
-        return number(value, decimals)
+        return number(value, decimals) + unit * measured(value)
     if count == 1:
-        return f"{number(value, decimals)} one seed"
+        return f"{number(value, decimals)}{unit} one seed"
     error = 0.0 if error < 1e-12 * abs(value) else error  # equal seeds, but for rounding
     if 0 < error < 0.5 * 10.0**-decimals:
         decimals = min(6, math.ceil(-math.log10(error)))
-    return f"{number(value, decimals)} +- {number(error, decimals)}"
+    return f"{number(value, decimals)}{unit} +- {number(error, decimals)}"
 
 
-def human(value: Any, units: tuple[str, ...] = THOUSANDS) -> str:
+def percent(share: Any, decimals: int = 1) -> str:
+    """0.873 -> "87.3 %"."""
+    return f"{number(100 * share, decimals)} %" if measured(share) else number(share)
+
+
+def human(value: Any, units: tuple[str, ...] = THOUSANDS, base: int = 1000) -> str:
     """Three significant digits and a unit prefix: 1234567 -> "1.23 M"."""
     if not measured(value):
         return number(value)
-    power, value = 0, float(f"{value:.3g}")
-    while abs(value) >= 1000 and power + 1 < len(units):
-        value, power = value / 1000, power + 1
-    return f"{_three_digits(value, exact=power == 0)}{units[power]}"
+    power, value = 0, float(f"{value:.3g}") if base == 1000 else value
+    while abs(value) >= base and power + 1 < len(units):
+        value, power = value / base, power + 1
+    exact = float(value).is_integer() and (power == 0 or base != 1000)
+    decimals = 0 if exact or abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:.{decimals}f}{units[power]}"
 
 
 def size(count: Any) -> str:
     """Bytes in binary units: 65536 -> "64 KiB"."""
-    if not measured(count):
-        return number(count)
-    power = 0
-    while abs(count) >= 1024 and power + 1 < len(BYTES):
-        count, power = count / 1024, power + 1
-    return f"{_three_digits(count, exact=True)}{BYTES[power]}"
+    return human(count, BYTES, 1024)
 
 
 def duration(microseconds: Any) -> str:
@@ -61,7 +59,29 @@ def duration(microseconds: Any) -> str:
     return human(microseconds, (" us", " ms", " s"))
 
 
-def _three_digits(value: float, exact: bool) -> str:
-    if exact and float(value).is_integer():
-        return str(int(value))
-    return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
+def seconds(value: Any) -> str:
+    """Seconds with a fitting unit: 0.0138 -> "13.8 ms"."""
+    return duration(1e6 * value) if measured(value) else number(value)
+
+
+def plain(value: Any) -> str:
+    """A value as it is: whole numbers with commas, of a fraction six digits."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+UNITS = {
+    **{"": plain, "share": percent, "s": seconds, "us": duration, "count": human, "bytes": size},
+    "number": number,
+    "whole": lambda value: number(value, 0),
+    "loss": lambda value: number(value, 4),
+    "similarity": lambda value: number(value, 3),
+}
+
+
+def cell(value: Any, unit: str = "") -> str:
+    """A cell of a table; text is as it is, an unknown unit follows its number."""
+    if isinstance(value, str):
+        return value
+    return UNITS[unit](value) if unit in UNITS else plain(value) + f" {unit}" * measured(value)
