@@ -1,13 +1,17 @@
-"""Two questions about GLAI that nobody has answered in print, on three data sets: which paths, and when to freeze the gates.
+"""Two questions about GLAI that nobody has answered in print, on three data sets: which paths, and
+when to freeze the gates.
 
-    python benchmarks/glai_studies.py selection|maturity [--data=digits,bbc,cifar10] [--json=FILE] [--work=DIR] [--cifar10=NPZ] [--cache=DIR]
+    python benchmarks/glai_studies.py selection|maturity [--data=digits,bbc,cifar10]
+        [--json=FILE] [--work=DIR] [--cifar10=NPZ] [--cache=DIR]
 
-selection: test accuracy of joint, per-output and global selection at 25, 50, 100 and 200 % of O - R weights.
-maturity: the selector trained for 0, 1, 2, 4, 8, 16 epochs against the rule on m_t (share 0.5, window 1; share 0.2, window 3) and
-against the paper's rule, a fifth of the epochs that the full MLP needs; the best epoch by validation is the oracle's choice.
-Five seeds; learning rates by a small search of their own in every cell (cifar10: the rate of its default run); other settings
-are those of configs/glai_*.py.
+selection: test accuracy of joint, per-output and global selection at 25, 50, 100 and 200 % of O - R
+weights. maturity: the selector trained for 0, 1, 2, 4, 8, 16 epochs against the rule on m_t (share
+0.5, window 1; share 0.2, window 3) and against the paper's rule, a fifth of the epochs that the
+full MLP needs; the best epoch by validation is the oracle's choice. Five seeds; learning rates by a
+small search of their own in every cell (cifar10: the rate of its default run); other settings are
+those of configs/glai_*.py.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -37,7 +41,11 @@ def config(name: str, given: argparse.Namespace, arms: tuple[str, ...]):
     """The config of a data set with these arms and a search of two rates, two seeds."""
     c = importlib.import_module(DATA[name]).get_config("default")
     c.arms, c.data.cache = arms, given.cache
-    c.search.adam_rates, c.search.decays, c.search.seeds = RATES[name], (DECAY[name],), 2 if len(RATES[name]) > 1 else 1
+    c.search.adam_rates, c.search.decays, c.search.seeds = (
+        RATES[name],
+        (DECAY[name],),
+        2 if len(RATES[name]) > 1 else 1,
+    )
     c.search.epochs = min(c.search.epochs, 30)
     if name == "cifar10":
         c.data.path = given.cifar10
@@ -47,9 +55,19 @@ def config(name: str, given: argparse.Namespace, arms: tuple[str, ...]):
 def row(name: str, results: dict, arm: str, **more) -> dict:
     """Scores of one arm of a finished run."""
     model = next(model for model in results["models"] if model["name"] == arm)
-    return {"data": name, "arm": arm, **more, "accuracy": model["value"], "stderr": model["stderr"], "seeds": model["seeds"],
-            "validation": model["validation_score"], "loss": model["loss"], "parameters": model["parameters"],
-            "seconds": model["seconds"], "selector_epochs": results["selector_epochs"].get(arm)}
+    return {
+        "data": name,
+        "arm": arm,
+        **more,
+        "accuracy": model["value"],
+        "stderr": model["stderr"],
+        "seeds": model["seeds"],
+        "validation": model["validation_score"],
+        "loss": model["loss"],
+        "parameters": model["parameters"],
+        "seconds": model["seconds"],
+        "selector_epochs": results["selector_epochs"].get(arm),
+    }
 
 
 def selection(name: str, given: argparse.Namespace, work: pathlib.Path) -> list[dict]:
@@ -59,7 +77,10 @@ def selection(name: str, given: argparse.Namespace, work: pathlib.Path) -> list[
         c = config(name, given, ("mlp_reduced", "glai_path", "glai_per_output", "glai_joint"))
         c.glai.budget = budget
         results = tj.run(c, work / f"selection-{name}-{budget:g}")
-        rows += [row(name, results, arm, budget=budget, error=_pruning(results, arm)) for arm in c.arms[1:]]
+        rows += [
+            row(name, results, arm, budget=budget, error=_pruning(results, arm))
+            for arm in c.arms[1:]
+        ]
         show(rows[-3:])
     return rows
 
@@ -70,16 +91,30 @@ def _pruning(results: dict, arm: str) -> float:
 
 
 def maturity(name: str, given: argparse.Namespace, work: pathlib.Path) -> list[dict]:
-    """Rows of every fixed number of epochs and of every rule, the paper's from the MLP's own best epoch."""
+    """Rows of every fixed number of epochs and of every rule, the paper's from the MLP's own best
+    epoch.
+    """
     rows = []
     whole = tj.run(config(name, given, ("mlp_adam",)), work / f"maturity-{name}-mlp")
-    lines = [line for line in map(json.loads, (work / f"maturity-{name}-mlp" / "metrics.jsonl").open())
-             if line["kind"] == "score" and line["seed"] >= 0]
-    best = [max((line for line in lines if line["seed"] == seed), key=lambda line: (line["score"], -line["step"]))["step"]
-            for seed in range(len(whole["models"][0]["seeds"]))]
+    lines = [
+        line
+        for line in map(json.loads, (work / f"maturity-{name}-mlp" / "metrics.jsonl").open())
+        if line["kind"] == "score" and line["seed"] >= 0
+    ]
+    best = [
+        max(
+            (line for line in lines if line["seed"] == seed),
+            key=lambda line: (line["score"], -line["step"]),
+        )["step"]
+        for seed in range(len(whole["models"][0]["seeds"]))
+    ]
     steps = whole["data"]["train_examples"] // config(name, given, ()).train.batch
     published = max(1, round(0.2 * sum(best) / len(best) / steps))
-    cells = [("epochs", epochs, None) for epochs in EPOCHS] + [("paper", published, None)] + [("rule", 40, rule) for rule in RULES]
+    cells = (
+        [("epochs", epochs, None) for epochs in EPOCHS]
+        + [("paper", published, None)]
+        + [("rule", 40, rule) for rule in RULES]
+    )
     for kind, epochs, rule in cells:
         # L-BFGS on CIFAR-10's 8,262 contributions takes minutes a cell
         solved = () if name == "cifar10" else ("glai_joint_logistic",)
@@ -87,28 +122,43 @@ def maturity(name: str, given: argparse.Namespace, work: pathlib.Path) -> list[d
         c.glai.selector, c.glai.selector_epochs = "maturity" if rule else "epochs", epochs
         if rule:
             c.glai.settled_share, c.glai.settled_window = rule
-        results = tj.run(c, work / f"maturity-{name}-{kind}-{epochs}{'-%g-%d' % rule if rule else ''}")
+        results = tj.run(
+            c, work / f"maturity-{name}-{kind}-{epochs}{'-%g-%d' % rule if rule else ''}"
+        )
         made = [row(name, results, arm, kind=kind, epochs=epochs, rule=rule) for arm in c.arms[1:]]
         rows += [found | {"selector_epochs": made[0]["selector_epochs"]} for found in made]
-        show(rows[-len(made):])
+        show(rows[-len(made) :])
     return rows
 
 
 def show(rows: list[dict]) -> None:
     """A line a row."""
     for r in rows:
-        what = f"{r['budget']:>5.0%}  pruning error {r['error']:8.3f}" if "budget" in r else (
-            f"{r['kind']:<6} {str(r['rule'] or r['epochs']):<10} selector epochs {r['selector_epochs']}")
-        print(f"{r['data']:<8} {r['arm']:<20} {what}  accuracy {r['accuracy']:.4f} +- {r['stderr']:.4f}  "
-              f"validation {r['validation']:.4f}  {r['seconds']:.3f} s", flush=True)
+        what = (
+            f"{r['budget']:>5.0%}  pruning error {r['error']:8.3f}"
+            if "budget" in r
+            else (
+                f"{r['kind']:<6} {str(r['rule'] or r['epochs']):<10} selector epochs"
+                f" {r['selector_epochs']}"
+            )
+        )
+        print(
+            f"{r['data']:<8} {r['arm']:<20} {what}  accuracy {r['accuracy']:.4f} +-"
+            f" {r['stderr']:.4f}  validation {r['validation']:.4f}  {r['seconds']:.3f} s",
+            flush=True,
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", choices=("selection", "maturity"))
     parser.add_argument("--data", default="digits,bbc,cifar10")
     parser.add_argument("--json", default="")
-    parser.add_argument("--work", default="", help="where runs are kept; default: a temporary folder")
+    parser.add_argument(
+        "--work", default="", help="where runs are kept; default: a temporary folder"
+    )
     parser.add_argument("--cifar10", default="cifar10_jpeg.npz")
     parser.add_argument("--cache", default="", help="folder of cached features")
     given = parser.parse_args()
@@ -119,8 +169,14 @@ def main() -> None:
         study = {"selection": selection, "maturity": maturity}[given.study]
         rows = [found for name in given.data.split(",") for found in study(name, given, work)]
     if given.json:
-        about = {"date": time.strftime("%Y-%m-%d"), "command": f"python benchmarks/glai_studies.py {given.study} --data={given.data}",
-                 "python": platform.python_version(), "jax": jax.__version__, "machine": f"{platform.machine()} CPU", "rows": rows}
+        about = {
+            "date": time.strftime("%Y-%m-%d"),
+            "command": f"python benchmarks/glai_studies.py {given.study} --data={given.data}",
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "machine": f"{platform.machine()} CPU",
+            "rows": rows,
+        }
         pathlib.Path(given.json).write_text(json.dumps(about, indent=1) + "\n")
 
 

@@ -1,10 +1,15 @@
-"""Settings tried on validation data, with the guide of a finished run: one CSV row a trial; test data are not touched.
+r"""Settings tried on validation data, with the guide of a finished run: one CSV row a trial; test
+data are not touched.
 
-    python benchmarks/search.py --guide=runs/resnet18_to_mlp --config=configs/resnet18_to_mlp.py --csv=benchmarks/search_images.csv \
-        --arm=converted --try convert.align_rate=1e-3 --try convert.align_rate=3e-3,convert.finish_rate=1e-3
+    python benchmarks/search.py --guide=runs/resnet18_to_mlp \
+        --config=configs/resnet18_to_mlp.py --csv=benchmarks/search_images.csv \
+        --arm=converted --try convert.align_rate=1e-3 \
+        --try convert.align_rate=3e-3,convert.finish_rate=1e-3
 
-Each --try is one trial: comma-separated overrides of the config. Every trial of every arm costs the same steps.
+Each --try is one trial: comma-separated overrides of the config. Every trial of every arm costs the
+same steps.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -68,7 +73,10 @@ def trial(config, arm, data, guide, home):
 
 
 def main():
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).resolve().parents[1] / ".cache" / "jax"))
+    jax.config.update(
+        "jax_compilation_cache_dir",
+        str(pathlib.Path(__file__).resolve().parents[1] / ".cache" / "jax"),
+    )
     parser = argparse.ArgumentParser()
     for name in ("guide", "config", "csv", "arm"):
         parser.add_argument(f"--{name}", required=True)
@@ -81,16 +89,25 @@ def main():
     _, guide = tj.restore(given.guide, model="guide")
     table = pathlib.Path(given.csv)
     for text in given.tries or [""]:
-        changed = overridden(load_config(given.config), ",".join(filter(None, (given.common, text))))
+        changed = overridden(
+            load_config(given.config), ",".join(filter(None, (given.common, text)))
+        )
         changed.seeds = given.seeds
         changed.controls.names = () if given.arm == "converted" else (given.arm,)
         with tempfile.TemporaryDirectory() as folder:
             home = Workdir(pathlib.Path(folder), Records(pathlib.Path(folder) / "metrics.jsonl"))
             data = engine.parts(changed)[0].divided(dataset)
             accuracy, loss, seconds = trial(changed, given.arm, data, guide, home)
-        row = {"config": pathlib.Path(given.config).stem, "arm": given.arm, "common": given.common, "try": text,
-               "seeds": given.seeds, "validation_accuracy": round(float(jnp.mean(accuracy)), 4),
-               "validation_loss": round(float(loss), 4), "seconds": round(seconds, 1)}
+        row = {
+            "config": pathlib.Path(given.config).stem,
+            "arm": given.arm,
+            "common": given.common,
+            "try": text,
+            "seeds": given.seeds,
+            "validation_accuracy": round(float(jnp.mean(accuracy)), 4),
+            "validation_loss": round(float(loss), 4),
+            "seconds": round(seconds, 1),
+        }
         new = not table.exists()
         with table.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)

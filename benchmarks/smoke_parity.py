@@ -4,8 +4,8 @@
 
 Runs `launch/run.py --config=configs/NAME.py:smoke` in both checkouts and compares results.json and
 metrics.jsonl, every number as it was written; what depends on the clock and on where a run lies is
-left out, and keys that NEW alone has are named. Exit code 0: all equal; 1: not, or a run failed in one checkout alone; runs that need data
-which is not here fail in both, and are named.
+left out, and keys that NEW alone has are named. Exit code 0: all equal; 1: not, or a run failed in
+one checkout alone; runs that need data which is not here fail in both, and are named.
 """
 
 from __future__ import annotations

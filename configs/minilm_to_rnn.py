@@ -1,14 +1,17 @@
-"""A text encoder that somebody else trained, MiniLM-L6, becomes a bidirectional RNN: six attentions give way, on BBC news.
+"""A text encoder that somebody else trained, MiniLM-L6, becomes a bidirectional RNN: six attentions
+give way, on BBC news.
 
-Claim tested: a linear probe on the converted encoder's sentence features is within 3 points of one on the original's, with all six
-attentions replaced by gated linear recurrences. It is 2.1 points below. The same inheritance with distillation
-and no alignment does at least as well.
+Claim tested: a linear probe on the converted encoder's sentence features is within 3 points of one
+on the original's, with all six attentions replaced by gated linear recurrences. It is 2.1 points
+below. The same inheritance with distillation and no alignment does at least as well.
 
     python launch/run.py --config=configs/minilm_to_rnn.py
 
-2 CPU cores: 11 minutes, 3 seeds; test accuracy 94.0 % (original), 91.2 (converted), 91.9 (inheritance and distillation), 73.1 (distilled),
-74.4 (from scratch). Reads the first 32 tokens of 1,263 texts. The weights and texts: see README.
+2 CPU cores: 11 minutes, 3 seeds; test accuracy 94.0 % (original), 91.2 (converted), 91.9
+(inheritance and distillation), 73.1 (distilled), 74.4 (from scratch). Reads the first 32 tokens of
+1,263 texts. The weights and texts: see README.
 """
+
 from theseus_jax.config import base, preset
 
 
@@ -18,14 +21,18 @@ def default():
     c.guide.arch, c.guide.origin = "minilm", "pretrained"
     c.target.arch, c.target.units = "birnn", 192
     c.train.batch, c.train.chunk, c.train.remember, c.train.weight_decay = 16, 5, True, 0.0
-    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 100, 0.1, "parallel", "mse"
+    c.convert.steps, c.convert.align, c.convert.schedule = 100, 0.1, "parallel"
+    c.convert.metric = "mse"
     c.convert.samples = "tokens"
     c.convert.inherit = ("embed", "attention_norm", "out", "up", "down", "norm", "head")
     c.convert.train_inherited, c.convert.finish_kl, c.convert.finish_align = "frozen", 1.0, 2.0
     c.convert.align_rate, c.convert.finish_rate = 3e-3, 3e-4
     c.controls.names = ("from_scratch", "distilled", "one_shot_distilled")
-    c.controls.kl, c.controls.equal_flops, c.report.probe, c.report.hybrid_examples = 1.0, False, True, 128
-    c.controls.rates.from_scratch = c.controls.rates.distilled = c.controls.rates.one_shot_distilled = 3e-4
+    c.controls.kl, c.controls.equal_flops, c.report.probe = 1.0, False, True
+    c.report.hybrid_examples = 128
+    c.controls.rates.from_scratch = c.controls.rates.distilled = (
+        c.controls.rates.one_shot_distilled
+    ) = 3e-4
     return c
 
 
@@ -34,13 +41,15 @@ def smoke():
     c.data.tokens, c.data.train, c.data.validation, c.data.test = 8, 64, 32, 32
     c.convert.neighbours, c.convert.mapping = 3, "block_3=block_3, features=features"
     c.controls.names = ("distilled",)
-    c.convert.steps, c.train.chunk, c.train.batch, c.seeds, c.report.latency_repeats = 20, 5, 16, 1, 3
+    c.convert.steps, c.train.chunk, c.train.batch, c.seeds = 20, 5, 16, 1
+    c.report.latency_repeats = 3
     return c
 
 
 def paper():
     c = default()
-    c.data.source, c.data.dataset, c.data.classes, c.data.tokens, c.data.share = "tfds_text", "ag_news_subset", 4, 128, 20000
+    c.data.source, c.data.dataset, c.data.classes = "tfds_text", "ag_news_subset", 4
+    c.data.tokens, c.data.share = 128, 20000
     c.train.batch, c.train.remember, c.convert.steps = 128, False, 20000
     return c
 

@@ -1,27 +1,41 @@
-"""A trained ViT becomes a token-wise MLP: every attention gives way to a low-rank adapter over the tokens, on Fashion-MNIST.
+"""A trained ViT becomes a token-wise MLP: every attention gives way to a low-rank adapter over the
+tokens, on Fashion-MNIST.
 
-Claim tested: with stem, MLPs, norms and head inherited, and every attention replaced by a rank-8 adapter over 49 tokens, conversion
-beats every control at equal steps, the same inheritance with distillation among them. It does, by 0.9 points (TED) or more.
+Claim tested: with stem, MLPs, norms and head inherited, and every attention replaced by a rank-8
+adapter over 49 tokens, conversion beats every control at equal steps, the same inheritance with
+distillation among them. It does, by 0.9 points (TED) or more.
 
     python launch/run.py --config=configs/vit_to_token_mlp.py
 
-2 CPU cores: 8.5 minutes, 3 seeds; test accuracy 87.0 % (guide), 84.5 (converted), 83.0 (inheritance and distillation), 81.5 (from scratch).
-Needs Debian's dataset-fashion-mnist. `paper`: ImageNet through TFDS; its rates and steps are untuned.
+2 CPU cores: 8.5 minutes, 3 seeds; test accuracy 87.0 % (guide), 84.5 (converted), 83.0 (inheritance
+and distillation), 81.5 (from scratch). Needs Debian's dataset-fashion-mnist. `paper`: ImageNet
+through TFDS; its rates and steps are untuned.
 """
+
 from theseus_jax.config import base, preset
 
 
 def default():
     c = base("classification")
     c.data.source, c.data.share = "fashion_mnist", 5000
-    c.guide.arch, c.guide.patch, c.guide.width, c.guide.depth, c.guide.heads, c.guide.hidden = "vit", 4, 64, 4, 4, 128
+    c.guide.arch, c.guide.patch, c.guide.width, c.guide.depth, c.guide.heads = "vit", 4, 64, 4, 4
+    c.guide.hidden = 128
     c.guide.steps = 1500
-    c.target.arch, c.target.patch, c.target.width, c.target.depth, c.target.hidden = "token_mlp", 4, 64, 4, 128
+    c.target.arch, c.target.patch, c.target.width, c.target.depth = "token_mlp", 4, 64, 4
+    c.target.hidden = 128
     c.target.norm, c.target.rank = "layer", 8
-    c.convert.steps, c.convert.align, c.convert.schedule, c.convert.metric = 250, 0.1, "progressive", "mse"
+    c.convert.steps, c.convert.align, c.convert.schedule = 250, 0.1, "progressive"
+    c.convert.metric = "mse"
     c.convert.samples, c.convert.inherit = "tokens", ("stem", "ln_2", "mlp", "pool", "head")
     c.convert.finish_kl, c.convert.finish_align, c.convert.finish_rate = 1.0, 0.3, 1e-2
-    c.controls.names = ("from_scratch", "distilled", "one_shot", "one_shot_distilled", "theseus", "ted")
+    c.controls.names = (
+        "from_scratch",
+        "distilled",
+        "one_shot",
+        "one_shot_distilled",
+        "theseus",
+        "ted",
+    )
     c.controls.kl, c.controls.equal_flops = 1.0, False
     for name in ("from_scratch", "distilled", "one_shot", "one_shot_distilled"):
         c.controls.rates[name] = 1e-2
@@ -37,13 +51,15 @@ def smoke():
     c.guide.depth = c.target.depth = 2
     c.guide.heads, c.convert.align, c.target.rank = 2, 0.5, 2
     c.controls.names = ("from_scratch", "one_shot_distilled")
-    c.convert.steps, c.train.chunk, c.train.batch, c.seeds, c.report.latency_repeats = 20, 5, 16, 1, 3
+    c.convert.steps, c.train.chunk, c.train.batch, c.seeds = 20, 5, 16, 1
+    c.report.latency_repeats = 3
     return c
 
 
 def paper():
     c = default()
-    c.data.source, c.data.dataset, c.data.size, c.data.classes, c.data.share = "tfds", "imagenet2012", 224, 1000, 0
+    c.data.source, c.data.dataset, c.data.size, c.data.classes = "tfds", "imagenet2012", 224, 1000
+    c.data.share = 0
     c.data.flip, c.train.batch, c.guide.dropout = True, 256, 0.1
     c.guide.patch = c.target.patch = 16
     c.guide.width = c.target.width = 768

@@ -21,8 +21,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table and, with --html, write the page. arguments: None for those of the command line."""
-    parser = Parser(description="Compare finished runs of the same task and data.", allow_abbrev=False)
+    """Print the table and, with --html, write the page. arguments: None for those of the command
+    line.
+    """
+    parser = Parser(
+        description="Compare finished runs of the same task and data.", allow_abbrev=False
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="workdir of a finished run")
     parser.add_argument("--html", metavar="FILE", help="also write a self-contained page")
     parser.add_argument(
@@ -34,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(report.compare(given.runs, anyway=given.anyway))
         if given.html:
-            print(f"\nwritten to {report.compare_html(given.runs, given.html, anyway=given.anyway)}")
+            print(
+                f"\nwritten to {report.compare_html(given.runs, given.html, anyway=given.anyway)}"
+            )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,6 @@
-"""Kernels of path estimators (GLAI, arXiv 2510.00883). Imports jax alone; every operation has a plain XLA form."""
+"""Kernels of path estimators (GLAI, arXiv 2510.00883). Imports jax alone; every operation has a
+plain XLA form.
+"""
 
 from pallas_kernels.dense_estimator import dense_estimator
 from pallas_kernels.gates import pack_gates, unpack_gates

@@ -124,11 +124,7 @@ def lines(row: dict[str, Any], roof: timing.Roof) -> list[str]:
     )
     printed = []
     for form, median in row["microseconds"].items():
-        share = (
-            f"{row['bound_microseconds'] / median:8.3f}"
-            if form != "dense"
-            else f"{'-':>8}"
-        )
+        share = f"{row['bound_microseconds'] / median:8.3f}" if form != "dense" else f"{'-':>8}"
         printed.append(
             f"{row['size']:4} {row['batch']:6} {row['dtype']:9} {row['pass']:17} {form:16}"
             f" {median:11.1f} {row['spread'][form]:8.1f} {median / best:7.2f} {share}"

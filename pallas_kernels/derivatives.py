@@ -1,7 +1,9 @@
-"""Which derivatives a `custom_vjp` is asked for, told from its forward to its backward rule (symbolic_zeros=True).
+"""Which derivatives a `custom_vjp` is asked for, told from its forward to its backward rule
+(symbolic_zeros=True).
 
-The answer travels as the length of an empty or one-entry array: a saved tree of another structure (None or an array) would
-say it more plainly, but jax keeps one structure for every use of a function it has traced, and fails on the second one.
+The answer travels as the length of an empty or one-entry array: a saved tree of another structure
+(None or an array) would say it more plainly, but jax keeps one structure for every use of a
+function it has traced, and fails on the second one.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import jax.numpy as jnp
 
 def values(primals: Any) -> Any:
     """What a forward rule was called with, without the marks of what is differentiated."""
-    return jax.tree.map(lambda primal: primal.value, primals, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
+    return jax.tree.map(
+        lambda primal: primal.value, primals, is_leaf=lambda leaf: hasattr(leaf, "perturbed")
+    )
 
 
 def mark(primal: Any) -> jax.Array:

@@ -1,4 +1,6 @@
-"""S[b, p] = x[b, inputs[p]] where every gate of path p is open: reference, kernel, derivative, operation."""
+"""S[b, p] = x[b, inputs[p]] where every gate of path p is open: reference, kernel, derivative,
+operation.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,20 @@ def _pallas(x, gates, inputs, units, *, interpret):
     batch, count = round_up(x.shape[0], tiles.batch), round_up(len(inputs), tiles.paths)
     paths = lay_out(x, gates, inputs, units, batch=batch, paths=count)
     block = pl.BlockSpec((tiles.paths,), lambda b, p: (p,))
-    s = call(_kernel, paths, name=OP, grid=(batch // tiles.batch, count // tiles.paths),
-             in_specs=[Paths(whole(paths.x), jax.tree.map(whole, paths.words), block, (block,) * len(units))],
-             out_specs=pl.BlockSpec((tiles.batch, tiles.paths), lambda b, p: (b, p)),
-             out_shape=jax.ShapeDtypeStruct((batch, count), x.dtype), tiles=tiles, interpret=interpret)
-    return s[:x.shape[0], :len(inputs)]
+    s = call(
+        _kernel,
+        paths,
+        name=OP,
+        grid=(batch // tiles.batch, count // tiles.paths),
+        in_specs=[
+            Paths(whole(paths.x), jax.tree.map(whole, paths.words), block, (block,) * len(units))
+        ],
+        out_specs=pl.BlockSpec((tiles.batch, tiles.paths), lambda b, p: (b, p)),
+        out_shape=jax.ShapeDtypeStruct((batch, count), x.dtype),
+        tiles=tiles,
+        interpret=interpret,
+    )
+    return s[: x.shape[0], : len(inputs)]
 
 
 def _stored(ds_ref, paths, stretch, width):
@@ -54,8 +65,18 @@ def _stored(ds_ref, paths, stretch, width):
 def _pallas_gradient(x, gates, inputs, units, ds, *, interpret):
     tiles = contribution_tiles(x.shape[0], len(inputs), x.dtype.itemsize)
     ds = padded(ds.T, len(inputs), round_up(x.shape[0], tiles.batch))
-    return pallas_input_gradient(x, gates, inputs, units, _stored, ds, whole(ds), tiles=tiles, name=f"{OP}_dx",
-                                 interpret=interpret)
+    return pallas_input_gradient(
+        x,
+        gates,
+        inputs,
+        units,
+        _stored,
+        ds,
+        whole(ds),
+        tiles=tiles,
+        name=f"{OP}_dx",
+        interpret=interpret,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -72,26 +93,40 @@ def _forward(implementation, x, gates, inputs, units):
 def _backward(implementation, saved, ds):
     if implementation == "xla":
         return _xla_gradient(*saved, ds), None, None, None
-    return _pallas_gradient(*saved, ds, interpret=implementation == "pallas_interpret"), None, None, None
+    return (
+        _pallas_gradient(*saved, ds, interpret=implementation == "pallas_interpret"),
+        None,
+        None,
+        None,
+    )
 
 
 _contributions.defvjp(_forward, _backward)
 _compiled = jax.jit(_contributions, static_argnums=0)
 
 
-def path_contributions(x: jax.Array, gates: Sequence[jax.Array], inputs: jax.Array, units: Sequence[jax.Array], *,
-                       implementation: str = "auto") -> jax.Array:
-    """What each path carries for each sample: S (B, P) of x's dtype, S[b, p] = x[b, inputs[p]] or 0.
+def path_contributions(
+    x: jax.Array,
+    gates: Sequence[jax.Array],
+    inputs: jax.Array,
+    units: Sequence[jax.Array],
+    *,
+    implementation: str = "auto",
+) -> jax.Array:
+    """What each path carries for each sample: S (B, P) of x's dtype, S[b, p] = x[b, inputs[p]] or
+    0.
 
-    Path p starts at input inputs[p] and runs through unit units[l][p] of hidden layer l; it carries its input where all
-    these units are open. GLAI (arXiv 2510.00883), path activations of section 3, for any number of hidden layers.
+    Path p starts at input inputs[p] and runs through unit units[l][p] of hidden layer l; it carries
+    its input where all these units are open. GLAI (arXiv 2510.00883), path activations of section
+    3, for any number of hidden layers.
 
-    x: (B, I) float32 or bfloat16; float64 also, except for "pallas". gates: per hidden layer uint32 (B, W) as `pack_gates`
-    returns them. inputs: (P,) int32. units: per hidden layer (P,) int32. Differentiable in x (reverse mode); gates are
-    constants, as in the paper. B = 0 and P = 0 are allowed.
-    implementation: "auto", "xla", "pallas" or "pallas_interpret", see `pallas_kernels.dispatch.choose`.
-    Raises ValueError for shapes or dtypes that do not fit together, indices out of range, an unknown implementation, or
-    "pallas" without a GPU. Indices that are traced cannot be read: out of range, they are clamped.
+    x: (B, I) float32 or bfloat16; float64 also, except for "pallas". gates: per hidden layer uint32
+    (B, W) as `pack_gates` returns them. inputs: (P,) int32. units: per hidden layer (P,) int32.
+    Differentiable in x (reverse mode); gates are constants, as in the paper. B = 0 and P = 0 are
+    allowed. implementation: "auto", "xla", "pallas" or "pallas_interpret", see
+    `pallas_kernels.dispatch.choose`. Raises ValueError for shapes or dtypes that do not fit
+    together, indices out of range, an unknown implementation, or "pallas" without a GPU. Indices
+    that are traced cannot be read: out of range, they are clamped.
     """
     check_paths(OP, x, gates, inputs, units)
     batch, paths = x.shape[0], inputs.shape[0]

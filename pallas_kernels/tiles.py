@@ -1,11 +1,14 @@
-"""How an operation is cut into programs: pure functions of shapes, the size of an entry and the number of cores.
+"""How an operation is cut into programs: pure functions of shapes, the size of an entry and the
+number of cores.
 
-A program owns one tile of the result and loops over the axis that is summed; nothing is added across programs except
-by a second, ordered sum over `splits` partial results. So two runs give the same bits.
+A program owns one tile of the result and loops over the axis that is summed; nothing is added
+across programs except by a second, ordered sum over `splits` partial results. So two runs give the
+same bits.
 
-The sides are chosen from the machine code for sm_90a, not from timings: with bfloat16 operands a tile of 64 rows is
-what becomes wgmma (32 rows become mma.sync); with float32, multiplied on the ordinary cores in an unrolled loop, a summed
-side of 64 with 4 warps spills 4 KB of registers a thread, a summed side of 32 with 8 warps none.
+The sides are chosen from the machine code for sm_90a, not from timings: with bfloat16 operands a
+tile of 64 rows is what becomes wgmma (32 rows become mma.sync); with float32, multiplied on the
+ordinary cores in an unrolled loop, a summed side of 64 with 4 warps spills 4 KB of registers a
+thread, a summed side of 32 with 8 warps none.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ INPUTS = 16  # rows of dX^T that one program owns
 
 
 class Tiles(NamedTuple):
-    """Sides of a tile, all powers of two, into how many parts the summed axis is cut, and what a program is given."""
+    """Sides of a tile, all powers of two, into how many parts the summed axis is cut, and what a
+    program is given.
+    """
 
     batch: int
     paths: int
@@ -41,12 +46,18 @@ def side(count: int, low: int, high: int) -> int:
 def _tiles(batch: int, paths: int, outputs: int, itemsize: int, *, summed: str) -> Tiles:
     half = itemsize <= 2
     high = {"batch": 64, "paths": 64} | ({} if half else {summed: 32})
-    return Tiles(side(batch, LANES, high["batch"]), side(paths, SMALLEST, high["paths"]),
-                 side(outputs, SMALLEST, 128 if half else 64), warps=4 if half else 8)
+    return Tiles(
+        side(batch, LANES, high["batch"]),
+        side(paths, SMALLEST, high["paths"]),
+        side(outputs, SMALLEST, 128 if half else 64),
+        warps=4 if half else 8,
+    )
 
 
 def _splits(programs: int, steps: int, cores: int, shortest: int) -> int:
-    """A power of two: parts enough to keep 7 of 8 cores busy, none shorter than `shortest` steps of the loop."""
+    """A power of two: parts enough to keep 7 of 8 cores busy, none shorter than `shortest` steps of
+    the loop.
+    """
     splits = 1
     while 8 * programs * splits < 7 * cores and steps >= 2 * splits * shortest:
         splits *= 2
@@ -68,7 +79,9 @@ def weight_tiles(batch: int, paths: int, outputs: int, itemsize: int, cores: int
 
 
 def input_tiles(batch: int, paths: int, outputs: int, itemsize: int) -> Tiles:
-    """Tiles of dX, one program per (INPUTS, batch) tile; it walks over the paths of its own inputs."""
+    """Tiles of dX, one program per (INPUTS, batch) tile; it walks over the paths of its own
+    inputs.
+    """
     return _tiles(batch, paths, outputs, itemsize, summed="paths")
 
 

@@ -1,4 +1,5 @@
 """A run in a process of its own, killed at chosen moments, then left to end."""
+
 import json
 import os
 import pathlib
@@ -30,7 +31,9 @@ def timeless(found):
 
 
 def killed_and_ended(config, path, moments):
-    """Run `config` in `path`; kill it when each of `moments` (text of a row) is there, then let it end."""
+    """Run `config` in `path`; kill it when each of `moments` (text of a row) is there, then let it
+    end.
+    """
     settings = path.with_suffix(".json")
     settings.write_text(config.to_json())
     command = [sys.executable, "-c", LAUNCH, str(ROOT), str(settings), str(path)]

@@ -1,4 +1,5 @@
 """What a user's mistake gives: one line."""
+
 import pytest
 
 from theseus_jax.errors import UserError

@@ -1,4 +1,7 @@
-"""Augmented batches against numpy loops and laws of chance, and the first stage of image networks against float64."""
+"""Augmented batches against numpy loops and laws of chance, and the first stage of image networks
+against float64.
+"""
+
 import functools
 
 import flax.linen as nn
@@ -7,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from mistakes import refusal
 from PIL import Image
 
-from mistakes import refusal
 from theseus_jax.data.augment import Augment, blended, mirrored, shifted
 from theseus_jax.nets.blocks import pixels
 from theseus_jax.nets.blocks.pixels import Pixels, channel_statistics
@@ -44,14 +47,19 @@ def seen_offsets(before, after, pad):
     """The one offset of each image at which the loop gives what came out."""
     found = []
     for image, result in zip(before, after):
-        places = [(i, j) for i in range(2 * pad + 1) for j in range(2 * pad + 1)
-                  if (loop_shifted(image[None], [(i, j)], pad)[0] == result).all()]
+        places = [
+            (i, j)
+            for i in range(2 * pad + 1)
+            for j in range(2 * pad + 1)
+            if (loop_shifted(image[None], [(i, j)], pad)[0] == result).all()
+        ]
         assert len(places) == 1
         found += places
     return found
 
 
 # What is done, given the draws
+
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_crop_and_flip_equal_loops_over_pixels(dtype):
@@ -66,7 +74,9 @@ def test_crop_and_flip_equal_loops_over_pixels(dtype):
     assert turned.dtype == dtype
     for image, result, turn in zip(np.asarray(images), turned, chosen):
         for column in range(7):
-            np.testing.assert_array_equal(result[:, column], image[:, 6 - column if turn else column])
+            np.testing.assert_array_equal(
+                result[:, column], image[:, 6 - column if turn else column]
+            )
 
 
 def test_a_blend_is_the_weighted_sum_of_partners():
@@ -79,6 +89,7 @@ def test_a_blend_is_the_weighted_sum_of_partners():
 
 
 # What is drawn
+
 
 def test_with_everything_off_the_same_objects_come_back():
     images, labels = batch()
@@ -95,7 +106,11 @@ def test_every_shift_is_as_likely_as_any_other():
         assert out.dtype == jnp.uint8 and (same == labels).all()
         for place in seen_offsets(np.asarray(images), np.asarray(out), pad):
             counts[place] += 1
-    assert counts.sum() == 1500 and (counts > 0).all() and scipy.stats.chisquare(counts.ravel()).pvalue > 0.01
+    assert (
+        counts.sum() == 1500
+        and (counts > 0).all()
+        and scipy.stats.chisquare(counts.ravel()).pvalue > 0.01
+    )
     rows, columns = counts.sum(1), counts.sum(0)
     independent = np.outer(rows, columns) / 1500
     assert scipy.stats.chi2.sf(((counts - independent) ** 2 / independent).sum(), 4) > 0.01
@@ -108,7 +123,8 @@ def test_half_of_the_images_are_mirrored_each_by_itself():
     same, turned = (out == given).all((1, 2, 3)), (out == given[:, :, ::-1]).all((1, 2, 3))
     assert (same | turned).all()
     assert abs(turned.mean() - 0.5) < 4 * 0.5 / np.sqrt(2000)
-    runs = (np.diff(turned.astype(int)) != 0).mean()  # neighbours differ half of the time when draws are independent
+    # neighbours differ half of the time when draws are independent
+    runs = (np.diff(turned.astype(int)) != 0).mean()
     assert abs(runs - 0.5) < 0.05
 
 
@@ -127,11 +143,20 @@ def test_labels_are_blended_as_images_are():
     labels = jnp.arange(CLASSES, dtype=jnp.int32)
     images = jnp.eye(CLASSES)[:, None, :, None] * 200  # image c is bright in column c alone
     for seed in range(8):
-        mixed, targets = run(Augment(mixup=0.8, classes=CLASSES), images, labels, jax.random.key(seed))
-        assert (mixed.dtype, targets.dtype, targets.shape) == (jnp.float32, jnp.float32, (CLASSES, CLASSES))
+        mixed, targets = run(
+            Augment(mixup=0.8, classes=CLASSES), images, labels, jax.random.key(seed)
+        )
+        assert (mixed.dtype, targets.dtype, targets.shape) == (
+            jnp.float32,
+            jnp.float32,
+            (CLASSES, CLASSES),
+        )
         np.testing.assert_allclose(np.asarray(targets).sum(1), 1.0, atol=1e-6)
-        np.testing.assert_allclose(np.asarray(targets) * 200, np.asarray(mixed)[:, 0, :, 0], atol=1e-4)
-        np.testing.assert_allclose(np.asarray(targets).sum(0), 1.0, atol=1e-6)  # a permutation: everyone is a partner once
+        np.testing.assert_allclose(
+            np.asarray(targets) * 200, np.asarray(mixed)[:, 0, :, 0], atol=1e-4
+        )
+        # a permutation: everyone is a partner once
+        np.testing.assert_allclose(np.asarray(targets).sum(0), 1.0, atol=1e-6)
         own = np.diag(targets)
         assert len(np.unique(own[own < 1 - 1e-6].round(5))) <= 1  # one share for the batch
 
@@ -140,7 +165,9 @@ def test_labels_are_blended_as_images_are():
 def test_the_share_follows_beta(a):
     images, labels = jnp.zeros((2, 1, 1, 1)), jnp.asarray([0, 1], jnp.int32)
     keys = jax.random.split(jax.random.key(0), 1200)
-    _, targets = jax.jit(jax.vmap(lambda key: Augment(mixup=a, classes=2)(images, labels, key)))(keys)
+    _, targets = jax.jit(jax.vmap(lambda key: Augment(mixup=a, classes=2)(images, labels, key)))(
+        keys
+    )
     swapped = np.asarray(targets)[:, 0, 0] < 1  # partner is the other one in half of the batches
     assert 0.42 < swapped.mean() < 0.58
     shares = np.asarray(targets)[swapped, 0, 0]
@@ -173,8 +200,14 @@ def test_an_augment_is_a_static_argument_that_compiles_once_and_tells_what_it_do
         images, labels = batch(4, seed=seed)
         step(Augment(2, True), images, labels, jax.random.key(seed))
     assert len(traced) == 1
-    assert [str(a) for a in (Augment(), Augment(4), Augment(4, True, 0.2, 10), Augment(0, True))] == [
-        "none", "crop after 4 pixels of padding", "crop after 4 pixels of padding, flip, mixup 0.2", "flip"]
+    assert [
+        str(a) for a in (Augment(), Augment(4), Augment(4, True, 0.2, 10), Augment(0, True))
+    ] == [
+        "none",
+        "crop after 4 pixels of padding",
+        "crop after 4 pixels of padding, flip, mixup 0.2",
+        "flip",
+    ]
 
 
 def test_settings_and_batches_that_cannot_be_are_refused():
@@ -185,7 +218,9 @@ def test_settings_and_batches_that_cannot_be_are_refused():
     assert "give the number of classes" in refusal(Augment, mixup=0.2)
     images, labels = batch()
     for wrong in ((images[0], labels), (images, labels[:3]), (images, labels[:, None])):
-        assert "expected (B, height, width, C) and (B,)" in refusal(Augment(2), *wrong, jax.random.key(0))
+        assert "expected (B, height, width, C) and (B,)" in refusal(
+            Augment(2), *wrong, jax.random.key(0)
+        )
 
 
 # The stage that reads levels
@@ -197,7 +232,9 @@ MEAN, DEVIATION = (120.0, 30.5), (60.0, 7.25)
 def test_pixels_are_standardised_by_channel(dtype):
     images, _ = batch(dtype=dtype)
     out = Pixels(MEAN, DEVIATION).apply({}, images)
-    np.testing.assert_allclose(out, (np.asarray(images, np.float64) - MEAN) / DEVIATION, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        out, (np.asarray(images, np.float64) - MEAN) / DEVIATION, rtol=1e-6, atol=1e-6
+    )
     assert out.dtype == jnp.float32
     constant = Pixels(MEAN, (60.0, 0.0)).apply({}, images)
     np.testing.assert_array_equal(constant[..., 1], 0)
@@ -210,12 +247,19 @@ def loop_resized(image, size):
     out = np.zeros((size, size, image.shape[2]))
     for i in range(size):
         for j in range(size):
-            at = [np.clip((k + 0.5) * length / size - 0.5, 0, length - 1) for k, length in ((i, height), (j, width))]
+            at = [
+                np.clip((k + 0.5) * length / size - 0.5, 0, length - 1)
+                for k, length in ((i, height), (j, width))
+            ]
             low = [int(np.floor(a)) for a in at]
             high = [min(k + 1, length - 1) for k, length in zip(low, (height, width))]
-            (u, v) = (a - k for a, k in zip(at, low))
-            out[i, j] = ((1 - u) * (1 - v) * image[low[0], low[1]] + u * (1 - v) * image[high[0], low[1]]
-                         + (1 - u) * v * image[low[0], high[1]] + u * v * image[high[0], high[1]])
+            u, v = (a - k for a, k in zip(at, low))
+            out[i, j] = (
+                (1 - u) * (1 - v) * image[low[0], low[1]]
+                + u * (1 - v) * image[high[0], low[1]]
+                + (1 - u) * v * image[low[0], high[1]]
+                + u * v * image[high[0], high[1]]
+            )
     return out
 
 
@@ -230,13 +274,17 @@ def test_pixels_are_resized_bilinearly(size):
 
 def test_growing_images_are_pillow_s():
     images, _ = batch(1, (4, 4, 1), dtype=np.float32)
-    wanted = Image.fromarray(np.asarray(images)[0, ..., 0]).resize((10, 10), Image.Resampling.BILINEAR)
+    wanted = Image.fromarray(np.asarray(images)[0, ..., 0]).resize(
+        (10, 10), Image.Resampling.BILINEAR
+    )
     out = Pixels((0.0,), (1.0,), 10).apply({}, images)[0, ..., 0]
     np.testing.assert_allclose(out, np.asarray(wanted), atol=1e-3)
 
 
 def test_pixels_are_a_stage_without_parameters_that_gradients_pass_by():
-    net = network([("pixels", Pixels(MEAN, DEVIATION, 3)), ("flat", Flat()), ("head", nn.Dense(CLASSES))])
+    net = network(
+        [("pixels", Pixels(MEAN, DEVIATION, 3)), ("flat", Flat()), ("head", nn.Dense(CLASSES))]
+    )
     images, labels = batch()
     variables = init(net, jax.random.key(0), images)
     assert variables["pixels"] == {}
@@ -247,7 +295,9 @@ def test_pixels_are_a_stage_without_parameters_that_gradients_pass_by():
 
     gradient = jax.grad(loss)(variables["head"]["params"])
     flat = np.asarray(Pixels(MEAN, DEVIATION, 3).apply({}, images)).reshape(6, -1)
-    error = jax.nn.softmax(flat @ variables["head"]["params"]["kernel"]) - jax.nn.one_hot(labels, CLASSES)
+    error = jax.nn.softmax(flat @ variables["head"]["params"]["kernel"]) - jax.nn.one_hot(
+        labels, CLASSES
+    )
     np.testing.assert_allclose(gradient["kernel"], flat.T @ np.asarray(error) / 6, atol=1e-5)
 
 
@@ -264,7 +314,11 @@ def test_images_and_settings_that_do_not_fit_are_refused():
     line = refusal(Pixels((1.0,), (2.0,)).apply, {}, images)
     assert "(6, 5, 7, 2)" in line and "(B, height, width, 1)" in line
     assert "images are (5, 7, 2)" in refusal(Pixels(MEAN, DEVIATION).apply, {}, images[0])
-    for mean, deviation in (((1.0,), DEVIATION), (MEAN, (1.0, -1.0)), ((1.0, float("nan")), DEVIATION)):
+    for mean, deviation in (
+        ((1.0,), DEVIATION),
+        (MEAN, (1.0, -1.0)),
+        ((1.0, float("nan")), DEVIATION),
+    ):
         assert "mean is" in refusal(Pixels(mean, deviation).apply, {}, images)
     assert "size is -1" in refusal(Pixels(MEAN, DEVIATION, -1).apply, {}, images)
 
@@ -286,5 +340,9 @@ def test_statistics_are_those_of_all_pixels(monkeypatch, chunk):
 
 
 def test_statistics_of_anything_else_are_refused():
-    for wrong in (np.zeros((2, 3, 3, 1), np.float32), np.zeros((2, 9), np.uint8), np.zeros((0, 3, 3, 1), np.uint8)):
+    for wrong in (
+        np.zeros((2, 3, 3, 1), np.float32),
+        np.zeros((2, 9), np.uint8),
+        np.zeros((0, 3, 3, 1), np.uint8),
+    ):
         assert f"statistics were asked for of {wrong.shape}" in refusal(channel_statistics, wrong)

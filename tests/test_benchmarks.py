@@ -1,7 +1,9 @@
-"""Every setting that a study names is one that a run takes: a study of half an hour must not end at its last row.
+"""Every setting that a study names is one that a run takes: a study of half an hour must not end at
+its last row.
 
 And what the benchmarks beside PyTorch time is what the library computes.
 """
+
 import importlib
 import pathlib
 import sys
@@ -27,9 +29,15 @@ def studies():
 
 
 def test_an_override_may_hold_an_equals_sign_and_keeps_the_type(studies):
-    made = studies.settings("convert.mapping=block_1=block_1; pool=block_3,data.unlabelled=False,train.batch=64")
+    made = studies.settings(
+        "convert.mapping=block_1=block_1; pool=block_3,data.unlabelled=False,train.batch=64"
+    )
     assert made.convert.mapping == "block_1=block_1, pool=block_3"
-    assert made.data.unlabelled is False and made.train.batch == 64 and made.convert.steps == studies.STEPS
+    assert (
+        made.data.unlabelled is False
+        and made.train.batch == 64
+        and made.convert.steps == studies.STEPS
+    )
 
 
 def test_every_setting_of_the_studies_is_one_that_a_run_takes(studies):
@@ -42,7 +50,9 @@ def test_every_setting_of_the_studies_is_one_that_a_run_takes(studies):
 def test_every_mapping_of_the_studies_fits_its_networks(studies):
     made = pair_of(studies.settings(""), engine.parts(studies.settings(""))[0])
     for name, text in studies.STUDIES["mapping"].items():
-        mapping = parse_mapping(studies.settings(text).convert.mapping, made.guide, made.target, made.task.example)
+        mapping = parse_mapping(
+            studies.settings(text).convert.mapping, made.guide, made.target, made.task.example
+        )
         assert mapping[-1] == ("pool", "block_3"), name
 
 
@@ -63,7 +73,9 @@ def test_the_similarity_benchmark_times_the_measure_of_the_library(similarity, n
     assert (gradient is not None) == METRICS[name].differentiable
     if gradient is not None:
         step = 1e-2 * np.asarray(gradient) / np.linalg.norm(gradient)
-        change = METRICS[name].fn(x + step, y, **settings) - METRICS[name].fn(x - step, y, **settings)
+        change = METRICS[name].fn(x + step, y, **settings) - METRICS[name].fn(
+            x - step, y, **settings
+        )
         assert float(change) == pytest.approx(2e-2 * np.linalg.norm(gradient), rel=0.02)
 
 
@@ -80,11 +92,18 @@ def test_the_similarity_benchmark_refuses_a_peer_that_disagrees(similarity):
     gradient = np.array([1.0, -2.0])
     mine = np.float32(0.5), gradient
     apart = similarity.compared(mine, (0.501, Tensor(gradient * 1.01)), "mse")
-    assert apart["value_difference"] == pytest.approx(1e-3) and apart["gradient_difference"] == pytest.approx(0.01, rel=0.02)
-    for theirs in ((0.51, Tensor(gradient)), (0.5, Tensor(gradient * 1.1)), (float("nan"), Tensor(gradient))):
+    assert apart["value_difference"] == pytest.approx(1e-3) and apart[
+        "gradient_difference"
+    ] == pytest.approx(0.01, rel=0.02)
+    for theirs in (
+        (0.51, Tensor(gradient)),
+        (0.5, Tensor(gradient * 1.1)),
+        (float("nan"), Tensor(gradient)),
+    ):
         with pytest.raises(ValueError, match="is above"):
             similarity.compared(mine, theirs, "mse")
-    similarity.compared(mine, (0.5, Tensor(-gradient)), "procrustes")  # whose derivative is not unique there
+    # whose derivative is not unique there
+    similarity.compared(mine, (0.5, Tensor(-gradient)), "procrustes")
 
 
 def test_the_alignment_benchmark_times_a_step_that_learns_and_counts_what_it_costs(similarity):
@@ -100,8 +119,12 @@ def test_the_alignment_benchmark_times_a_step_that_learns_and_counts_what_it_cos
     after = run["forwards_and_distance"](learnt, made.guide, batches)[1]
     assert float(np.mean(after)) < float(np.mean(values))
     rounded = pair.built(shape, "linear", "bfloat16")
-    low = jax.jit(pair.epoch(pair.programs(rounded)["forwards_and_distance"]))(rounded.variables, rounded.guide, batches)[1]
+    low = jax.jit(pair.epoch(pair.programs(rounded)["forwards_and_distance"]))(
+        rounded.variables, rounded.guide, batches
+    )[1]
     assert low.dtype == np.float32 and 0 < float(np.abs(low - values).max()) < 0.05
     bench = importlib.import_module("launch.bench")
-    forwards = bench.lowered_flops(pair.programs(made)["forwards"], made.variables, made.guide, batches[0])
+    forwards = bench.lowered_flops(
+        pair.programs(made)["forwards"], made.variables, made.guide, batches[0]
+    )
     assert bench.step_flops(shape, "linear", batches[0]) > 2 * forwards > 0

@@ -1,4 +1,7 @@
-"""Bidirectional recurrent encoders against float64 loops; padding, directions, and what is inherited from BERT."""
+"""Bidirectional recurrent encoders against float64 loops; padding, directions, and what is
+inherited from BERT.
+"""
+
 import functools
 import math
 import types
@@ -7,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from mistakes import refusal
+
 from theseus_jax.methods.surgery import Inherit
 from theseus_jax.nets.models import bert
 from theseus_jax.nets.models.birnn import Bidirectional, Block, encoder
@@ -25,7 +28,9 @@ LENGTHS = MASK.sum(1)
 
 def net(cell="linear", **changes):
     """Two blocks of the linear cell, one of the others, which take long to compile."""
-    return encoder(**SIZES | dict(recurrent=4, cell=cell, depth=2 if cell == "linear" else 1) | changes)
+    return encoder(
+        **SIZES | dict(recurrent=4, cell=cell, depth=2 if cell == "linear" else 1) | changes
+    )
 
 
 @functools.lru_cache(maxsize=None)
@@ -37,7 +42,9 @@ def variables(given):
 
 def drawn(shapes):
     generator = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(generator.normal(size=leaf.shape) * 0.7, jnp.float32), shapes)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(generator.normal(size=leaf.shape) * 0.7, jnp.float32), shapes
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("given",))
@@ -51,6 +58,7 @@ def applied(module, given, x, mask):
 
 
 # Values, token by token in float64
+
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
@@ -71,15 +79,19 @@ def recurrence(kind, p, tokens):
             past.append(u)
             u = sum(p["taps"][3 - k] * past[-1 - k] for k in range(min(4, len(past))))
             a = np.exp(-8 * np.log1p(np.exp(p["decay"])) * sigmoid(r))
-            h = a * h + np.sqrt(1 - a ** 2) * sigmoid(i) * u
-            out.append(g / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g ** 3))) * h)
+            h = a * h + np.sqrt(1 - a**2) * sigmoid(i) * u
+            out.append(g / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g**3))) * h)
             continue
         else:
             h = np.zeros(4) if not out else h
-            part = {name: dense(x, p["cell"][f"i{name}"]) + dense(h, p["cell"][f"h{name}"])
-                    for name in (("r", "z") if kind == "gru" else ("i", "f", "g", "o"))}
+            part = {
+                name: dense(x, p["cell"][f"i{name}"]) + dense(h, p["cell"][f"h{name}"])
+                for name in (("r", "z") if kind == "gru" else ("i", "f", "g", "o"))
+            }
             if kind == "gru":
-                n = np.tanh(dense(x, p["cell"]["in"]) + sigmoid(part["r"]) * dense(h, p["cell"]["hn"]))
+                n = np.tanh(
+                    dense(x, p["cell"]["in"]) + sigmoid(part["r"]) * dense(h, p["cell"]["hn"])
+                )
                 h = (1 - sigmoid(part["z"])) * n + sigmoid(part["z"]) * h
             else:
                 c = sigmoid(part["f"]) * c + sigmoid(part["i"]) * np.tanh(part["g"])
@@ -90,20 +102,27 @@ def recurrence(kind, p, tokens):
 
 def normalised(x, params):
     x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x ** 2).mean(-1, keepdims=True) + 1e-12) * params["scale"] + params["bias"]
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-12) * params["scale"] + params["bias"]
 
 
 def looped(kind, given, ids):
     """The features of one text (T,) without padding."""
     given = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), given)
     embed = given["embed"]["params"]
-    x = normalised(embed["tokens"][ids] + embed["positions"][:len(ids)] + embed["types"][0], embed["norm"])
+    x = normalised(
+        embed["tokens"][ids] + embed["positions"][: len(ids)] + embed["types"][0], embed["norm"]
+    )
     for block in sorted(given.keys() - {"embed", "features"}):
         p = given[block]["params"]
-        both = [recurrence(kind, p["birnn"]["forwards"], x), recurrence(kind, p["birnn"]["backwards"], x[::-1])[::-1]]
+        both = [
+            recurrence(kind, p["birnn"]["forwards"], x),
+            recurrence(kind, p["birnn"]["backwards"], x[::-1])[::-1],
+        ]
         h = normalised(x + dense(np.concatenate(both, 1), p["out"]), p["attention_norm"])
         up = dense(h, p["up"])
-        x = normalised(h + dense(up * (1 + np.vectorize(math.erf)(up / 2 ** 0.5)) / 2, p["down"]), p["norm"])
+        x = normalised(
+            h + dense(up * (1 + np.vectorize(math.erf)(up / 2**0.5)) / 2, p["down"]), p["norm"]
+        )
     return x.mean(0)
 
 
@@ -112,20 +131,28 @@ def test_features_are_those_of_a_float64_loop_over_the_real_tokens(kind):
     found = run(net(kind), variables(net(kind)), IDS, MASK)[0]
     assert found.shape == (3, 6) and found.dtype == jnp.float32
     for row, (ids, length) in enumerate(zip(IDS, LENGTHS)):
-        np.testing.assert_allclose(found[row], looped(kind, variables(net(kind)), ids[:length]), rtol=0, atol=2e-5)
+        np.testing.assert_allclose(
+            found[row], looped(kind, variables(net(kind)), ids[:length]), rtol=0, atol=2e-5
+        )
     assert np.std(found) > 0.1
 
 
 # Padding
 
-@pytest.mark.parametrize("kind, keep", [(kind, ()) for kind in CELLS] + [("linear", (2,)), ("linear", (1,))])
+
+@pytest.mark.parametrize(
+    "kind, keep", [(kind, ()) for kind in CELLS] + [("linear", (2,)), ("linear", (1,))]
+)
 def test_padding_changes_nothing(kind, keep):
     given = net(kind, keep=keep, heads=2)
     wanted, blocks = run(given, variables(given), IDS, MASK)
     other = np.where(MASK > 0, IDS, (IDS + 7) % 11).astype(np.int32)
     assert (other != IDS).sum() == 6
     np.testing.assert_array_equal(run(given, variables(given), other, MASK)[0], wanted)
-    longer = [np.pad(array, ((0, 0), (0, 4)), constant_values=fill) for array, fill in ((IDS, 8), (MASK, 0))]
+    longer = [
+        np.pad(array, ((0, 0), (0, 4)), constant_values=fill)
+        for array, fill in ((IDS, 8), (MASK, 0))
+    ]
     np.testing.assert_allclose(run(given, variables(given), *longer)[0], wanted, rtol=0, atol=1e-6)
     last = blocks[given.names[-2]]
     np.testing.assert_array_equal(last.mask, MASK)
@@ -137,7 +164,9 @@ def test_a_text_alone_is_what_it_is_in_a_batch_and_an_empty_one_has_zeros():
     given = net()
     wanted = run(given, variables(given), IDS, MASK)[0]
     for row, length in enumerate(LENGTHS[:2]):
-        alone = run(given, variables(given), IDS[row:row + 1, :length], MASK[row:row + 1, :length])[0]
+        alone = run(
+            given, variables(given), IDS[row : row + 1, :length], MASK[row : row + 1, :length]
+        )[0]
         np.testing.assert_allclose(alone[0], wanted[row], rtol=0, atol=1e-6)
     empty = run(given, variables(given), IDS, MASK * np.int32([[1], [0], [1]]))[0]
     np.testing.assert_array_equal(empty[1], np.zeros(6))
@@ -146,13 +175,18 @@ def test_a_text_alone_is_what_it_is_in_a_batch_and_an_empty_one_has_zeros():
 
 # Directions
 
+
 def mixed(changed, one_way=None, mask=(1, 1, 1, 1, 0)):
-    """Where a `Bidirectional`'s output moves, (T,) booleans, when token `changed` of a text of 4 tokens and 1 pad does."""
+    """Where a `Bidirectional`'s output moves, (T,) booleans, when token `changed` of a text of 4
+    tokens and 1 pad does.
+    """
     module, mask = Bidirectional("linear", 4), jnp.asarray([mask])
     x = np.random.default_rng(0).normal(size=(1, 5, 6)).astype(np.float32)
     moved = x.copy()
     moved[0, changed] += 1
-    given = drawn(jax.eval_shape(lambda: module.init(jax.random.key(0), Masked(jnp.asarray(x), mask))))
+    given = drawn(
+        jax.eval_shape(lambda: module.init(jax.random.key(0), Masked(jnp.asarray(x), mask)))
+    )
     a, b = (np.asarray(applied(module, given, values, mask))[0] for values in (x, moved))
     half = {None: slice(None), "forwards": slice(4), "backwards": slice(4, None)}[one_way]
     return (np.abs(a - b)[:, half].max(1) > 1e-6).tolist()
@@ -162,7 +196,13 @@ def test_every_token_is_heard_from_both_sides_and_each_direction_is_causal():
     assert mixed(3) == mixed(0) == [True] * 4 + [False]
     assert mixed(4) == [False] * 5
     holed = (1, 1, 0, 1, 0)
-    assert mixed(2, mask=holed) == [False] * 5 and mixed(3, mask=holed) == [True, True, False, True, False]
+    assert mixed(2, mask=holed) == [False] * 5 and mixed(3, mask=holed) == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
     assert mixed(2, "forwards") == [False, False, True, True, False]
     assert mixed(2, "backwards") == [True, True, True, False, False]
 
@@ -179,6 +219,7 @@ def test_the_last_token_reaches_the_first_state_of_the_encoder_and_the_first_the
 
 
 # Beside BERT
+
 
 def test_all_but_the_mixing_of_tokens_is_inherited_by_name():
     guide = bert.bert(**SIZES, heads=2)
@@ -201,10 +242,17 @@ def test_without_mixing_a_block_is_bert_s():
     x = np.random.default_rng(0).normal(size=(3, 5, 6)).astype(np.float32)
     theirs = dict(variables(bert.bert(**SIZES, heads=2))["block_1"]["params"])
     theirs["out"] = {"kernel": jnp.zeros((6, 6)), "bias": theirs["out"]["bias"]}
-    ours = {**variables(net(recurrent=3))["block_1"]["params"], **{
-        name: theirs[name] for name in ("attention_norm", "up", "down", "norm", "out")}}
-    found, wanted = applied(target, {"params": ours}, x, MASK).values, applied(guide, {"params": theirs}, x, MASK).values
-    np.testing.assert_allclose(np.asarray(found)[MASK == 1], np.asarray(wanted)[MASK == 1], rtol=0, atol=1e-5)
+    ours = {
+        **variables(net(recurrent=3))["block_1"]["params"],
+        **{name: theirs[name] for name in ("attention_norm", "up", "down", "norm", "out")},
+    }
+    found, wanted = (
+        applied(target, {"params": ours}, x, MASK).values,
+        applied(guide, {"params": theirs}, x, MASK).values,
+    )
+    np.testing.assert_allclose(
+        np.asarray(found)[MASK == 1], np.asarray(wanted)[MASK == 1], rtol=0, atol=1e-5
+    )
 
 
 def test_kept_blocks_stay_attention():
@@ -213,7 +261,9 @@ def test_kept_blocks_stay_attention():
     assert kinds == [bert.Embed, bert.Block, Block, bert.Block, bert.Features]
     theirs = bert.bert(**SIZES | dict(depth=3), heads=3)
     assert given.names == ("embed", "block_1", "block_2", "block_3", "features") == theirs.names
-    assert given.stages[1].module == bert.Block(6, 3, 8) and given.stages[2].module == Block(6, 8, 4, "linear")
+    assert given.stages[1].module == bert.Block(6, 3, 8) and given.stages[2].module == Block(
+        6, 8, 4, "linear"
+    )
     assert net(keep=(1, 2), heads=3) == bert.bert(**SIZES, heads=3)
 
 
@@ -232,8 +282,12 @@ def test_gradients_are_finite_and_reach_every_parameter(kind):
 def test_impossible_encoders_are_refused():
     assert "no recurrent cell 'rnn'; choose one of elman" in refusal(net, "rnn")
     assert "0 units" in refusal(net, recurrent=0)
-    assert "blocks [0, 4] cannot be kept: the encoder's are numbered 1 to 2" in refusal(net, keep=(0, 2, 4), heads=2)
+    assert "blocks [0, 4] cannot be kept: the encoder's are numbered 1 to 2" in refusal(
+        net, keep=(0, 2, 4), heads=2
+    )
     assert "width 6 cannot have 4 heads" in refusal(net, keep=(1,), heads=4)
     assert "width 6 cannot have 0 heads" in refusal(net, keep=(1,))
     long = jnp.ones((1, 10), jnp.int32)
-    assert "10 tokens are more than the 9" in refusal(forward, net(), variables(net()), Masked(long, long))
+    assert "10 tokens are more than the 9" in refusal(
+        forward, net(), variables(net()), Masked(long, long)
+    )

@@ -27,7 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def params(seed=0):
     rng = np.random.default_rng(seed)
     kernels = [jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((4, 6), (6, 2))]
-    return {"s0": {"kernel": kernels[0], "bias": jnp.zeros(6, jnp.bfloat16)}, "head": {"kernel": kernels[1]}}
+    return {
+        "s0": {"kernel": kernels[0], "bias": jnp.zeros(6, jnp.bfloat16)},
+        "head": {"kernel": kernels[1]},
+    }
 
 
 def state(seed=0):
@@ -49,16 +52,29 @@ def test_every_kind_of_leaf_comes_back_bit_equal(tmp_path):
     leaves = {
         "float32": jnp.array([1.5, jnp.nan, -0.0, jnp.inf], jnp.float32),
         "bfloat16": jnp.arange(5, dtype=jnp.bfloat16),
-        "float16": jnp.ones((2, 1), jnp.float16), "int32": jnp.array([[-(2**31), 2**31 - 1]], jnp.int32),
-        "uint16": jnp.array([0, 65535], jnp.uint16), "int8": jnp.arange(-3, 3, dtype=jnp.int8),
-        "int4": jnp.array([-8, 7], jnp.int4), "bool": jnp.array([True, False]), "scalar": jnp.float32(0.1),
-        "complex": jnp.array([1 + 2j], jnp.complex64), "empty": jnp.zeros((0, 3), jnp.bfloat16),
-        "numpy64": np.array([np.pi]), "numpy_scalar": np.float64(np.e),
+        "float16": jnp.ones((2, 1), jnp.float16),
+        "int32": jnp.array([[-(2**31), 2**31 - 1]], jnp.int32),
+        "uint16": jnp.array([0, 65535], jnp.uint16),
+        "int8": jnp.arange(-3, 3, dtype=jnp.int8),
+        "int4": jnp.array([-8, 7], jnp.int4),
+        "bool": jnp.array([True, False]),
+        "scalar": jnp.float32(0.1),
+        "complex": jnp.array([1 + 2j], jnp.complex64),
+        "empty": jnp.zeros((0, 3), jnp.bfloat16),
+        "numpy64": np.array([np.pi]),
+        "numpy_scalar": np.float64(np.e),
         "fortran": np.asfortranarray(np.eye(3, 4)),
         "odd.name": {" ": jnp.ones(1), "ü%2": jnp.zeros(1), "..": jnp.ones(2)},
-        "key": jax.random.key(3), "keys": jax.random.split(jax.random.key(3, impl="rbg"), 4)}
-    tree = {"leaves": leaves, "bare": jnp.int32(3), "nothing": {}, "only_empty": {"a": {"b": np.zeros(0)}},
-            "stacked": trees.stack([params(seed) for seed in range(3)])}
+        "key": jax.random.key(3),
+        "keys": jax.random.split(jax.random.key(3, impl="rbg"), 4),
+    }
+    tree = {
+        "leaves": leaves,
+        "bare": jnp.int32(3),
+        "nothing": {},
+        "only_empty": {"a": {"b": np.zeros(0)}},
+        "stacked": trees.stack([params(seed) for seed in range(3)]),
+    }
     metadata = {"phase": "warm", "step": 3, "loss": 0.1 + 0.2, "nested": {"a": [1, None, True]}}
     checkpoints.save(tmp_path / "ck", tree=tree, metadata=metadata)
     loaded, told = checkpoints.load(tmp_path / "ck")
@@ -70,19 +86,29 @@ def test_every_kind_of_leaf_comes_back_bit_equal(tmp_path):
     assert trees.bit_equal(*draws) and loaded["leaves"]["keys"].dtype == leaves["keys"].dtype
 
 
-@pytest.mark.parametrize("optimizer", [
-    optax.sgd(0.1), optax.adamw(1e-3),
-    optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9))])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.sgd(0.1),
+        optax.adamw(1e-3),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9)),
+    ],
+)
 def test_optimizer_state_keeps_its_structure_and_trains_on(tmp_path, optimizer):
     opt_state = optimizer.init(params())
     grads = jax.tree.map(jnp.ones_like, params())
     _, opt_state = optimizer.update(grads, opt_state, params())
     checkpoints.save(tmp_path / "ck", tree={"opt_state": opt_state}, metadata={})
-    for like in ({"opt_state": opt_state}, jax.eval_shape(lambda: {"opt_state": optimizer.init(params())})):
+    for like in (
+        {"opt_state": opt_state},
+        jax.eval_shape(lambda: {"opt_state": optimizer.init(params())}),
+    ):
         loaded, _ = checkpoints.load(tmp_path / "ck", like=like)
         assert trees.bit_equal(loaded, {"opt_state": opt_state})
-    assert trees.bit_equal(optimizer.update(grads, loaded["opt_state"], params()),
-                           optimizer.update(grads, opt_state, params()))
+    assert trees.bit_equal(
+        optimizer.update(grads, loaded["opt_state"], params()),
+        optimizer.update(grads, opt_state, params()),
+    )
 
 
 def test_without_like_named_tuples_are_dicts_by_field(tmp_path):
@@ -94,7 +120,9 @@ def test_without_like_named_tuples_are_dicts_by_field(tmp_path):
 
 def test_plain_orbax_reads_a_checkpoint_in_three_lines(tmp_path):
     checkpoints.save(tmp_path / "ck", tree=state(), metadata={"phase": "a"})
-    program = next(block for block in checkpoints.__doc__.split("\n\n") if "import v1 as ocp" in block)
+    program = next(
+        block for block in checkpoints.__doc__.split("\n\n") if "import v1 as ocp" in block
+    )
     lines = [line.strip() for line in program.strip().splitlines()]
     assert len(lines) == 3
     scope = {"path": tmp_path / "ck"}
@@ -106,7 +134,9 @@ def test_partial_load_opens_only_the_named_items(tmp_path):
     checkpoints.save(tmp_path / "ck", tree=state(), metadata={"a": 1})
     shutil.rmtree(tmp_path / "ck" / "opt_state")
     loaded, metadata = checkpoints.load(tmp_path / "ck", items=("variables", "step"))
-    assert trees.bit_equal(loaded, {"variables": params(), "step": jnp.int32(7)}) and metadata == {"a": 1}
+    assert trees.bit_equal(loaded, {"variables": params(), "step": jnp.int32(7)}) and metadata == {
+        "a": 1
+    }
     loaded, _ = checkpoints.load(tmp_path / "ck", items=["step"], like={"step": jnp.int32(0)})
     assert loaded["step"] == 7
     assert checkpoints.load(tmp_path / "ck", items=()) == ({}, {"a": 1})
@@ -117,14 +147,21 @@ def test_partial_load_opens_only_the_named_items(tmp_path):
         checkpoints.load(tmp_path / "ck")
 
 
-@pytest.mark.parametrize("change, expected", [
-    (lambda v: v["s0"].pop("bias"), "extra variables/s0/bias: bfloat16 (6,)"),
-    (lambda v: v.update(neck=jnp.ones(2)), "missing variables/neck: float32 (2,)"),
-    (lambda v: v["s0"].update(kernel=jnp.ones((8, 6))),
-     "shape variables/s0/kernel: expected (8, 6), given (4, 6)"),
-    (lambda v: v["s0"].update(kernel=jnp.ones((4, 6), jnp.float16)),
-     "dtype variables/s0/kernel: expected float16, given float32"),
-])
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (lambda v: v["s0"].pop("bias"), "extra variables/s0/bias: bfloat16 (6,)"),
+        (lambda v: v.update(neck=jnp.ones(2)), "missing variables/neck: float32 (2,)"),
+        (
+            lambda v: v["s0"].update(kernel=jnp.ones((8, 6))),
+            "shape variables/s0/kernel: expected (8, 6), given (4, 6)",
+        ),
+        (
+            lambda v: v["s0"].update(kernel=jnp.ones((4, 6), jnp.float16)),
+            "dtype variables/s0/kernel: expected float16, given float32",
+        ),
+    ],
+)
 def test_a_state_that_does_not_fit_is_named(tmp_path, change, expected):
     checkpoints.save(tmp_path / "ck", tree={"variables": params()}, metadata={})
     like = {"variables": params()}
@@ -150,15 +187,22 @@ def test_jax_64_bit_leaf_is_refused_without_x64_rather_than_cut(tmp_path):
         checkpoints.load(tmp_path / "ck")
 
 
-@pytest.mark.parametrize("tree, metadata, expected", [
-    ({}, {}, "give identifiers"), ({"a/b": jnp.ones(1)}, {}, "give identifiers"),
-    ({"metrics": jnp.ones(1)}, {}, 'other than "metrics"'), ({"v": {"lr": 0.1}}, {}, "leaf v/lr is a float"),
-    ({"v": np.array(["a"])}, {}, "leaf v has dtype <U1"),
-    ({"v": np.ones(2, ">f4")}, {}, "leaf v has dtype >f4"),
-    ({"v": jnp.ones(1)}, {"a": object()}, "metadata is not JSON"),
-    ({"v": {"a/b": jnp.ones(1)}}, {}, "rename the key"),
-])
-def test_what_cannot_be_stored_is_refused_before_anything_is_written(tmp_path, tree, metadata, expected):
+@pytest.mark.parametrize(
+    "tree, metadata, expected",
+    [
+        ({}, {}, "give identifiers"),
+        ({"a/b": jnp.ones(1)}, {}, "give identifiers"),
+        ({"metrics": jnp.ones(1)}, {}, 'other than "metrics"'),
+        ({"v": {"lr": 0.1}}, {}, "leaf v/lr is a float"),
+        ({"v": np.array(["a"])}, {}, "leaf v has dtype <U1"),
+        ({"v": np.ones(2, ">f4")}, {}, "leaf v has dtype >f4"),
+        ({"v": jnp.ones(1)}, {"a": object()}, "metadata is not JSON"),
+        ({"v": {"a/b": jnp.ones(1)}}, {}, "rename the key"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_before_anything_is_written(
+    tmp_path, tree, metadata, expected
+):
     with pytest.raises(UserError) as caught:
         checkpoints.save(tmp_path / "sub" / "ck", tree=tree, metadata=metadata)
     assert expected in message(caught) and not (tmp_path / "sub").exists()
@@ -186,7 +230,7 @@ def test_any_flipped_byte_truncation_or_deletion_is_noticed(tmp_path):
 
     for file, data in pristine.items():
         spots = rng.sample(range(len(data)), min(len(data), 2))
-        flipped = [data[:i] + bytes([data[i] ^ 0x10]) + data[i + 1:] for i in spots]
+        flipped = [data[:i] + bytes([data[i] ^ 0x10]) + data[i + 1 :] for i in spots]
         for damaged in [*flipped, data[: len(data) // 2]]:
             file.write_bytes(damaged)
             check(file)
@@ -195,7 +239,9 @@ def test_any_flipped_byte_truncation_or_deletion_is_noticed(tmp_path):
         file.write_bytes(data)
     names = {str(file.relative_to(tmp_path / "ck")) for file in caught}
     assert {"_CHECKPOINT_METADATA", "variables/manifest.ocdbt", "variables/_METADATA"} <= names
-    assert any(name.startswith("variables/d/") or name.startswith("variables/ocdbt") for name in names)
+    assert any(
+        name.startswith("variables/d/") or name.startswith("variables/ocdbt") for name in names
+    )
     assert trees.bit_equal(checkpoints.load(tmp_path / "ck", like=tree)[0], tree)
 
 
@@ -210,15 +256,29 @@ def test_a_byte_flipped_in_the_values_names_leaf_and_folder(tmp_path):
     assert not np.array_equal(silently_wrong["s0"]["kernel"], weights)
     with pytest.raises(checkpoints.DamagedCheckpoint) as caught:
         checkpoints.load(tmp_path / "ck")
-    assert f"leaf variables/s0/kernel in the files under {tmp_path / 'ck' / 'variables'}" in message(caught)
+    assert (
+        f"leaf variables/s0/kernel in the files under {tmp_path / 'ck' / 'variables'}"
+        in message(caught)
+    )
 
 
-@pytest.mark.parametrize("edit, expected", [
-    (lambda found: found.pop("custom_metadata"), "manifest in _CHECKPOINT_METADATA is missing or does"),
-    (lambda found: found["custom_metadata"].pop("sha256"), "_CHECKPOINT_METADATA is missing or does"),
-    (lambda found: found["custom_metadata"]["manifest"]["metadata"].update(step=8),
-     "does not match its sha256"),
-])
+@pytest.mark.parametrize(
+    "edit, expected",
+    [
+        (
+            lambda found: found.pop("custom_metadata"),
+            "manifest in _CHECKPOINT_METADATA is missing or does",
+        ),
+        (
+            lambda found: found["custom_metadata"].pop("sha256"),
+            "_CHECKPOINT_METADATA is missing or does",
+        ),
+        (
+            lambda found: found["custom_metadata"]["manifest"]["metadata"].update(step=8),
+            "does not match its sha256",
+        ),
+    ],
+)
 def test_missing_or_edited_metadata_is_damage_not_an_old_file(tmp_path, edit, expected):
     checkpoints.save(tmp_path / "ck", tree=state(), metadata={"step": 7})
     file = tmp_path / "ck" / "_CHECKPOINT_METADATA"
@@ -264,6 +324,7 @@ def test_replacing_leaves_old_or_new_at_every_step_of_the_swap(tmp_path, monkeyp
                     raise KeyboardInterrupt
                 calls.append(real)
                 return real(*args, **kwargs)
+
             return call
 
         with monkeypatch.context() as patch:
@@ -296,7 +357,12 @@ def test_progress_keeps_the_newest_two_and_falls_back_from_damage(tmp_path, caps
     index, tree, _ = checkpoints.latest_progress(tmp_path / "progress", like=state())
     assert index == 10 and trees.bit_equal(tree, state(10))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and "00000300" in lines[0] and "00000200" in lines[1] and "damaged" in lines[1]
+    assert (
+        len(lines) == 2
+        and "00000300" in lines[0]
+        and "00000200" in lines[1]
+        and "damaged" in lines[1]
+    )
     checkpoints.save_progress(tmp_path / "progress", 15, state(15), {})
     assert sorted(p.name for p in (tmp_path / "progress").iterdir()) == ["00000010", "00000015"]
     with pytest.raises(UserError, match="does not fit"):
@@ -323,8 +389,14 @@ for step in itertools.count(first):
 
 def run_python(code, *args, **kwargs):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
+    )
 
 
 @pytest.mark.slow
@@ -342,7 +414,9 @@ def test_sigkill_at_random_moments_loses_at_most_the_step_in_flight(tmp_path):
         assert trees.bit_equal(tree["w"], np.random.default_rng(index).normal(size=(500, 500)))
         best, told = checkpoints.load(tmp_path / "best")
         assert finished <= told["step"] <= finished + 1
-        assert trees.bit_equal(best["w"], np.random.default_rng(told["step"]).normal(size=(500, 500)))
+        assert trees.bit_equal(
+            best["w"], np.random.default_rng(told["step"]).normal(size=(500, 500))
+        )
         assert {p.name.isdigit() or p.name == "best" for p in tmp_path.iterdir()} == {True}
         finished = index
 
@@ -355,7 +429,8 @@ path = sys.argv[1]
 checkpoints.save(path, tree={"w": np.arange(10)}, metadata={})
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 try:
-    checkpoints.save(path, tree={"w": np.random.default_rng(0).normal(size=(300, 300))}, metadata={})
+    weights = np.random.default_rng(0).normal(size=(300, 300))
+    checkpoints.save(path, tree={"w": weights}, metadata={})
 except UserError as error:
     print(error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -367,7 +442,11 @@ def test_a_file_that_cannot_grow_is_one_line_and_keeps_the_old_checkpoint(tmp_pa
     out, err = run_python(FULL, tmp_path / "ck").communicate()
     assert out.count("\n") == 1 and f"cannot write checkpoint {tmp_path / 'ck'}" in out, err
     assert "too large" in out
-    assert [p.name for p in tmp_path.iterdir()] == ["ck"] and "Traceback" not in err and "Warning" not in err
+    assert (
+        [p.name for p in tmp_path.iterdir()] == ["ck"]
+        and "Traceback" not in err
+        and "Warning" not in err
+    )
 
 
 def test_full_disk_is_one_line_and_keeps_the_old_checkpoint(tmp_path, monkeypatch):
@@ -392,7 +471,9 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError) as caught:
         checkpoints.save(tmp_path / "file" / "ck", tree=state(), metadata={})
-    assert "cannot write checkpoint" in message(caught) and "choose a writable directory" in message(caught)
+    assert "cannot write checkpoint" in message(
+        caught
+    ) and "choose a writable directory" in message(caught)
 
 
 def test_four_megabytes_save_in_well_under_a_second(tmp_path):

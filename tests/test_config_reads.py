@@ -1,14 +1,16 @@
-"""Every key of every config is really read, at its own path, by the code that a run goes through."""
+"""Every key of every config is really read, at its own path, by the code that a run goes
+through.
+"""
 
 import itertools
 
 import pytest
 from ml_collections import ConfigDict
-
 from settings import changed
 from test_classify import TINY as CLASSES
 from test_experiment import TINY as LANGUAGE
 from test_heads_experiment import TINY as HEADS
+
 from theseus_jax.config import base
 from theseus_jax.errors import UserError
 from theseus_jax.experiment import engine

@@ -1,4 +1,7 @@
-"""Every config file and preset: builds, is valid, equals its golden text, and (test_config_reads: every key is read)."""
+"""Every config file and preset: builds, is valid, equals its golden text, and (test_config_reads:
+every key is read).
+"""
+
 import functools
 import importlib.util
 import json
@@ -12,7 +15,11 @@ from theseus_jax.experiment import dry_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
-NAMES = [(path.stem, preset) for path in sorted((ROOT / "configs").glob("*.py")) for preset in ("smoke", "default", "paper")]
+NAMES = [
+    (path.stem, preset)
+    for path in sorted((ROOT / "configs").glob("*.py"))
+    for preset in ("smoke", "default", "paper")
+]
 NAMES.append(("resnet18_to_mlp", "cifar10"))
 
 
@@ -29,15 +36,19 @@ def outline(name, preset):
     return dry_run(build(name, preset))
 
 
-@pytest.mark.parametrize("name, preset", [
-    pytest.param(*one, marks=[] if one[1] == "smoke" else pytest.mark.slow) for one in NAMES])
+@pytest.mark.parametrize(
+    "name, preset",
+    [pytest.param(*one, marks=[] if one[1] == "smoke" else pytest.mark.slow) for one in NAMES],
+)
 def test_config_equals_its_golden_text_and_plans(name, preset):
     """Renew after a change that is meant: python tests/golden/make_configs.py"""
     made = build(name, preset)
     golden = (GOLDEN / f"{name}-{preset}.json").read_text()
     assert json.loads(made.to_json()) == json.loads(golden)
     text = outline(name, preset)
-    assert ("[glai_joint]" if made.task == "head" else "[converted]") in text and "parameters" in text
+    assert (
+        "[glai_joint]" if made.task == "head" else "[converted]"
+    ) in text and "parameters" in text
 
 
 def test_presets_only_change_keys_of_the_schema_and_their_types():
@@ -55,8 +66,13 @@ def test_gpt2_paper_preset_is_gpt2_small():
     assert text.count("align_") == 12 and "norm = norm" in text
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem
+)
 def test_a_config_states_its_claim_and_command(path):
     text = path.read_text()
-    assert "python launch/run.py --config=configs/" in text.split('"""')[1] and "from configs" not in text
+    assert (
+        "python launch/run.py --config=configs/" in text.split('"""')[1]
+        and "from configs" not in text
+    )
     assert len(text.splitlines()) <= 80

@@ -1,4 +1,7 @@
-"""FitNets, BERT-of-Theseus and TED between networks of different shapes, and activations of the guide that are remembered."""
+"""FitNets, BERT-of-Theseus and TED between networks of different shapes, and activations of the
+guide that are remembered.
+"""
+
 import dataclasses
 
 import jax
@@ -20,7 +23,10 @@ from theseus_jax.similarity import metric
 from theseus_jax.train import Hooks, State, fit
 from theseus_jax.trees import bit_equal
 
-GUIDE, TARGET = mlp(classes=3, width=7, depth=4, norm="batch"), mlp(classes=3, width=5, depth=3, norm="layer")
+GUIDE, TARGET = (
+    mlp(classes=3, width=7, depth=4, norm="batch"),
+    mlp(classes=3, width=5, depth=3, norm="layer"),
+)
 VECTOR = jax.ShapeDtypeStruct((1, 4), jnp.float32)
 MAPPING = (("block_1", "block_1"), ("block_3", "block_2"))
 KEYS = jax.random.split(jax.random.key(3), 2)
@@ -29,17 +35,23 @@ KEYS = jax.random.split(jax.random.key(3), 2)
 def data(count=48):
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, count)
-    return {"inputs": jnp.asarray(rng.normal(size=(count, 4)) + 2 * np.eye(4)[y], jnp.float32), "labels": jnp.asarray(y, jnp.int32)}
+    return {
+        "inputs": jnp.asarray(rng.normal(size=(count, 4)) + 2 * np.eye(4)[y], jnp.float32),
+        "labels": jnp.asarray(y, jnp.int32),
+    }
 
 
 def control(name, **changes):
-    settings = baselines.Settings(**dict(steps=10, optimizer=Optimizer(1e-2), hint_share=0.4, rank=3) | changes)
+    settings = baselines.Settings(
+        **dict(steps=10, optimizer=Optimizer(1e-2), hint_share=0.4, rank=3) | changes
+    )
     return baselines.plan(name, GUIDE, TARGET, MAPPING, settings, example=VECTOR)
 
 
 def fresh(net, extra=()):
     def one(key):
         return {**init(net, key, VECTOR), **side_variables(extra, key)}
+
     return jax.jit(jax.vmap(one))(KEYS)
 
 
@@ -54,14 +66,44 @@ def run(plan, **hooks):
 
 
 def loss(phase, variables, guide, batch, seed=0, progress=(0.0, 1.0)):
-    return jax.jit(loss_fn, static_argnums=0)(program_of(phase), variables, {}, guide, batch, progress, jax.random.key(seed))
+    return jax.jit(loss_fn, static_argnums=0)(
+        program_of(phase), variables, {}, guide, batch, progress, jax.random.key(seed)
+    )
 
 
-@pytest.mark.parametrize("name, first_phase, trained", [
-    ("fitnets", "hint", {"stem", "block_1", "hint_regressor"}),
-    ("theseus", "swap", {"stem", "block_1", "block_2", "head", "to_guide_1", "to_target_1", "to_guide_2", "to_target_2"}),
-    ("ted", "filters", {f"{side}_filter{kind}_{i}" for side in ("guide", "target") for kind in ("", "_head") for i in (1, 2)})])
-def test_a_control_spends_its_first_share_on_what_it_says_and_moves_nothing_else(name, first_phase, trained):
+@pytest.mark.parametrize(
+    "name, first_phase, trained",
+    [
+        ("fitnets", "hint", {"stem", "block_1", "hint_regressor"}),
+        (
+            "theseus",
+            "swap",
+            {
+                "stem",
+                "block_1",
+                "block_2",
+                "head",
+                "to_guide_1",
+                "to_target_1",
+                "to_guide_2",
+                "to_target_2",
+            },
+        ),
+        (
+            "ted",
+            "filters",
+            {
+                f"{side}_filter{kind}_{i}"
+                for side in ("guide", "target")
+                for kind in ("", "_head")
+                for i in (1, 2)
+            },
+        ),
+    ],
+)
+def test_a_control_spends_its_first_share_on_what_it_says_and_moves_nothing_else(
+    name, first_phase, trained
+):
     plan, kept, rows = control(name), [], []
     assert [(phase.name, phase.steps) for phase in plan] == [(first_phase, 4), ("finetune", 6)]
     assert set(plan[0].trainable) == trained
@@ -78,10 +120,16 @@ def test_a_control_spends_its_first_share_on_what_it_says_and_moves_nothing_else
 def test_a_hint_is_half_the_mean_squared_error_of_its_regressor():
     phase = control("fitnets")[0]
     variables, guide, batch = first(fresh(TARGET, sides((phase,)))), first(fresh(GUIDE)), data(8)
-    kernel, bias = (np.asarray(variables["hint_regressor"]["params"]["map"][key]) for key in ("kernel", "bias"))
+    kernel, bias = (
+        np.asarray(variables["hint_regressor"]["params"]["map"][key]) for key in ("kernel", "bias")
+    )
     given = tiny.apply(TARGET, variables, batch["inputs"], stop="block_1")
     wanted = tiny.apply(GUIDE, guide, batch["inputs"], stop="block_1")
-    np.testing.assert_allclose(loss(phase, variables, guide, batch)[0], 0.5 * ((given @ kernel + bias - wanted) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        loss(phase, variables, guide, batch)[0],
+        0.5 * ((given @ kernel + bias - wanted) ** 2).mean(),
+        rtol=1e-5,
+    )
 
 
 def dense(variables, name, x):
@@ -97,15 +145,28 @@ def test_teds_two_stages_are_their_formulas():
     theirs = [np.asarray(tiny.apply(GUIDE, guide, batch["inputs"], stop=g)) for g, _ in MAPPING]
     terms = loss(plan[0], variables, guide, batch)[1][0]
     for side, activations in (("guide", theirs), ("target", ours)):
-        losses = [optax.softmax_cross_entropy_with_integer_labels(
-            dense(variables, f"{side}_filter_head_{i}", dense(variables, f"{side}_filter_{i}", z)), batch["labels"]).mean()
-            for i, z in enumerate(activations, start=1)]
+        losses = [
+            optax.softmax_cross_entropy_with_integer_labels(
+                dense(
+                    variables, f"{side}_filter_head_{i}", dense(variables, f"{side}_filter_{i}", z)
+                ),
+                batch["labels"],
+            ).mean()
+            for i, z in enumerate(activations, start=1)
+        ]
         np.testing.assert_allclose(terms[f"{side}_filters"], np.mean(losses), rtol=1e-5)
     total, (terms, *_) = loss(plan[1], variables, guide, batch)
-    squares = [((dense(variables, f"target_filter_{i}", a) - dense(variables, f"guide_filter_{i}", b)) ** 2).mean()
-               for i, (a, b) in enumerate(zip(ours, theirs), start=1)]
+    squares = [
+        (
+            (dense(variables, f"target_filter_{i}", a) - dense(variables, f"guide_filter_{i}", b))
+            ** 2
+        ).mean()
+        for i, (a, b) in enumerate(zip(ours, theirs), start=1)
+    ]
     np.testing.assert_allclose(terms["filtered"], 0.5 * np.mean(squares), rtol=1e-5)
-    np.testing.assert_allclose(total, 0.5 * terms["cross_entropy"] + 0.5 * terms["kl"] + terms["filtered"], rtol=1e-5)
+    np.testing.assert_allclose(
+        total, 0.5 * terms["cross_entropy"] + 0.5 * terms["kl"] + terms["filtered"], rtol=1e-5
+    )
 
 
 def test_a_mix_of_other_shapes_goes_through_its_bridges():
@@ -114,22 +175,43 @@ def test_a_mix_of_other_shapes_goes_through_its_bridges():
 
     def mixed(taken):
         for_target = for_guide = batch["inputs"]
-        ends = (("stem", "block_1", "stem", "block_1"), ("block_2", "block_3", "block_2", "block_2"), ("head",) * 4)
+        ends = (
+            ("stem", "block_1", "stem", "block_1"),
+            ("block_2", "block_3", "block_2", "block_2"),
+            ("head",) * 4,
+        )
         for i, (ours, (g0, g1, t0, t1)) in enumerate(zip(taken, ends), start=1):
             t = forward(TARGET, variables, for_target, start=t0, stop=t1)[0]
             g = forward(GUIDE, guide, for_guide, start=g0, stop=g1)[0]
             if i == 3:
-                return optax.softmax_cross_entropy_with_integer_labels(t if ours else g, batch["labels"]).mean()
+                return optax.softmax_cross_entropy_with_integer_labels(
+                    t if ours else g, batch["labels"]
+                ).mean()
             for_target = t if ours else dense(variables, f"to_target_{i}", g)
             for_guide = dense(variables, f"to_guide_{i}", t) if ours else g
 
     possible = [float(mixed((a, b, c))) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+
     def begun(share):
-        return dataclasses.replace(phase, feed=dataclasses.replace(phase.feed, route=dataclasses.replace(phase.feed.route, begin=share)))
+        return dataclasses.replace(
+            phase,
+            feed=dataclasses.replace(
+                phase.feed, route=dataclasses.replace(phase.feed.route, begin=share)
+            ),
+        )
 
     half = begun(0.5)
-    seen = {int(np.argmin(np.abs(np.array(possible) - float(loss(half, variables, guide, batch, seed, (0.0, 10.0))[0]))))
-            for seed in range(25)}
+    seen = {
+        int(
+            np.argmin(
+                np.abs(
+                    np.array(possible)
+                    - float(loss(half, variables, guide, batch, seed, (0.0, 10.0))[0])
+                )
+            )
+        )
+        for seed in range(25)
+    }
     values = [float(loss(half, variables, guide, batch, seed, (0.0, 10.0))[0]) for seed in range(5)]
     assert all(min(abs(value - p) for p in possible) < 1e-5 for value in values) and len(seen) > 4
     for begin, taken in ((0.0, (0, 0, 0)), (1.0, (1, 1, 1))):
@@ -138,8 +220,14 @@ def test_a_mix_of_other_shapes_goes_through_its_bridges():
 
 
 def test_equal_shapes_need_no_bridges():
-    plan = baselines.plan("theseus", GUIDE, GUIDE, (("block_1", "block_1"), ("block_3", "block_3")),
-                          baselines.Settings(10, Optimizer(1e-2)), example=VECTOR)
+    plan = baselines.plan(
+        "theseus",
+        GUIDE,
+        GUIDE,
+        (("block_1", "block_1"), ("block_3", "block_3")),
+        baselines.Settings(10, Optimizer(1e-2)),
+        example=VECTOR,
+    )
     assert sides(plan) == ()
 
 
@@ -150,8 +238,20 @@ def test_a_share_that_leaves_a_phase_without_steps_is_refused(name):
 
 
 def settings(**changes):
-    given = dict(schedule="progressive", metric=metric("cka_debiased"), steps=12, align=0.5, samples="sequences", finish_kl=1.0,
-                 stitch="none", align_optimizer=Optimizer(1e-2), finish_optimizer=Optimizer(1e-2)) | changes
+    given = (
+        dict(
+            schedule="progressive",
+            metric=metric("cka_debiased"),
+            steps=12,
+            align=0.5,
+            samples="sequences",
+            finish_kl=1.0,
+            stitch="none",
+            align_optimizer=Optimizer(1e-2),
+            finish_optimizer=Optimizer(1e-2),
+        )
+        | changes
+    )
     return convert.Settings(**given)
 
 
@@ -164,10 +264,14 @@ def test_remembered_activations_train_the_same_network_and_are_charged_once():
     rows, plain = [], []
     ours = run(converted(remember=True), log=rows.append)
     theirs = run(converted(), log=plain.append)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours.variables, theirs.variables)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours.variables, theirs.variables
+    )
     stored = [row for row in rows if row["kind"] == "stored"]
     assert [row["phase"] for row in stored] == ["align_1", "align_2", "finetune"]
-    assert all(row["training_flops"] > 0 for row in stored) and not [row for row in plain if row["kind"] == "stored"]
+    assert all(row["training_flops"] > 0 for row in stored) and not [
+        row for row in plain if row["kind"] == "stored"
+    ]
 
     def flops(found):
         return sum(row["training_flops"] for row in found if row["kind"] == "train")
@@ -177,11 +281,14 @@ def test_remembered_activations_train_the_same_network_and_are_charged_once():
 
 def test_going_on_does_not_charge_what_was_charged():
     from theseus_jax.train import Position
+
     plan, rows, saved = converted(remember=True), [], []
     run(plan, save=lambda position, state: saved.append((position, state)))
     position, state = saved[0]
     assert position == Position(1, ())
-    ended = fit(plan, state, data(), batch=8, chunk_steps=4, position=position, hooks=Hooks(log=rows.append))
+    ended = fit(
+        plan, state, data(), batch=8, chunk_steps=4, position=position, hooks=Hooks(log=rows.append)
+    )
     assert [row["phase"] for row in rows if row["kind"] == "stored"] == ["align_2", "finetune"]
     assert bit_equal(ended.variables, saved[-1][1].variables)
 

@@ -1,4 +1,5 @@
 """Conversion: plans as data, surgery against NumPy, and every schedule trained for a few steps."""
+
 import dataclasses
 
 import jax
@@ -12,13 +13,21 @@ from theseus_jax.errors import UserError
 from theseus_jax.feeds import Segments, Whole
 from theseus_jax.methods import baselines, convert
 from theseus_jax.methods.probes import StageProbe
-from theseus_jax.tasks.held import HeldWindows
-from theseus_jax.methods.surgery import (Fold, Inherit, Stitch, fit_stitch, hybrid, hybrid_module_variables, ridge)
+from theseus_jax.methods.surgery import (
+    Fold,
+    Inherit,
+    Stitch,
+    fit_stitch,
+    hybrid,
+    hybrid_module_variables,
+    ridge,
+)
 from theseus_jax.nets.blocks.bridge import Bridge
 from theseus_jax.nets.stage import network
 from theseus_jax.plan import describe
 from theseus_jax.similarity import metric
-from theseus_jax.train import Hooks, State, inputs_of, fit
+from theseus_jax.tasks.held import HeldWindows
+from theseus_jax.train import Hooks, State, fit, inputs_of
 from theseus_jax.trees import bit_equal
 
 GUIDE, TARGET = tiny.guide(), tiny.target()
@@ -27,12 +36,20 @@ HELD = HeldWindows(tiny.tokens(6, seed=9), np.ones((6, tiny.CONTEXT), bool))
 
 
 def plan(**changes):
-    return convert.plan(GUIDE, TARGET, MAPPING, tiny.settings(**changes), shapes=tiny.shapes(TARGET),
-                        probe=StageProbe(HELD, neighbours=3))
+    return convert.plan(
+        GUIDE,
+        TARGET,
+        MAPPING,
+        tiny.settings(**changes),
+        shapes=tiny.shapes(TARGET),
+        probe=StageProbe(HELD, neighbours=3),
+    )
 
 
 def run(phases, hooks=Hooks(), variables=None, seed=0):
-    state = State(0, variables or tiny.fresh(TARGET), tiny.single(GUIDE, 5), None, tiny.keys(seed=seed))
+    state = State(
+        0, variables or tiny.fresh(TARGET), tiny.single(GUIDE, 5), None, tiny.keys(seed=seed)
+    )
     return fit(phases, state, jnp.asarray(tiny.tokens()), batch=4, chunk_steps=2, hooks=hooks)
 
 
@@ -46,19 +63,34 @@ def trained_names(phase):
 
 def test_schedules_are_the_stated_table():
     rows = {name: plan(schedule=name) for name in convert.SCHEDULES}
-    compared = {name: [[pair for term in phase.terms for pair in getattr(term.fn, "pairs", ())] for phase in phases]
-                for name, phases in rows.items()}
+    compared = {
+        name: [
+            [pair for term in phase.terms for pair in getattr(term.fn, "pairs", ())]
+            for phase in phases
+        ]
+        for name, phases in rows.items()
+    }
     one, two = MAPPING
     assert compared["progressive"] == [[one], [one, two], []]
     assert compared["sequential"] == compared["independent"] == [[one], [two], []]
     assert compared["joint"] == compared["parallel"] == [[one, two], []]
     assert compared["one_shot"] == [[]]
     assert [trained_names(p) for p in rows["progressive"][:2]] == [
-        ["embed", "block_1"], ["embed", "block_1", "block_2", "norm"]]
-    assert [trained_names(p) for p in rows["sequential"][:2]] == [["embed", "block_1"], ["block_2", "norm"]]
-    assert [p.feed.route for p in rows["independent"][:2]] == [Whole("embed", "block_1", None), Whole("block_2", "norm", "block_1")]
+        ["embed", "block_1"],
+        ["embed", "block_1", "block_2", "norm"],
+    ]
+    assert [trained_names(p) for p in rows["sequential"][:2]] == [
+        ["embed", "block_1"],
+        ["block_2", "norm"],
+    ]
+    assert [p.feed.route for p in rows["independent"][:2]] == [
+        Whole("embed", "block_1", None),
+        Whole("block_2", "norm", "block_1"),
+    ]
     assert [p.feed.route.stop for p in rows["sequential"][:2]] == ["block_1", "norm"]
-    assert rows["parallel"][0].feed.route == Segments(((None, "embed", "block_1"), ("block_1", "block_2", "norm")))
+    assert rows["parallel"][0].feed.route == Segments(
+        ((None, "embed", "block_1"), ("block_1", "block_2", "norm"))
+    )
     for phases in rows.values():
         assert sum(phase.steps for phase in phases) == 12 and phases[-1].trainable == TARGET.names
         assert "finetune: " in describe(phases)
@@ -66,24 +98,50 @@ def test_schedules_are_the_stated_table():
 
 def test_auto_mapping_by_depth_and_shape():
     assert convert.auto_mapping(GUIDE, TARGET, tiny.EXAMPLE) == MAPPING
-    assert convert.auto_mapping(tiny.guide(4), tiny.target(2), tiny.EXAMPLE) == (("block_2", "block_1"), ("norm", "norm"))
-    assert convert.auto_mapping(tiny.guide(), tiny.target(6), tiny.EXAMPLE) == (("block_1", "block_3"), ("norm", "norm"))
-    assert convert.parse_mapping("block_1=block_2, norm=norm", GUIDE, TARGET, tiny.EXAMPLE) == (("block_1", "block_2"), ("norm", "norm"))
+    assert convert.auto_mapping(tiny.guide(4), tiny.target(2), tiny.EXAMPLE) == (
+        ("block_2", "block_1"),
+        ("norm", "norm"),
+    )
+    assert convert.auto_mapping(tiny.guide(), tiny.target(6), tiny.EXAMPLE) == (
+        ("block_1", "block_3"),
+        ("norm", "norm"),
+    )
+    assert convert.parse_mapping("block_1=block_2, norm=norm", GUIDE, TARGET, tiny.EXAMPLE) == (
+        ("block_1", "block_2"),
+        ("norm", "norm"),
+    )
 
 
 def test_what_takes_the_place_of_what_when_depths_differ():
     four, two = tiny.guide(4), tiny.target(2)
     assert convert.stage_pairs(four, two, convert.auto_mapping(four, two, tiny.EXAMPLE)) == (
-        ("embed", "embed"), ("block_1", "block_1"), ("block_3", "block_2"), ("norm", "norm"), ("head", "head"))
+        ("embed", "embed"),
+        ("block_1", "block_1"),
+        ("block_3", "block_2"),
+        ("norm", "norm"),
+        ("head", "head"),
+    )
     two, four = tiny.guide(2), tiny.target(4)
     assert convert.stage_pairs(two, four, convert.auto_mapping(two, four, tiny.EXAMPLE)) == (
-        ("embed", "embed"), ("block_1", "block_1"), ("block_1", "block_2"), ("block_2", "block_3"), ("block_2", "block_4"),
-        ("norm", "norm"), ("head", "head"))
+        ("embed", "embed"),
+        ("block_1", "block_1"),
+        ("block_1", "block_2"),
+        ("block_2", "block_3"),
+        ("block_2", "block_4"),
+        ("norm", "norm"),
+        ("head", "head"),
+    )
 
 
-@pytest.mark.parametrize("text, word", [
-    ("block_1", "guide_stage=target_stage"), ("block_9=block_1, norm=norm", "block_9"),
-    ("block_2=block_1, block_1=block_2, norm=norm", "forward"), ("block_1=block_1", "end with 'norm'")])
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("block_1", "guide_stage=target_stage"),
+        ("block_9=block_1, norm=norm", "block_9"),
+        ("block_2=block_1, block_1=block_2, norm=norm", "forward"),
+        ("block_1=block_1", "end with 'norm'"),
+    ],
+)
 def test_impossible_mappings_are_refused(text, word):
     with pytest.raises(UserError, match=word):
         convert.parse_mapping(text, GUIDE, TARGET, tiny.EXAMPLE)
@@ -123,23 +181,32 @@ def test_folding_gives_the_stitched_hybrid_of_the_last_seam():
     folded = Fold(GUIDE, MAPPING[-1])(state, given).variables
     stitch = fit_stitch(state, given, GUIDE, MAPPING[-1])
     mixed = hybrid(TARGET, GUIDE, MAPPING[-1], stitch.bridge)
-    mixed_variables = hybrid_module_variables(TARGET, variables, GUIDE, guide_variables, MAPPING[-1], stitch)
+    mixed_variables = hybrid_module_variables(
+        TARGET, variables, GUIDE, guide_variables, MAPPING[-1], stitch
+    )
     for seed in range(tiny.SEEDS):
         ours = tiny.apply(TARGET, tiny.pick(folded, seed), HELD.windows[:, :-1])
         theirs = tiny.apply(mixed, tiny.pick(mixed_variables, seed), HELD.windows[:, :-1])
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
-    assert bit_equal({k: v for k, v in folded.items() if k != "head"}, {k: v for k, v in variables.items() if k != "head"})
+    assert bit_equal(
+        {k: v for k, v in folded.items() if k != "head"},
+        {k: v for k, v in variables.items() if k != "head"},
+    )
 
 
 def test_a_hybrid_of_the_guide_with_itself_is_the_guide():
     guide_variables = tiny.single(GUIDE, 5)
     stacked = tiny.pick(guide_variables, None)
-    identity = Stitch(Bridge((tiny.CONTEXT, tiny.WIDTH)),
-                      {"map": {"kernel": jnp.eye(tiny.WIDTH)[None], "bias": jnp.zeros((1, tiny.WIDTH))}})
+    identity = Stitch(
+        Bridge((tiny.CONTEXT, tiny.WIDTH)),
+        {"map": {"kernel": jnp.eye(tiny.WIDTH)[None], "bias": jnp.zeros((1, tiny.WIDTH))}},
+    )
     for pair in MAPPING:
         mixed = hybrid(GUIDE, GUIDE, pair, identity.bridge)
         variables = hybrid_module_variables(GUIDE, stacked, GUIDE, guide_variables, pair, identity)
-        np.testing.assert_allclose(HELD.scores(mixed, variables)["loss"], HELD.scores(GUIDE, stacked)["loss"], rtol=1e-6)
+        np.testing.assert_allclose(
+            HELD.scores(mixed, variables)["loss"], HELD.scores(GUIDE, stacked)["loss"], rtol=1e-6
+        )
 
 
 def test_inherit_copies_what_fits_and_nothing_else():
@@ -149,16 +216,24 @@ def test_inherit_copies_what_fits_and_nothing_else():
     got = surgery(state, inputs(plan()[0])).variables
     for seed in range(tiny.SEEDS):
         one = tiny.pick(got, seed)
-        assert bit_equal(one["block_2"]["params"]["mlp"], guide_variables["block_2"]["params"]["mlp"])
-        assert bit_equal(one["embed"]["params"]["tokens"], guide_variables["embed"]["params"]["tokens"])
-        assert bit_equal(one["head"]["params"]["kernel"], guide_variables["embed"]["params"]["tokens"])
+        assert bit_equal(
+            one["block_2"]["params"]["mlp"], guide_variables["block_2"]["params"]["mlp"]
+        )
+        assert bit_equal(
+            one["embed"]["params"]["tokens"], guide_variables["embed"]["params"]["tokens"]
+        )
+        assert bit_equal(
+            one["head"]["params"]["kernel"], guide_variables["embed"]["params"]["tokens"]
+        )
     assert bit_equal(got["block_2"]["params"]["rnn"], variables["block_2"]["params"]["rnn"])
     assert bit_equal(got["head"]["params"]["bias"], variables["head"]["params"]["bias"])
     with pytest.raises(UserError, match="attn"):
         Inherit(GUIDE, surgery.pairs, ("mlp", "attn"))(state, inputs(plan()[0]))
     narrow = tiny.target(width=8, seam_width=tiny.WIDTH, rank=4)
     with pytest.raises(UserError, match="cannot inherit"):
-        Inherit(GUIDE, surgery.pairs, ("mlp",))(state._replace(variables=tiny.fresh(narrow)), inputs(plan()[0]))
+        Inherit(GUIDE, surgery.pairs, ("mlp",))(
+            state._replace(variables=tiny.fresh(narrow)), inputs(plan()[0])
+        )
 
 
 @pytest.mark.parametrize("schedule", convert.SCHEDULES)
@@ -188,32 +263,47 @@ def test_inherited_parts_can_stay_frozen_during_alignment():
     got = run((dataclasses.replace(phases[0], probes=()),)).variables
     one = tiny.pick(got, 0)
     assert bit_equal(one["block_1"]["params"]["mlp"], guide_variables["block_1"]["params"]["mlp"])
-    assert not bit_equal(got["block_1"]["params"]["rnn"], tiny.fresh(TARGET)["block_1"]["params"]["rnn"])
+    assert not bit_equal(
+        got["block_1"]["params"]["rnn"], tiny.fresh(TARGET)["block_1"]["params"]["rnn"]
+    )
 
 
-@pytest.mark.parametrize("name", ["cka_debiased", "cka_biased", "dmnn", "dmnn_softmax", "mse", "rsa"])
+@pytest.mark.parametrize(
+    "name", ["cka_debiased", "cka_biased", "dmnn", "dmnn_softmax", "mse", "rsa"]
+)
 def test_every_measure_trains(name):
     first = plan(metric=metric(name, k=3, temperature=0.1), steps=160, align=0.5, inherit=())[0]
     rows = []
     run((dataclasses.replace(first, probes=()),), Hooks(log=rows.append))
     for seed in range(tiny.SEEDS):
-        distance = [row["distance"] for row in rows if row["kind"] == "train" and row["seed"] == seed]
+        distance = [
+            row["distance"] for row in rows if row["kind"] == "train" and row["seed"] == seed
+        ]
         assert np.mean(distance[-10:]) < 0.97 * np.mean(distance[:5]), distance
 
 
 def test_swap_at_probability_one_is_the_target_and_at_zero_the_guide():
     from theseus_jax.program import loss_fn, program_of
-    phase = baselines.plan("theseus", GUIDE, TARGET, MAPPING, baselines.Settings(10), example=tiny.EXAMPLE)[0]
+
+    phase = baselines.plan(
+        "theseus", GUIDE, TARGET, MAPPING, baselines.Settings(10), example=tiny.EXAMPLE
+    )[0]
     variables, guide_variables = tiny.single(TARGET, 1), tiny.single(GUIDE, 5)
     batch = jnp.asarray(tiny.tokens(4))
     for begin, net, mine in ((1.0, TARGET, variables), (0.0, GUIDE, guide_variables)):
         route = dataclasses.replace(phase.feed.route, begin=begin)
-        program = program_of(dataclasses.replace(phase, feed=dataclasses.replace(phase.feed, route=route)))
+        program = program_of(
+            dataclasses.replace(phase, feed=dataclasses.replace(phase.feed, route=route))
+        )
         loss = jax.jit(loss_fn, static_argnums=0)(
-            program, variables, {}, guide_variables, batch, (0.0, 10.0), jax.random.key(3))[0]
+            program, variables, {}, guide_variables, batch, (0.0, 10.0), jax.random.key(3)
+        )[0]
         logits = tiny.apply(net, mine, batch[:, :-1])
         np.testing.assert_allclose(
-            loss, optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean(), rtol=1e-5)
+            loss,
+            optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean(),
+            rtol=1e-5,
+        )
 
 
 def test_a_users_own_modules_are_converted():
@@ -224,12 +314,25 @@ def test_a_users_own_modules_are_converted():
         def __call__(self, x):
             return x + nn.Dense(tiny.WIDTH)(nn.relu(x))
 
-    mine = network([("words", nn.Embed(tiny.VOCABULARY, tiny.WIDTH)), ("first", Part()), ("second", Part()),
-                    ("read", nn.Dense(tiny.VOCABULARY))])
+    mine = network(
+        [
+            ("words", nn.Embed(tiny.VOCABULARY, tiny.WIDTH)),
+            ("first", Part()),
+            ("second", Part()),
+            ("read", nn.Dense(tiny.VOCABULARY)),
+        ]
+    )
     mapping = convert.auto_mapping(GUIDE, mine, tiny.EXAMPLE)
     assert mapping == (("block_1", "first"), ("norm", "second"))
     phases = convert.plan(GUIDE, mine, mapping, tiny.settings(inherit=()), shapes=tiny.shapes(mine))
     rows = []
     state = State(0, tiny.fresh(mine), tiny.single(GUIDE, 5), None, tiny.keys())
-    fit(phases, state, jnp.asarray(tiny.tokens()), batch=4, chunk_steps=2, hooks=Hooks(log=rows.append))
+    fit(
+        phases,
+        state,
+        jnp.asarray(tiny.tokens()),
+        batch=4,
+        chunk_steps=2,
+        hooks=Hooks(log=rows.append),
+    )
     assert sum(row["optimizer_steps"] for row in rows if row["kind"] == "phase") == 12

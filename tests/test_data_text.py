@@ -1,4 +1,6 @@
-"""Token streams: nothing leaks between splits, nothing is lost in encoding, every target counts once."""
+"""Token streams: nothing leaks between splits, nothing is lost in encoding, every target counts
+once.
+"""
 
 import hashlib
 import json
@@ -18,17 +20,28 @@ from theseus_jax.data.windows import evaluation_windows, windows
 from theseus_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-STRINGS = ["", "plain", "def f(x):\n\treturn x\r\n", "größe — naïve 東京 🦊", "\x00\x7f\ufffd",
-           "<|separator|> </s>", "  leading and trailing  \n\n"]
+STRINGS = [
+    "",
+    "plain",
+    "def f(x):\n\treturn x\r\n",
+    "größe — naïve 東京 🦊",
+    "\x00\x7f\ufffd",
+    "<|separator|> </s>",
+    "  leading and trailing  \n\n",
+]
 
 
 def write_corpus(root: Path, count: int = 60) -> Path:
     rng = random.Random(0)
-    words = [f"{a}{b}é" for a in ("ka", "lo", "mi", "tu", "zen") for b in ("ra", "po", "sing", "der")]
+    words = [
+        f"{a}{b}é" for a in ("ka", "lo", "mi", "tu", "zen") for b in ("ra", "po", "sing", "der")
+    ]
     for index in range(count):
         path = root / f"part_{index % 4}" / f"file_{index:02d}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(" ".join(rng.choices(words, k=20 + 7 * index)) + f"\nend of {index}\n", "utf-8")
+        path.write_text(
+            " ".join(rng.choices(words, k=20 + 7 * index)) + f"\nend of {index}\n", "utf-8"
+        )
     return root
 
 
@@ -43,18 +56,24 @@ def folder(tmp_path):
 
 
 def load_folder(folder, **settings):
-    return load_corpus(**{"source": "directory", "path": folder, "validation_fraction": 0.2,
-                          "test_fraction": 0.2} | settings)
+    return load_corpus(
+        **{"source": "directory", "path": folder, "validation_fraction": 0.2, "test_fraction": 0.2}
+        | settings
+    )
 
 
 def documents_of(corpus, split) -> dict[str, str]:
     """Name -> text, from the stream alone."""
     stream = getattr(corpus, split)
-    starts = [index for index, token in enumerate(stream.tolist()) if token == corpus.tokenizer.separator]
+    starts = [
+        index for index, token in enumerate(stream.tolist()) if token == corpus.tokenizer.separator
+    ]
     assert starts[0] == 0 and len(starts) == len(corpus.names[split])
     ends = starts[1:] + [len(stream)]
-    return {name: corpus.tokenizer.decode(stream[start + 1:end])
-            for name, start, end in zip(corpus.names[split], starts, ends)}
+    return {
+        name: corpus.tokenizer.decode(stream[start + 1 : end])
+        for name, start, end in zip(corpus.names[split], starts, ends)
+    }
 
 
 def refusal(call, *arguments, **settings) -> str:
@@ -67,6 +86,7 @@ def refusal(call, *arguments, **settings) -> str:
 
 # The standard library
 
+
 def test_stdlib_streams_hold_the_files_of_disjoint_splits(stdlib):
     root = Path(sysconfig.get_path("stdlib"))
     by_split = {split: documents_of(stdlib, split) for split in SPLITS}
@@ -74,7 +94,9 @@ def test_stdlib_streams_hold_the_files_of_disjoint_splits(stdlib):
     for split in SPLITS:
         for name, text in by_split[split].items():
             assert text == (root / name).read_text("utf-8", errors="ignore")
-        texts.append({hashlib.sha256(text.encode()).hexdigest() for text in by_split[split].values()})
+        texts.append(
+            {hashlib.sha256(text.encode()).hexdigest() for text in by_split[split].values()}
+        )
         packages.append({name.split("/")[0].removesuffix(".py") for name in by_split[split]})
         assert len(texts[-1]) == len(by_split[split])
     for sets in (texts, packages):
@@ -90,8 +112,16 @@ def test_stdlib_shares_and_exclusions(stdlib):
     names = [name for split in SPLITS for name in stdlib.names[split]]
     assert "argparse.py" in names and "json/decoder.py" in names
     assert {"pydoc_data/topics.py", "html/entities.py"} <= set(stdlib.names["train"])
-    for part in ("encodings/", "test/", "tests/", "site-packages", "idlelib/", "ensurepip/", "config-",
-                 "_sysconfigdata"):
+    for part in (
+        "encodings/",
+        "test/",
+        "tests/",
+        "site-packages",
+        "idlelib/",
+        "ensurepip/",
+        "config-",
+        "_sysconfigdata",
+    ):
         assert not any(name.startswith(part) or f"/{part}" in name for name in names), part
 
 
@@ -102,12 +132,27 @@ def test_stdlib_files_are_sorted_and_unique():
 
 def test_provenance_is_plain_and_complete(stdlib):
     provenance = json.loads(json.dumps(stdlib.provenance()))
-    assert set(provenance) == {"name", "sha256", "python", "tokenizer", "vocabulary", "documents", "tokens",
-                               "bytes"}
-    assert (provenance["name"], provenance["tokenizer"], provenance["vocabulary"]) == ("stdlib", "bytes", 257)
+    assert set(provenance) == {
+        "name",
+        "sha256",
+        "python",
+        "tokenizer",
+        "vocabulary",
+        "documents",
+        "tokens",
+        "bytes",
+    }
+    assert (provenance["name"], provenance["tokenizer"], provenance["vocabulary"]) == (
+        "stdlib",
+        "bytes",
+        257,
+    )
     assert provenance["python"] == platform.python_version()
     for split in SPLITS:
-        assert provenance["tokens"][split] == provenance["bytes"][split] + provenance["documents"][split]
+        assert (
+            provenance["tokens"][split]
+            == provenance["bytes"][split] + provenance["documents"][split]
+        )
 
 
 def test_stdlib_inside_an_archive_is_refused(monkeypatch, tmp_path):
@@ -116,6 +161,7 @@ def test_stdlib_inside_an_archive_is_refused(monkeypatch, tmp_path):
 
 
 # Reading directories
+
 
 def test_directory_is_read_recursively_by_relative_name(folder):
     (folder / "part_0" / "note.md").write_text("# note")
@@ -157,6 +203,7 @@ def test_sha256_is_of_names_and_texts(folder):
 
 # Splits
 
+
 def test_split_depends_on_the_name_alone():
     documents = [Document(f"name {index}", f"text {index}") for index in range(400)]
     more = [Document(f"other {index}", "other") for index in range(200)]
@@ -185,16 +232,23 @@ def test_split_keeps_groups_together():
 
 # Tokenizers
 
+
 @pytest.mark.parametrize("text", STRINGS)
 @pytest.mark.parametrize("vocabulary", [0, 400])
 def test_decode_inverts_encode(text, vocabulary):
-    tokenizer = train_bpe(["the theme of the thesis, größer 東京 " * 3, *STRINGS * 2], 300) if vocabulary \
+    tokenizer = (
+        train_bpe(["the theme of the thesis, größer 東京 " * 3, *STRINGS * 2], 300)
+        if vocabulary
         else ByteTokenizer()
+    )
     ids = tokenizer.encode(text)
     assert ids.dtype == np.int32 and ids.ndim == 1
     assert np.all(ids >= 0) and np.all(ids < tokenizer.separator)
     assert tokenizer.decode(ids) == text
-    assert tokenizer.decode(np.concatenate([[tokenizer.separator], ids, [tokenizer.separator]])) == text
+    assert (
+        tokenizer.decode(np.concatenate([[tokenizer.separator], ids, [tokenizer.separator]]))
+        == text
+    )
 
 
 def test_byte_ids_are_the_bytes():
@@ -237,7 +291,9 @@ def test_streams_hold_every_document_and_loading_repeats(folder, tokenizer):
     seen = {}
     for split in SPLITS:
         stream = getattr(corpus, split)
-        assert stream.dtype == np.uint16 and stream.ndim == 1 and stream.max() == corpus.vocabulary - 1
+        assert (
+            stream.dtype == np.uint16 and stream.ndim == 1 and stream.max() == corpus.vocabulary - 1
+        )
         assert np.array_equal(stream, getattr(again, split))
         held = documents_of(corpus, split)
         assert corpus.bytes[split] == sum(len(text.encode()) for text in held.values())
@@ -252,6 +308,7 @@ def test_streams_hold_every_document_and_loading_repeats(folder, tokenizer):
 def test_large_vocabularies_use_int32():
     class Wide(ByteTokenizer):
         pass
+
     assert tokens_module.encode_documents(Wide(65_536), ["a"]).tolist() == [65_535, 97]
     wide = tokens_module.encode_documents(Wide(65_537), ["a"])
     assert wide.dtype == np.int32 and wide.tolist() == [65_536, 97]
@@ -259,18 +316,23 @@ def test_large_vocabularies_use_int32():
 
 # Cache
 
+
 def test_cache_is_read_back_and_a_damaged_one_is_rebuilt(folder, tmp_path, monkeypatch, capsys):
     settings = {"tokenizer": "bpe", "vocabulary": 300, "cache_dir": tmp_path / "new" / "cache"}
     plain = load_folder(folder, tokenizer="bpe", vocabulary=300)
     first = load_folder(folder, **settings)
-    file, = (tmp_path / "new" / "cache").iterdir()
+    (file,) = (tmp_path / "new" / "cache").iterdir()
     whole = file.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(tokens_module, "train_bpe", lambda *arguments: pytest.fail("the cache was not used"))
+        patch.setattr(
+            tokens_module, "train_bpe", lambda *arguments: pytest.fail("the cache was not used")
+        )
         hit = load_folder(folder, **settings)
     assert capsys.readouterr().out == ""
-    damages = [whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1:]
-               for position in (0, 40, len(whole) // 2, len(whole) - 1)]
+    damages = [
+        whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :]
+        for position in (0, 40, len(whole) // 2, len(whole) - 1)
+    ]
     for damaged in [*damages, whole[:100], b""]:
         file.write_bytes(damaged)
         rebuilt = load_folder(folder, **settings)
@@ -279,7 +341,9 @@ def test_cache_is_read_back_and_a_damaged_one_is_rebuilt(folder, tmp_path, monke
         assert file.read_bytes() == whole and list(file.parent.iterdir()) == [file]
         for corpus in (first, hit, rebuilt):
             assert corpus.tokenizer == plain.tokenizer and corpus.provenance() == plain.provenance()
-            assert all(np.array_equal(getattr(corpus, split), getattr(plain, split)) for split in SPLITS)
+            assert all(
+                np.array_equal(getattr(corpus, split), getattr(plain, split)) for split in SPLITS
+            )
             assert corpus.train.dtype == np.uint16
 
 
@@ -297,11 +361,14 @@ def test_cache_is_not_shared_between_settings_or_contents(folder, tmp_path):
 
 def test_cache_dir_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "file").write_text("")
-    message = refusal(load_folder, folder, tokenizer="bpe", vocabulary=300, cache_dir=tmp_path / "file")
+    message = refusal(
+        load_folder, folder, tokenizer="bpe", vocabulary=300, cache_dir=tmp_path / "file"
+    )
     assert "cache_dir" in message
 
 
 # Share
+
 
 @pytest.mark.parametrize("fraction", [0.03, 0.25, 0.5, 0.9])
 def test_share_is_whole_train_documents(folder, fraction):
@@ -309,11 +376,16 @@ def test_share_is_whole_train_documents(folder, fraction):
     stream = share(corpus, fraction)
     assert stream.dtype == corpus.train.dtype and stream[0] == corpus.tokenizer.separator
     assert np.array_equal(stream, share(load_folder(folder), fraction))
-    texts = [corpus.tokenizer.decode(piece) for piece in np.split(stream, np.flatnonzero(stream == 256)[1:])]
+    texts = [
+        corpus.tokenizer.decode(piece)
+        for piece in np.split(stream, np.flatnonzero(stream == 256)[1:])
+    ]
     train = documents_of(corpus, "train")
     order = [list(train.values()).index(text) for text in texts]
     assert order == sorted(set(order)) and 0 < len(order) < len(train)
-    left_out = [len(text.encode()) + 1 for index, text in enumerate(train.values()) if index not in order]
+    left_out = [
+        len(text.encode()) + 1 for index, text in enumerate(train.values()) if index not in order
+    ]
     shortfall = fraction * corpus.train.size - stream.size
     assert 0 <= shortfall < min(left_out)
 
@@ -329,19 +401,21 @@ def test_share_ends_and_seeds(folder):
 
 # Windows
 
-@pytest.mark.parametrize("length, context", [(9, 8), (17, 8), (18, 8), (24, 8), (25, 8), (10, 1), (2, 1),
-                                             (101, 7)])
+
+@pytest.mark.parametrize(
+    "length, context", [(9, 8), (17, 8), (18, 8), (24, 8), (25, 8), (10, 1), (2, 1), (101, 7)]
+)
 def test_windows_cover_each_target_once(length, context):
     stream = np.arange(100, 100 + length).astype(np.uint16)
     cut = windows(stream, context)
     assert cut.dtype == np.int32 and cut.shape == ((length - 1) // context, context + 1)
     for index, window in enumerate(cut):
-        assert window.tolist() == stream[index * context:index * context + context + 1].tolist()
+        assert window.tolist() == stream[index * context : index * context + context + 1].tolist()
     padded, mask = evaluation_windows(stream, context)
     assert padded.dtype == np.int32 and mask.dtype == np.bool_
     count = int(np.ceil((length - 1) / context))
     assert padded.shape == (count, context + 1) and mask.shape == (count, context)
-    assert np.array_equal(padded[:len(cut)], cut) and mask[:len(cut)].all()
+    assert np.array_equal(padded[: len(cut)], cut) and mask[: len(cut)].all()
     assert padded[:, 1:][mask].tolist() == stream[1:].tolist()
     assert padded[:, :-1][mask].tolist() == stream[:-1].tolist()
     assert not padded[:, 1:][~mask].any()
@@ -363,26 +437,30 @@ def test_short_streams_are_refused(cut):
 
 # Mistakes
 
-@pytest.mark.parametrize("settings, expected", [
-    ({"source": "web"}, "stdlib"),
-    ({"tokenizer": "words"}, "bpe"),
-    ({"path": ""}, "path is empty"),
-    ({"path": "no/such/folder"}, "no/such/folder"),
-    ({"pattern": "*.rst"}, "*.rst"),
-    ({"pattern": ""}, "pattern"),
-    ({"pattern": "/etc/*"}, "relative"),
-    ({"dataset": "lm1b"}, "tfds"),
-    ({"source": "stdlib"}, "does not read"),
-    ({"source": "tfds", "path": ""}, "dataset is empty"),
-    ({"tokenizer": "bpe", "vocabulary": 256}, "257"),
-    ({"tokenizer": "bpe", "vocabulary": 50_000}, "at most"),
-    ({"validation_fraction": 0.0}, "validation_fraction"),
-    ({"test_fraction": -0.1}, "test_fraction"),
-    ({"validation_fraction": 0.5, "test_fraction": 0.5}, "below 1"),
-    ({"validation_fraction": 1e-9}, "validation split got none"),
-    ({"test_fraction": 1e-9}, "test split got none"),
-    ({"validation_fraction": 0.5, "test_fraction": 0.4999999}, "train split got none"),
-])
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"source": "web"}, "stdlib"),
+        ({"tokenizer": "words"}, "bpe"),
+        ({"path": ""}, "path is empty"),
+        ({"path": "no/such/folder"}, "no/such/folder"),
+        ({"pattern": "*.rst"}, "*.rst"),
+        ({"pattern": ""}, "pattern"),
+        ({"pattern": "/etc/*"}, "relative"),
+        ({"dataset": "lm1b"}, "tfds"),
+        ({"source": "stdlib"}, "does not read"),
+        ({"source": "tfds", "path": ""}, "dataset is empty"),
+        ({"tokenizer": "bpe", "vocabulary": 256}, "257"),
+        ({"tokenizer": "bpe", "vocabulary": 50_000}, "at most"),
+        ({"validation_fraction": 0.0}, "validation_fraction"),
+        ({"test_fraction": -0.1}, "test_fraction"),
+        ({"validation_fraction": 0.5, "test_fraction": 0.5}, "below 1"),
+        ({"validation_fraction": 1e-9}, "validation split got none"),
+        ({"test_fraction": 1e-9}, "test split got none"),
+        ({"validation_fraction": 0.5, "test_fraction": 0.4999999}, "train split got none"),
+    ],
+)
 def test_mistakes_are_named(folder, settings, expected):
     assert expected in refusal(load_folder, folder, **settings)
 
@@ -407,8 +485,10 @@ def test_missing_packages_are_named(folder, monkeypatch):
 
 # TensorFlow Datasets
 
+
 def test_tfds_text_features_of_the_catalogue():
     import tensorflow_datasets as tfds
+
     with tfds.testing.mock_data(num_examples=5):
         documents = tfds_documents("lm1b", splits=("train", "test"))
         example = tfds.data_source("lm1b", split="train")[0]["text"]
@@ -427,7 +507,9 @@ def test_tfds_reads_prepared_data_without_tensorflow(tmp_path):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            features = tfds.features.FeaturesDict({"id": tfds.features.Text(), "text": tfds.features.Text()})
+            features = tfds.features.FeaturesDict(
+                {"id": tfds.features.Text(), "text": tfds.features.Text()}
+            )
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, manager):
@@ -437,8 +519,13 @@ def test_tfds_reads_prepared_data_without_tensorflow(tmp_path):
             raise AssertionError
 
     PreparedNotes(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    corpus = load_corpus(source="tfds", dataset="prepared_notes", path=tmp_path, validation_fraction=0.2,
-                         test_fraction=0.2)
+    corpus = load_corpus(
+        source="tfds",
+        dataset="prepared_notes",
+        path=tmp_path,
+        validation_fraction=0.2,
+        test_fraction=0.2,
+    )
     texts = [text for split in SPLITS for text in documents_of(corpus, split).values()]
     assert sorted(texts) == sorted(f"größe {i}" for i in range(80))
     assert corpus.name == "tfds:prepared_notes"

@@ -1,5 +1,5 @@
-"""The engine on a method of a few lines: searches, seeds together and apart, arms that are solved for or not
-needed.
+"""The engine on a method of a few lines: searches, seeds together and apart, arms that are solved
+for or not needed.
 """
 
 import json
@@ -9,10 +9,10 @@ import types
 import jax
 import numpy as np
 import pytest
-
-import theseus_jax as tj
 from killing import rows
 from settings import changed
+
+import theseus_jax as tj
 from theseus_jax.arms import OURS, Arm, Search, Trial
 from theseus_jax.config import base
 from theseus_jax.errors import UserError
@@ -79,8 +79,12 @@ def test_a_search_scores_seeds_of_its_own_on_validation_and_its_best_point_is_ta
     tuned = results["models"][0]
     assert tuned["learning_rate"] == TRIALS[int(np.argmax(means))].rate
     assert tuned["at_edge"] == (tuned["learning_rate"] in (1e-3, 1e30))
-    searched = [row for row in rows(path) if row.get("trial") is not None and row["kind"] == "train"]
-    assert {row["seed"] for row in searched} == {-1, -2} and {row["model"] for row in searched} == {"tuned"}
+    searched = [
+        row for row in rows(path) if row.get("trial") is not None and row["kind"] == "train"
+    ]
+    assert {row["seed"] for row in searched} == {-1, -2} and {row["model"] for row in searched} == {
+        "tuned"
+    }
     assert not (path / "checkpoints" / "search").exists()
 
 
@@ -97,26 +101,38 @@ def test_arms_are_trained_solved_or_left_out(together):
     assert jax.tree.structure(variables) == jax.tree.structure(other) and net.names[-1] == "head"
     assert results["claims"] == [] and json.loads((path / "results.json").read_text()) == results
     assert "needless" not in (path / "plan.txt").read_text()
-    with pytest.raises(UserError, match="holds no finished model 'needless'; it has fixed, fresh, tuned"):
+    with pytest.raises(
+        UserError, match="holds no finished model 'needless'; it has fixed, fresh, tuned"
+    ):
         tj.restore(path, "needless")
 
 
 def test_seeds_apart_are_the_seeds_together(together, tmp_path):
     path, results = together
     apart = tj.run(config(apart=True), tmp_path / "apart")
-    phases = [row for row in rows(tmp_path / "apart") if row["kind"] == "phase" and row["model"] == "tuned"]
+    phases = [
+        row
+        for row in rows(tmp_path / "apart")
+        if row["kind"] == "phase" and row["model"] == "tuned"
+    ]
     assert [row["seed"] for row in phases] == [-1, -2, -1, -2, 0, 1]
     for ours, theirs in zip(results["models"], apart["models"]):
         np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-4)
         assert ours["optimizer_steps"] == theirs["optimizer_steps"]
-    shapes = [jax.tree.map(np.shape, tj.restore(run, "tuned", 1)[1]) for run in (path, tmp_path / "apart")]
+    shapes = [
+        jax.tree.map(np.shape, tj.restore(run, "tuned", 1)[1]) for run in (path, tmp_path / "apart")
+    ]
     assert shapes[0] == shapes[1]
 
 
 def test_a_stopping_rule_looks_at_validation_accuracy(tmp_path):
     results = tj.run(config(stop=True), tmp_path / "s")
-    scores = [row for row in rows(tmp_path / "s") if row["kind"] == "score" and row["model"] == "fixed"]
-    assert [row["step"] for row in scores][:2] == [4, 8] and all(0 <= row["score"] <= 1 for row in scores)
+    scores = [
+        row for row in rows(tmp_path / "s") if row["kind"] == "score" and row["model"] == "fixed"
+    ]
+    assert [row["step"] for row in scores][:2] == [4, 8] and all(
+        0 <= row["score"] <= 1 for row in scores
+    )
     assert results["models"][-1]["optimizer_steps"] == scores[-1]["step"]
 
 
@@ -135,7 +151,11 @@ def test_a_search_goes_on_where_it_was_stopped(together, tmp_path, monkeypatch):
         tj.run(config(), tmp_path / "b")
     monkeypatch.undo()
     tj.run(config(), tmp_path / "b")
-    timeless = [{k: v for k, v in row.items() if "seconds" not in k} for row in rows(tmp_path / "b")]
+    timeless = [
+        {k: v for k, v in row.items() if "seconds" not in k} for row in rows(tmp_path / "b")
+    ]
     whole = [{k: v for k, v in row.items() if "seconds" not in k} for row in rows(together[0])]
-    assert [row for row in timeless if row["kind"] == "model"] == [row for row in whole if row["kind"] == "model"]
+    assert [row for row in timeless if row["kind"] == "model"] == [
+        row for row in whole if row["kind"] == "model"
+    ]
     assert bit_equal(tj.restore(tmp_path / "b", "tuned")[1], tj.restore(together[0], "tuned")[1])

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from jax import export
 
-import tiny
 from theseus_jax.nets import zoo
 from theseus_jax.nets.models.glai import fused_network, joint_network
 from theseus_jax.nets.models.heads import low_rank_mlp, mlp

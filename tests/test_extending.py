@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from killing import killed_and_ended, rows, timeless
 
 import theseus_jax as tj
-from killing import killed_and_ended, rows, timeless
 from theseus_jax import report, similarity
 from theseus_jax.config import base
 from theseus_jax.errors import UserError
@@ -55,7 +55,9 @@ def test_a_network_is_converted_by_a_metric_of_ones_own(folder):
     gated = importlib.import_module("gated").gated
     guide, target = gated(6, 3, 2), gated(6, 2, 2)
     x = np.random.default_rng(1).normal(size=(64, 2)).astype(np.float32)
-    settings = tj.methods.convert.Settings(metric="alignment_cosine", steps=8, align=0.5, finish_kl=1.0)
+    settings = tj.methods.convert.Settings(
+        metric="alignment_cosine", steps=8, align=0.5, finish_kl=1.0
+    )
     variables, history = tj.convert(
         guide,
         tj.init(guide, jax.random.key(0), x[:1]),

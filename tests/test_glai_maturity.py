@@ -1,4 +1,7 @@
-"""Maturity measures on packed gates against enumeration in plain Python, and the rule on histories and on digits."""
+"""Maturity measures on packed gates against enumeration in plain Python, and the rule on histories
+and on digits.
+"""
+
 import itertools
 
 import jax
@@ -25,7 +28,10 @@ def gates(seed, rows, widths, share=0.5):
 
 
 def snapshot(patterns):
-    return mt.Snapshot(tuple(mt.pack(jnp.asarray(gate)) for gate in patterns), tuple(gate.shape[1] for gate in patterns))
+    return mt.Snapshot(
+        tuple(mt.pack(jnp.asarray(gate)) for gate in patterns),
+        tuple(gate.shape[1] for gate in patterns),
+    )
 
 
 def flipped(patterns, seed, share):
@@ -35,21 +41,26 @@ def flipped(patterns, seed, share):
 
 # ---- packing ----
 
+
 @pytest.mark.parametrize("width", [1, 31, 32, 33, 100])
 def test_unit_j_is_bit_j_mod_32_of_word_j_over_32(width):
-    gate, = gates(0, 7, (width,))
+    (gate,) = gates(0, 7, (width,))
     words = np.asarray(mt.pack(jnp.asarray(gate)))
     assert words.dtype == np.uint32 and words.shape == (7, -(-width // 32))
     for row in range(7):
         bits = sum(1 << unit for unit in range(width) if gate[row, unit])
-        assert [int(word) for word in words[row]] == [(bits >> 32 * k) % 2 ** 32 for k in range(words.shape[1])]
+        assert [int(word) for word in words[row]] == [
+            (bits >> 32 * k) % 2**32 for k in range(words.shape[1])
+        ]
     np.testing.assert_array_equal(mt.popcount(jnp.asarray(words)), gate.sum(axis=1))
 
 
 def test_a_snapshot_holds_the_networks_patterns():
     draw = np.random.default_rng(1)
-    layers = tuple((jnp.asarray(draw.normal(size=s), "f"), jnp.asarray(draw.normal(size=s[1]), "f"))
-                   for s in ((6, 40), (40, 9), (9, 2)))
+    layers = tuple(
+        (jnp.asarray(draw.normal(size=s), "f"), jnp.asarray(draw.normal(size=s[1]), "f"))
+        for s in ((6, 40), (40, 9), (9, 2))
+    )
     x = jnp.asarray(draw.normal(size=(11, 6)), "f")
     taken = mt.snapshot(layers, x)
     assert taken.widths == (40, 9)
@@ -59,6 +70,7 @@ def test_a_snapshot_holds_the_networks_patterns():
 
 
 # ---- settling, distance ----
+
 
 @pytest.mark.parametrize("widths", WIDTHS)
 @pytest.mark.parametrize("share", [0.02, 0.4])
@@ -70,11 +82,15 @@ def test_settling_equals_the_enumeration_over_all_paths(x64, widths, share):
     for i, *units in itertools.product(range(5), *(range(width) for width in widths)):
         count += 1
         for row in range(6):
-            indicators = [all(gate[row, unit] for gate, unit in zip(one, units)) for one in (before, after)]
+            indicators = [
+                all(gate[row, unit] for gate, unit in zip(one, units)) for one in (before, after)
+            ]
             total += abs(x[row, i]) * abs(int(indicators[0]) - int(indicators[1])) / 6
     found = float(mt.settling(jnp.asarray(x), snapshot(before), snapshot(after)))
     assert found > 0 and abs(found - total / count) < 1e-14
-    assert abs(float(mt.settling(jnp.asarray(x), snapshot(after), snapshot(before))) - found) < 1e-15
+    assert (
+        abs(float(mt.settling(jnp.asarray(x), snapshot(after), snapshot(before))) - found) < 1e-15
+    )
 
 
 def test_one_flipped_gate_of_1000_is_measured_to_rounding_in_float32():
@@ -93,14 +109,20 @@ def test_pattern_distance_is_the_share_of_gates_that_differ(widths):
     after = flipped(before, 8, 0.2)
     found = mt.pattern_distance(snapshot(before), snapshot(after))
     np.testing.assert_allclose(found, [np.mean(a != b) for a, b in zip(before, after)], rtol=1e-6)
-    np.testing.assert_array_equal(mt.pattern_distance(snapshot(before), snapshot([~gate for gate in before])), 1)
+    np.testing.assert_array_equal(
+        mt.pattern_distance(snapshot(before), snapshot([~gate for gate in before])), 1
+    )
 
 
-@pytest.mark.parametrize("measure", [mt.pattern_distance, lambda a, b: mt.settling(jnp.ones((20, 3)), a, b)])
+@pytest.mark.parametrize(
+    "measure", [mt.pattern_distance, lambda a, b: mt.settling(jnp.ones((20, 3)), a, b)]
+)
 def test_snapshots_that_do_not_belong_together_are_named(measure):
     whole = snapshot(gates(9, 20, (37, 5)))
     for other in (gates(9, 20, (38, 5)), gates(9, 19, (37, 5))):
-        with pytest.raises(UserError, match="the snapshots differ: .*take both from one network on the same rows"):
+        with pytest.raises(
+            UserError, match="the snapshots differ: .*take both from one network on the same rows"
+        ):
             measure(whole, snapshot(other))
 
 
@@ -112,12 +134,16 @@ def test_rows_of_another_number_are_named():
 
 # ---- OUI ----
 
+
 @pytest.mark.parametrize("widths", WIDTHS)
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_oui_equals_the_loop_over_pairs(widths, share):
     patterns = gates(11, 9, widths, share)
-    values = [min(int(sum(gate[a] != gate[b])), gate.shape[1] // 2) / (gate.shape[1] // 2)
-              for gate in patterns for a, b in itertools.combinations(range(9), 2)]
+    values = [
+        min(int(sum(gate[a] != gate[b])), gate.shape[1] // 2) / (gate.shape[1] // 2)
+        for gate in patterns
+        for a, b in itertools.combinations(range(9), 2)
+    ]
     np.testing.assert_allclose(mt.oui(snapshot(patterns)), np.mean(values), rtol=1e-6)
 
 
@@ -139,36 +165,52 @@ def test_oui_of_one_row_or_one_unit_is_refused(rows, widths):
 
 # ---- the rule ----
 
+
 def first_mature(history, rule=mt.Maturity()):
     return next((t for t in range(1, len(history) + 1) if mt.mature(history[:t], rule)), None)
 
 
-@pytest.mark.parametrize("history, rule, epoch", [
-    ([1.0, 0.5, 0.25, 0.125, 0.0625], mt.Maturity(window=1, share=0.2), 4),
-    ([1.0, 0.5, 0.25, 0.125, 0.0625, 0.0], mt.Maturity(window=2, share=0.2), 4),
-    ([1.0, 0.5, 0.25, 0.125, 0.0625], mt.Maturity(window=3, share=0.2), 5),
-    ([1.0, 0.0, 0.0, 0.0], mt.Maturity(window=3, share=0.2), 4),  # a window with the peak in it is not under it
-    ([0.1, 0.1, 1.0, 0.1, 0.1, 0.1], mt.Maturity(window=2, share=0.2), 5),  # the largest so far, wherever it stands
-    ([1.0] * 50, mt.Maturity(), None), ([0.0] * 3, mt.Maturity(), 3), ([1.0, np.nan, 0.0], mt.Maturity(), None),
-    ([], mt.Maturity(), None)])
+@pytest.mark.parametrize(
+    "history, rule, epoch",
+    [
+        ([1.0, 0.5, 0.25, 0.125, 0.0625], mt.Maturity(window=1, share=0.2), 4),
+        ([1.0, 0.5, 0.25, 0.125, 0.0625, 0.0], mt.Maturity(window=2, share=0.2), 4),
+        ([1.0, 0.5, 0.25, 0.125, 0.0625], mt.Maturity(window=3, share=0.2), 5),
+        # a window with the peak in it is not under it
+        ([1.0, 0.0, 0.0, 0.0], mt.Maturity(window=3, share=0.2), 4),
+        # the largest so far, wherever it stands
+        ([0.1, 0.1, 1.0, 0.1, 0.1, 0.1], mt.Maturity(window=2, share=0.2), 5),
+        ([1.0] * 50, mt.Maturity(), None),
+        ([0.0] * 3, mt.Maturity(), 3),
+        ([1.0, np.nan, 0.0], mt.Maturity(), None),
+        ([], mt.Maturity(), None),
+    ],
+)
 def test_the_rule_fires_where_the_smoothed_history_reaches_the_share(history, rule, epoch):
     assert first_mature(history, rule) == epoch
 
 
-@pytest.mark.parametrize("rule", [mt.Maturity(window=0), mt.Maturity(share=0.0), mt.Maturity(share=1.0)])
+@pytest.mark.parametrize(
+    "rule", [mt.Maturity(window=0), mt.Maturity(share=0.0), mt.Maturity(share=1.0)]
+)
 def test_an_impossible_rule_is_named(rule):
     with pytest.raises(UserError, match="window of at least 1 and a share in"):
         mt.mature([1.0], rule)
 
 
 def digits_history(rate, epochs):
-    """m_t of a 64-128-10 network under plain SGD on scikit-learn's digits, batches of 16, and its accuracy per epoch."""
+    """m_t of a 64-128-10 network under plain SGD on scikit-learn's digits, batches of 16, and its
+    accuracy per epoch.
+    """
     from sklearn.datasets import load_digits
+
     x, y = load_digits(return_X_y=True)
     x, y = jnp.asarray(x / 16, jnp.float32), jnp.asarray(y)
     keys = jax.random.split(jax.random.key(0))
-    layers = tuple((jax.random.normal(key, shape) * (2 / shape[0]) ** 0.5, jnp.zeros(shape[1]))
-                   for key, shape in zip(keys, ((64, 128), (128, 10))))
+    layers = tuple(
+        (jax.random.normal(key, shape) * (2 / shape[0]) ** 0.5, jnp.zeros(shape[1]))
+        for key, shape in zip(keys, ((64, 128), (128, 10)))
+    )
 
     def loss(own, rows):
         return -jnp.mean(jax.nn.log_softmax(gp.logits(own, x[rows]))[jnp.arange(16), y[rows]])
@@ -178,7 +220,12 @@ def digits_history(rate, epochs):
 
     epoch = jax.jit(lambda own, order: jax.lax.scan(step, own, order)[0])
 
-    draw, taken, history, accuracy = np.random.default_rng(0), [mt.snapshot(layers, x[:512])], [], []
+    draw, taken, history, accuracy = (
+        np.random.default_rng(0),
+        [mt.snapshot(layers, x[:512])],
+        [],
+        [],
+    )
     for _ in range(epochs):
         layers = epoch(layers, draw.permutation(len(x))[:1792].reshape(-1, 16))
         taken.append(mt.snapshot(layers, x[:512]))

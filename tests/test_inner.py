@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 import theseus_jax as tj
-import tiny
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed, Whole
 from theseus_jax.nets.stage import Masked

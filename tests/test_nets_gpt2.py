@@ -60,12 +60,16 @@ def test_logits_are_those_of_transformers(name):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_are_read_from_the_file(name):
-    assert gpt2_sizes(golden(name)) == {key: SIZES[name][key] for key in SIZES[name] if key != "heads"}
+    assert gpt2_sizes(golden(name)) == {
+        key: SIZES[name][key] for key in SIZES[name] if key != "heads"
+    }
 
 
 def test_loaded_variables_have_the_structure_of_fresh_ones():
     net = gpt2(**SIZES["a"])
-    fresh = jax.eval_shape(lambda key: init(net, key, jnp.zeros((1, 3), jnp.int32)), jax.random.key(0))
+    fresh = jax.eval_shape(
+        lambda key: init(net, key, jnp.zeros((1, 3), jnp.int32)), jax.random.key(0)
+    )
     loaded = load_gpt2(golden("a"), **SIZES["a"])
     assert jax.tree.structure(loaded) == jax.tree.structure(fresh)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded))
@@ -86,7 +90,10 @@ def test_known_extras_and_both_spellings_load_the_same_numbers(tmp_path, suffix)
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 def test_each_fault_of_one_tensor_is_named(tmp_path, suffix):
     short = C_FC.removeprefix("transformer.")
-    kernel, rest = tensors()[C_FC], {name: array for name, array in tensors().items() if name != C_FC}
+    kernel, rest = (
+        tensors()[C_FC],
+        {name: array for name, array in tensors().items() if name != C_FC},
+    )
     assert f": missing {short};" in refusal(tmp_path, rest, suffix)
     renamed = refusal(tmp_path, rest | {"transformer.h.1.mlp.cfc.weight": kernel}, suffix)
     assert f"missing {short}; extra h.1.mlp.cfc.weight (did you mean {short}?)" in renamed
@@ -104,7 +111,9 @@ def test_faults_of_the_whole_file_are_named(tmp_path):
     arrays = tensors()
     untied = refusal(tmp_path, arrays | {"lm_head.weight": arrays["transformer.wte.weight"] + 1e-6})
     assert "lm_head.weight differs from wte.weight" in untied
-    transposed = refusal(tmp_path, arrays | {"lm_head.weight": arrays["transformer.wte.weight"].T.copy()})
+    transposed = refusal(
+        tmp_path, arrays | {"lm_head.weight": arrays["transformer.wte.weight"].T.copy()}
+    )
     assert "lm_head.weight is transposed" in transposed
     doubled = refusal(tmp_path, arrays | {"ln_f.bias": np.ones(32, np.float32)})
     assert "both with and without 'transformer.'" in doubled
@@ -157,11 +166,16 @@ def test_a_file_of_transformers_is_written_back_tensor_by_tensor(tmp_path):
 def test_variables_of_another_network_are_not_saved(tmp_path):
     variables = load_gpt2(golden("c"), **SIZES["c"])
     with pytest.raises(UserError, match="positions have shapes .* not the"):
-        save_gpt2(tmp_path / "x.npz", {name: value for name, value in variables.items() if name != "embed"})
+        save_gpt2(
+            tmp_path / "x.npz",
+            {name: value for name, value in variables.items() if name != "embed"},
+        )
     with pytest.raises(UserError, match="extra pool/params/w"):
         save_gpt2(tmp_path / "x.npz", variables | {"pool": {"params": {"w": np.ones(2)}}})
     with pytest.raises(UserError, match="missing norm/params/scale"):
-        save_gpt2(tmp_path / "x.npz", variables | {"norm": {"params": {"bias": np.zeros(64, np.float32)}}})
+        save_gpt2(
+            tmp_path / "x.npz", variables | {"norm": {"params": {"bias": np.zeros(64, np.float32)}}}
+        )
     with pytest.raises(UserError, match="no folder .*absent"):
         save_gpt2(tmp_path / "absent" / "x.npz", variables)
     assert not list(tmp_path.iterdir())
@@ -180,7 +194,7 @@ def test_initial_weights_follow_gpt2():
     leaves = leaves_by_path(fresh(jax.random.key(1)))
     for path, leaf in leaves.items():
         if path.endswith("c_proj/kernel"):
-            wanted = 0.02 / 6 ** 0.5  # two residual additions in each of 3 blocks
+            wanted = 0.02 / 6**0.5  # two residual additions in each of 3 blocks
         elif path.endswith(("kernel", "tokens", "positions")):
             wanted = 0.02
         else:
@@ -188,4 +202,4 @@ def test_initial_weights_follow_gpt2():
             continue
         # five standard errors of a standard deviation and of a mean
         assert abs(np.std(leaf) / wanted - 1) < 5 / (2 * leaf.size) ** 0.5, path
-        assert abs(np.mean(leaf)) < 5 * wanted / leaf.size ** 0.5, path
+        assert abs(np.mean(leaf)) < 5 * wanted / leaf.size**0.5, path

@@ -1,4 +1,7 @@
-"""ViT and DeiT against transformers (tests/golden/make_vit.py renews the files), their sizes and strict loading."""
+"""ViT and DeiT against transformers (tests/golden/make_vit.py renews the files), their sizes and
+strict loading.
+"""
+
 import functools
 import json
 import pathlib
@@ -11,8 +14,8 @@ import optax
 import pytest
 import safetensors.numpy
 from flax.errors import InvalidRngError
-
 from mistakes import refusal
+
 from theseus_jax.nets.models.vit import DEIT_S16, VIT_B16, Heads, load_deit, load_vit, merged, vit
 from theseus_jax.nets.stage import Stage, forward, init, replace
 from theseus_jax.trees import bit_equal, leaves_by_path, parameter_count
@@ -41,7 +44,9 @@ def tensors(name):
 
 def written(folder, arrays):
     path = folder / "w.safetensors"
-    safetensors.numpy.save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, path)
+    safetensors.numpy.save_file(
+        {key: np.ascontiguousarray(array) for key, array in arrays.items()}, path
+    )
     return path
 
 
@@ -57,11 +62,14 @@ def fresh(net):
 
 # Against transformers
 
+
 @pytest.mark.parametrize("train", [False, True], ids=["evaluate", "train"])
 @pytest.mark.parametrize("name", LOAD)
 def test_every_hidden_state_and_the_logits_are_those_of_transformers(name, train):
     (net, variables), golden = loaded(name), outputs()
-    logits, stages, _ = jax.jit(lambda v, x: forward(net, v, x, train=train, capture=net.names))(variables, golden["x"])
+    logits, stages, _ = jax.jit(lambda v, x: forward(net, v, x, train=train, capture=net.names))(
+        variables, golden["x"]
+    )
     assert net.names == STAGES and logits.dtype == jnp.float32
     for i, stage in enumerate(STAGES[:3]):
         wanted = golden[f"{name}_hidden_{i}"]
@@ -84,16 +92,26 @@ def test_the_gradient_by_the_image_is_that_of_transformers(name):
 
     wanted = golden[f"{name}_gradient"]
     assert np.std(wanted) > 1e-3
-    np.testing.assert_allclose(jax.jit(jax.grad(loss))(golden["x"]), wanted, rtol=0, atol=min(1e-4, np.std(wanted) / 100))
+    np.testing.assert_allclose(
+        jax.jit(jax.grad(loss))(golden["x"]), wanted, rtol=0, atol=min(1e-4, np.std(wanted) / 100)
+    )
 
 
 def test_the_merged_head_is_the_mean_of_the_two_published_heads():
     (net, variables), golden = loaded("deit_distilled"), outputs()
     features = golden["deit_distilled_last"][:, :2]
     given = tensors("deit_distilled")
-    heads = {ours: {"kernel": given[f"{theirs}.weight"].T, "bias": given[f"{theirs}.bias"]}
-             for ours, theirs in (("class", "cls_classifier"), ("distillation", "distillation_classifier"))}
-    singles = {name: features[:, i] @ heads[name]["kernel"] + heads[name]["bias"] for i, name in enumerate(heads)}
+    heads = {
+        ours: {"kernel": given[f"{theirs}.weight"].T, "bias": given[f"{theirs}.bias"]}
+        for ours, theirs in (
+            ("class", "cls_classifier"),
+            ("distillation", "distillation_classifier"),
+        )
+    }
+    singles = {
+        name: features[:, i] @ heads[name]["kernel"] + heads[name]["bias"]
+        for i, name in enumerate(heads)
+    }
     for name, logits in singles.items():
         np.testing.assert_allclose(logits, golden[f"deit_distilled_{name}"], rtol=0, atol=1e-5)
     assert bit_equal(variables["head"]["params"], merged(heads))
@@ -106,11 +124,14 @@ def test_the_merged_head_is_the_mean_of_the_two_published_heads():
 def test_one_head_reads_the_class_token_and_leaves_the_distillation_token_alone():
     (_, variables), given = loaded("deit"), tensors("deit")
     head = variables["head"]["params"]
-    np.testing.assert_array_equal(head["kernel"], np.concatenate([given["classifier.weight"].T, np.zeros((12, 5))]))
+    np.testing.assert_array_equal(
+        head["kernel"], np.concatenate([given["classifier.weight"].T, np.zeros((12, 5))])
+    )
     np.testing.assert_array_equal(head["bias"], given["classifier.bias"])
 
 
 # Files
+
 
 @pytest.mark.parametrize("name", LOAD)
 def test_both_namings_give_the_same_variables(name, tmp_path):
@@ -119,7 +140,10 @@ def test_both_namings_give_the_same_variables(name, tmp_path):
     assert set(NAMES[name]) == set(given)
     assert f"{model}.encoder.layer.1.attention.attention.query.weight" in given
     renamed = {NAMES[name][key]: array for key, array in given.items()}
-    assert f"{model}.layers.1.attention.q_proj.weight" in renamed and len(set(renamed) & set(given)) < len(given) - 30
+    assert (
+        f"{model}.layers.1.attention.q_proj.weight" in renamed
+        and len(set(renamed) & set(given)) < len(given) - 30
+    )
     assert bit_equal(LOAD[name](written(tmp_path, renamed), **SIZES), wanted)
     assert jax.tree.structure(wanted) == jax.tree.structure(shapes(net, 12))
     pooler = {f"{model}.pooler.dense.weight": np.zeros((12, 12), np.float32)}
@@ -129,33 +153,54 @@ def test_both_namings_give_the_same_variables(name, tmp_path):
 @pytest.mark.parametrize("renames", [False, True], ids=["files", "memory"])
 def test_each_fault_of_a_tensor_is_named(renames, tmp_path):
     def fault(name, changes, **sizes):
-        given = {key: array for key, array in (tensors(name) | changes).items() if array is not None}
-        given = {NAMES[name].get(key, key): array for key, array in given.items()} if renames else given
+        given = {
+            key: array for key, array in (tensors(name) | changes).items() if array is not None
+        }
+        given = (
+            {NAMES[name].get(key, key): array for key, array in given.items()} if renames else given
+        )
         return refusal(LOAD[name], written(tmp_path, given), **SIZES | sizes)
 
     query = "vit.encoder.layer.1.attention.attention.query.weight"
     shown = NAMES["vit"][query] if renames else query
     kernel = tensors("vit")[query]
     assert f"the expected ViT: missing {shown}; give" in fault("vit", {query: None})
-    assert f"{shown} has another shape: given (11, 12), expected (12, 12);" in fault("vit", {query: kernel[:-1]})
-    assert f"{shown} has another dtype: given float16," in fault("vit", {query: kernel.astype(np.float16)})
+    assert f"{shown} has another shape: given (11, 12), expected (12, 12);" in fault(
+        "vit", {query: kernel[:-1]}
+    )
+    assert f"{shown} has another dtype: given float16," in fault(
+        "vit", {query: kernel.astype(np.float16)}
+    )
     assert ": extra extra.weight; give" in fault("vit", {"extra.weight": kernel})
     head = {"distillation_classifier.weight": None}
-    assert "the expected DeiT: missing distillation_classifier.weight;" in fault("deit_distilled", head)
+    assert "the expected DeiT: missing distillation_classifier.weight;" in fault(
+        "deit_distilled", head
+    )
     cut = {"cls_classifier.weight": tensors("deit_distilled")["cls_classifier.weight"][:4]}
-    assert "cls_classifier.weight has another shape: given (4, 12), expected (5, 12);" in fault("deit_distilled", cut)
-    assert "deit.embeddings.distillation_token" in fault("deit", {"deit.embeddings.distillation_token": None})
-    assert "vit.embeddings.position_embeddings has another shape: given (1, 10, 12), expected (1, 5, 12)" in fault(
-        "vit", {}, image=8)
+    assert "cls_classifier.weight has another shape: given (4, 12), expected (5, 12);" in fault(
+        "deit_distilled", cut
+    )
+    assert "deit.embeddings.distillation_token" in fault(
+        "deit", {"deit.embeddings.distillation_token": None}
+    )
+    assert (
+        "vit.embeddings.position_embeddings has another shape: given (1, 10, 12), expected (1,"
+        " 5, 12)" in fault("vit", {}, image=8)
+    )
     assert "; and 12 more; give" in fault("vit", {}, depth=3)  # 16 tensors a block, 4 told
 
 
 def test_a_file_of_the_other_model_is_refused():
-    assert "missing vit.embeddings.cls_token" in refusal(load_vit, GOLDEN / "deit.safetensors", **SIZES)
-    assert "missing deit.embeddings.cls_token" in refusal(load_deit, GOLDEN / "vit.safetensors", **SIZES)
+    assert "missing vit.embeddings.cls_token" in refusal(
+        load_vit, GOLDEN / "deit.safetensors", **SIZES
+    )
+    assert "missing deit.embeddings.cls_token" in refusal(
+        load_deit, GOLDEN / "vit.safetensors", **SIZES
+    )
 
 
 # Sizes and settings
+
 
 def test_parameter_counts_are_the_published_ones():
     assert parameter_count(shapes(vit(classes=1000, **VIT_B16), 224)) == 86_567_656
@@ -169,11 +214,19 @@ def test_parameter_counts_are_the_published_ones():
 def test_reading_the_mean_has_no_class_token_and_is_the_mean_of_the_normalised_patches():
     net = vit(**SIZES, read="mean")
     variables = jax.tree.map(lambda leaf: leaf + np.float32(0.1), fresh(net))
-    assert "class_token" not in variables["stem"]["params"] and variables["stem"]["params"]["positions"].shape == (1, 9, 12)
-    x = np.float64(1e-4 * np.random.default_rng(1).normal(size=(3, 9, 12)))  # small, so that the norm's epsilon counts
-    y, norm = forward(net, variables, np.float32(x), start="pool", stop="pool")[0], variables["pool"]["params"]["norm"]
+    assert "class_token" not in variables["stem"]["params"] and variables["stem"]["params"][
+        "positions"
+    ].shape == (1, 9, 12)
+    # small, so that the norm's epsilon counts
+    x = np.float64(1e-4 * np.random.default_rng(1).normal(size=(3, 9, 12)))
+    y, norm = (
+        forward(net, variables, np.float32(x), start="pool", stop="pool")[0],
+        variables["pool"]["params"]["norm"],
+    )
     normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
-    np.testing.assert_allclose(y, (normal * norm["scale"] + norm["bias"]).mean(1), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        y, (normal * norm["scale"] + norm["bias"]).mean(1), rtol=0, atol=1e-5
+    )
 
 
 def test_fresh_tokens_are_drawn_and_kernels_keep_the_scale():
@@ -187,7 +240,9 @@ def test_fresh_tokens_are_drawn_and_kernels_keep_the_scale():
             assert np.all(np.asarray(leaf) == (1.0 if path.endswith("scale") else 0.0)), path
             continue
         assert abs(np.std(leaf) / wanted - 1) < 5 / (2 * leaf.size) ** 0.5, path
-    assert not bit_equal(leaves["stem/params/class_token"], leaves["stem/params/distillation_token"])
+    assert not bit_equal(
+        leaves["stem/params/class_token"], leaves["stem/params/distillation_token"]
+    )
 
 
 def test_dropout_acts_in_training_alone_behind_every_sum_and_in_the_mlp():
@@ -206,18 +261,28 @@ def test_dropout_acts_in_training_alone_behind_every_sum_and_in_the_mlp():
     block = [(0.5, (3, 10, 12)), (0.5, (3, 10, 20)), (0.5, (3, 10, 12))]
     assert met == [(0.5, (3, 10, 12)), *block, *block]
     h, all_dropped = jnp.ones((3, 10, 12)), vit(**SIZES, dropout=1.0)
-    kept = forward(all_dropped, variables, h, train=True, key=key, start="block_1", stop="block_1")[0]
+    kept = forward(all_dropped, variables, h, train=True, key=key, start="block_1", stop="block_1")[
+        0
+    ]
     np.testing.assert_array_equal(kept, h)
-    np.testing.assert_array_equal(forward(all_dropped, variables, x, train=True, key=key, stop="stem")[0], 0 * h)
+    np.testing.assert_array_equal(
+        forward(all_dropped, variables, x, train=True, key=key, stop="stem")[0], 0 * h
+    )
     with pytest.raises(InvalidRngError):
         jax.eval_shape(lambda: forward(net, variables, x, train=True)[0])
 
 
 def test_impossible_sizes_and_images_are_refused():
-    assert "read 'first' is not one of class, mean, distilled" in refusal(vit, **SIZES, read="first")
-    assert "an image side of 14 is not a multiple of the patch side 4" in refusal(vit, **SIZES | {"image": 14})
+    assert "read 'first' is not one of class, mean, distilled" in refusal(
+        vit, **SIZES, read="first"
+    )
+    assert "an image side of 14 is not a multiple of the patch side 4" in refusal(
+        vit, **SIZES | {"image": 14}
+    )
     assert "an image side of 0" in refusal(vit, **SIZES | {"image": 0})
     assert "a width of 12 is not a multiple of 5 heads" in refusal(vit, **SIZES | {"heads": 5})
     net, variables = loaded("vit")
     for shape in ((2, 8, 12, 3), (2, 16, 16, 3), (2, 12, 12, 1), (2, 12, 12)):
-        assert f"images of shape {shape[1:]} are not the (12, 12, 3)" in refusal(forward, net, variables, jnp.zeros(shape))
+        assert f"images of shape {shape[1:]} are not the (12, 12, 3)" in refusal(
+            forward, net, variables, jnp.zeros(shape)
+        )

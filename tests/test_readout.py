@@ -1,4 +1,7 @@
-"""Every linear read-out says how it stores its kernel: read, it is x K + c; written, its own tree."""
+"""Every linear read-out says how it stores its kernel: read, it is x K + c; written, its
+own tree.
+"""
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -33,8 +36,13 @@ def drawn(module):
     return tree.unflatten([jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves)])
 
 
-MODULES = [nn.Dense(OUTPUTS), Head(OUTPUTS, WIDTH, use_bias=True), Linear(OUTPUTS), Output(OUTPUTS),
-           Own()]
+MODULES = [
+    nn.Dense(OUTPUTS),
+    Head(OUTPUTS, WIDTH, use_bias=True),
+    Linear(OUTPUTS),
+    Output(OUTPUTS),
+    Own(),
+]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: type(module).__name__)
@@ -49,8 +57,11 @@ def test_a_readout_is_its_kernel_and_bias_and_is_written_back_bit_by_bit(module)
     assert kernels.shape == (2, WIDTH, OUTPUTS) and bit_equal(layout.write(kernels, biases), seeds)
 
 
-@pytest.mark.parametrize("module", [nn.Dense(OUTPUTS, use_bias=False), Head(OUTPUTS, WIDTH)],
-                         ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize(
+    "module",
+    [nn.Dense(OUTPUTS, use_bias=False), Head(OUTPUTS, WIDTH)],
+    ids=lambda module: type(module).__name__,
+)
 def test_a_readout_without_a_bias_is_read_with_zeros(module):
     kernel, bias = readout.layout(module).read(drawn(module))
     assert kernel.shape == (WIDTH, OUTPUTS) and not readout.has_bias(module)

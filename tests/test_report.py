@@ -335,14 +335,21 @@ def test_lead(run):
     (text,) = lead.words(run)
     for words in (
         "7 models compared, with 3 seeds each, the guide with one seed, on stdlib, 3,000 training",
-        "The config says guide: trained, depth 4, width 128, heads 4; target: linear "
-        "residual, depth 4, width 128; schedule: sequential.",
-        "guide has 22.20 (one seed); converted has 38.10 +- 0.44; one_shot_distilled_equal_flops, "
-        "the best of 5 rivals by validation loss, has 36.97 +- 0.43.",
+        (
+            "The config says guide: trained, depth 4, width 128, heads 4; target: linear "
+            "residual, depth 4, width 128; schedule: sequential."
+        ),
+        (
+            "guide has 22.20 (one seed); converted has 38.10 +- 0.44;"
+            " one_shot_distilled_equal_flops, the best of 5 rivals by validation loss, has 36.97 +-"
+            " 0.43."
+        ),
         # the same seeds, 0.03 nats apart in each of them
-        "differ by 0.0300 +- 0.0000 nats per token in favour of one_shot_distilled_equal_flops (95 "
-        "% over 3 paired seeds): an interval without 0, so one_shot_distilled_equal_flops is "
-        "better.",
+        (
+            "differ by 0.0300 +- 0.0000 nats per token in favour of one_shot_distilled_equal_flops"
+            " (95 % over 3 paired seeds): an interval without 0, so one_shot_distilled_equal_flops"
+            " is better."
+        ),
         "converted recovers 47.1% of the loss between from_scratch and guide.",
     ):
         assert words in text, words

@@ -126,14 +126,16 @@ def model_record(name):
         "flops_per_example": 173278.0 if guide else 10192.0,
         "latency_us": 308.0 if guide else 48.0,
         "latency_iqr_us": 16.0,
-        "train_examples": 5000
-        if name in ("guide", "converted", "distilled", "supervised")
-        else 200,
-        "labels": 0
-        if name in ("converted", "distilled")
-        else 5000
-        if name in ("guide", "supervised")
-        else 200,
+        "train_examples": (
+            5000 if name in ("guide", "converted", "distilled", "supervised") else 200
+        ),
+        "labels": (
+            0
+            if name in ("converted", "distilled")
+            else 5000
+            if name in ("guide", "supervised")
+            else 200
+        ),
     }
 
 
@@ -256,13 +258,19 @@ def test_only_what_classifiers_have_is_named(run, document):
 def test_lead(run):
     text = flat(lead.words(run)[0])
     for part in (
-        "6 models compared, with 3 seeds each, the guide with one seed, on digits, 3 classes, "
-        "5,000 training examples, 200 of these in the share, 360 validation examples, 1,000 test "
-        "examples (200 of 5000 training examples, stratified with seed 0).",
-        "The config says guide: trained resnet18, width 4; target: mlp, depth 3, width 32; "
-        "schedule: joint.",
-        "guide has 90.0 % (one seed); converted has 82.0 % +- 1.2; supervised, the best of 4 "
-        "rivals by test score, has 88.08 % +- 0.04. converted and supervised differ by",
+        (
+            "6 models compared, with 3 seeds each, the guide with one seed, on digits, 3 classes,"
+            " 5,000 training examples, 200 of these in the share, 360 validation examples, 1,000"
+            " test examples (200 of 5000 training examples, stratified with seed 0)."
+        ),
+        (
+            "The config says guide: trained resnet18, width 4; target: mlp, depth 3, width 32; "
+            "schedule: joint."
+        ),
+        (
+            "guide has 90.0 % (one seed); converted has 82.0 % +- 1.2; supervised, the best of 4 "
+            "rivals by test score, has 88.08 % +- 0.04. converted and supervised differ by"
+        ),
         "converted recovers 60.0% of the accuracy between from_scratch and guide.",
     ):
         assert part in text, part

@@ -154,8 +154,8 @@ def model_record(arm, seeds):
         "step_us": None if arm in SOLVED else 250.0,
         "learning_rate": None if arm in SOLVED else 0.003,
         "decay": 1e-6 if arm in SOLVED else 0.1,
-        "seconds_to_mlp_sgd": {"glai_joint": 0.085, "glai_path": 0.09, "linear_adam": None}.get(
-            arm, 0.03
+        "seconds_to_mlp_sgd": (
+            {"glai_joint": 0.085, "glai_path": 0.09, "linear_adam": None}.get(arm, 0.03)
         ),
         "seconds_to_mlp_sgd_seeds": [None] + [0.03] * (seeds - 1),
         "reached_mlp_sgd": seeds - 1,
@@ -324,12 +324,20 @@ def test_lead(run):
     text = flat(lead.words(run)[0])
     for words in (
         "7 models compared, with 3 seeds each, on digits, 100 training examples.",
-        "glai_joint, the best of 3 models of the method by validation score, has 96.0 % +- 0.6; "
-        "mlp_reduced, the best of 4 rivals by validation score, has 95.0 % +- 0.6.",
-        "glai_joint and mlp_reduced differ by 1.0 +- 2.5 points in favour of glai_joint (95 % over "
-        "3 paired seeds): an interval that holds 0, so these seeds do not tell them apart.",
-        "To the validation score that every seed of mlp_sgd reaches, 94.00 %, the fastest of the "
-        "method (glai_joint_ridge) takes 30.0 ms, the fastest rival (mlp_sgd) takes 30.0 ms.",
+        (
+            "glai_joint, the best of 3 models of the method by validation score, has 96.0 % +- 0.6;"
+            " mlp_reduced, the best of 4 rivals by validation score, has 95.0 % +- 0.6."
+        ),
+        (
+            "glai_joint and mlp_reduced differ by 1.0 +- 2.5 points in favour of glai_joint (95 %"
+            " over 3 paired seeds): an interval that holds 0, so these seeds do not tell them"
+            " apart."
+        ),
+        (
+            "To the validation score that every seed of mlp_sgd reaches, 94.00 %, the fastest of"
+            " the method (glai_joint_ridge) takes 30.0 ms, the fastest rival (mlp_sgd) takes"
+            " 30.0 ms."
+        ),
     ):
         assert words in text, words
     assert not re.search("guide|target|gap", text) and text in flat(report.table(run.results))
@@ -589,9 +597,11 @@ def replaced(tree, key, value):
 def test_results_without_a_key(run, key):
     for value in ("gone", None, math.nan):
         models = [
-            model
-            if isinstance(model.get(key), (list, str)) and value != "gone"
-            else replaced(model, key, value)
+            (
+                model
+                if isinstance(model.get(key), (list, str)) and value != "gone"
+                else replaced(model, key, value)
+            )
             for model in run.results["models"]
         ]
         gone = isinstance(run.results.get(key), (dict, list))

@@ -1,4 +1,5 @@
 """Agreement of sentence embeddings against scipy, and its theorems."""
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -13,8 +14,13 @@ def embeddings(n=40, d=5, seed=0):
 
 def cosines(x):
     x = np.float64(x)
-    return np.array([x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j])
-                     for i in range(len(x)) for j in range(i + 1, len(x))])
+    return np.array(
+        [
+            x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j])
+            for i in range(len(x))
+            for j in range(i + 1, len(x))
+        ]
+    )
 
 
 def refusal(*args):
@@ -32,7 +38,9 @@ def test_correlations_of_pairs_are_scipy_s(ties):
         assert len(np.unique(cosines(a).round(9))) < 10
     found = sentence_agreement(a, b)
     x, y = cosines(a), cosines(b)
-    assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(x.round(12), y.round(12)).statistic, abs=1e-9)
+    assert found["spearman"] == pytest.approx(
+        scipy.stats.spearmanr(x.round(12), y.round(12)).statistic, abs=1e-9
+    )
     assert found["pearson"] == pytest.approx(scipy.stats.pearsonr(x, y).statistic, abs=1e-9)
     assert (found["texts"], found["pairs"], found["cosine"]) == (40, 780, None)
     assert 0.05 < found["spearman"] < 0.9
@@ -40,7 +48,9 @@ def test_correlations_of_pairs_are_scipy_s(ties):
 
 def test_the_cosine_of_rows_is_a_loop_s_and_only_where_widths_agree():
     a, b = embeddings(), embeddings(seed=1)
-    wanted = np.mean([1 - scipy.spatial.distance.cosine(x, y) for x, y in zip(np.float64(a), np.float64(b))])
+    wanted = np.mean(
+        [1 - scipy.spatial.distance.cosine(x, y) for x, y in zip(np.float64(a), np.float64(b))]
+    )
     assert sentence_agreement(a, b)["cosine"] == pytest.approx(wanted, abs=1e-9)
     assert sentence_agreement(a, -a)["cosine"] == pytest.approx(-1, abs=1e-12)
     assert sentence_agreement(a, b[:, :4])["cosine"] is None
@@ -51,8 +61,12 @@ def test_rotations_and_scales_of_rows_change_no_correlation_and_shifts_do():
     rotation = np.linalg.qr(embeddings(5, 5, seed=2).astype(np.float64))[0]
     scales = np.exp(embeddings(40, 1, seed=3))
     found = sentence_agreement(a, scales * a @ rotation)
-    assert found["spearman"] == pytest.approx(1, abs=1e-6) and found["pearson"] == pytest.approx(1, abs=1e-6)
-    assert found["cosine"] < 0.9 and sentence_agreement(a, 1e-30 * np.float64(a))["cosine"] == pytest.approx(1)
+    assert found["spearman"] == pytest.approx(1, abs=1e-6) and found["pearson"] == pytest.approx(
+        1, abs=1e-6
+    )
+    assert found["cosine"] < 0.9 and sentence_agreement(a, 1e-30 * np.float64(a))[
+        "cosine"
+    ] == pytest.approx(1)
     assert sentence_agreement(a, 1e-300 * np.float64(a))["pearson"] == pytest.approx(1)
     assert sentence_agreement(a, a + 3)["pearson"] < 0.9
     assert abs(sentence_agreement(a, embeddings(seed=9))["spearman"]) < 0.15
@@ -66,7 +80,9 @@ def test_more_than_1000_texts_are_spread_evenly_over_the_pairs():
     a, b = embeddings(2001, 3), embeddings(2001, 3, seed=1)
     found, spread = sentence_agreement(a, b), np.linspace(0, 2000, 1000).round().astype(int)
     assert (found["texts"], found["pairs"]) == (2001, 499_500)
-    assert found["pearson"] == pytest.approx(sentence_agreement(a[spread], b[spread])["pearson"], abs=1e-12)
+    assert found["pearson"] == pytest.approx(
+        sentence_agreement(a[spread], b[spread])["pearson"], abs=1e-12
+    )
     assert found["cosine"] != sentence_agreement(a[spread], b[spread])["cosine"]
 
 

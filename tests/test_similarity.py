@@ -19,8 +19,12 @@ from sklearn.neighbors import NearestNeighbors
 
 from theseus_jax import similarity as sim
 from theseus_jax.errors import UserError
-from theseus_jax.similarity.cka import (_biased_by_feature, _biased_by_gram, _debiased_by_feature,
-                                        _debiased_by_gram)
+from theseus_jax.similarity.cka import (
+    _biased_by_feature,
+    _biased_by_gram,
+    _debiased_by_feature,
+    _debiased_by_gram,
+)
 from theseus_jax.similarity.gram import prepare
 
 K = 4
@@ -32,7 +36,7 @@ def pair(n, p, q, seed=0, noise=1.0):
     """Related float64 features: y is a linear map of x's first half, plus noise."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, p)) * np.linspace(0.5, 2.0, p)
-    y = x[:, :(p + 1) // 2] @ rng.normal(size=((p + 1) // 2, q)) + noise * rng.normal(size=(n, q))
+    y = x[:, : (p + 1) // 2] @ rng.normal(size=((p + 1) // 2, q)) + noise * rng.normal(size=(n, q))
     return x, y
 
 
@@ -60,7 +64,9 @@ def value(name, x, y, mask=None):
 
 
 def gradient(name, x, y, mask=None):
-    return np.asarray(_gradient_program(name)(x, y, np.ones(len(x), bool) if mask is None else mask))
+    return np.asarray(
+        _gradient_program(name)(x, y, np.ones(len(x), bool) if mask is None else mask)
+    )
 
 
 def rotation(p, seed=1):
@@ -75,19 +81,25 @@ def x64():
 
 # ---- float64 loops, written from the definitions ----
 
+
 def loop_hsic_1(k, l):
     """Song et al.'s textbook sum, with explicit loops."""
     n = len(k)
     trace = sum(k[i, j] * l[j, i] for i in range(n) for j in range(n) if i != j)
     sum_k = sum(k[i, j] for i in range(n) for j in range(n) if i != j)
     sum_l = sum(l[i, j] for i in range(n) for j in range(n) if i != j)
-    chain = sum(k[i, j] * l[j, m] for i in range(n) for j in range(n) for m in range(n) if i != j and j != m)
+    chain = sum(
+        k[i, j] * l[j, m] for i in range(n) for j in range(n) for m in range(n) if i != j and j != m
+    )
     return (trace + sum_k * sum_l / ((n - 1) * (n - 2)) - 2 / (n - 2) * chain) / (n * (n - 3))
 
 
 def loop_hsic_0(k, l):
     n = len(k)
-    mean = lambda g, i, j: g[i, j] - g[i].sum() / n - g[:, j].sum() / n + g.sum() / n ** 2
+
+    def mean(g, i, j):
+        return g[i, j] - g[i].sum() / n - g[:, j].sum() / n + g.sum() / n**2
+
     return sum(mean(k, i, j) * mean(l, i, j) for i in range(n) for j in range(n))
 
 
@@ -108,7 +120,9 @@ def loop_neighbours(x, k):
 
 
 def loop_mutual_knn(x, y, k):
-    return sum(len(a & b) / k for a, b in zip(loop_neighbours(x, k), loop_neighbours(y, k))) / len(x)
+    return sum(len(a & b) / k for a, b in zip(loop_neighbours(x, k), loop_neighbours(y, k))) / len(
+        x
+    )
 
 
 def loop_dmnn(x, y, k, temperature):
@@ -119,8 +133,11 @@ def loop_dmnn(x, y, k, temperature):
             others = sorted((s[i, j] for j in range(n) if j != i), reverse=True)
             for j in range(n):
                 if i != j:
-                    a[i, j] = 1 / (1 + math.exp(-(s[i, j] - (others[k - 1] + others[k]) / 2) / temperature))
+                    a[i, j] = 1 / (
+                        1 + math.exp(-(s[i, j] - (others[k - 1] + others[k]) / 2) / temperature)
+                    )
         return a
+
     a, b = members(x), members(y)
     return (a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum())
 
@@ -130,6 +147,7 @@ def loop_dmnn_softmax(x, y, temperature):
         e = np.exp(unit(z) @ unit(z)[i] / temperature)
         e[i] = 0
         return e / e.sum()
+
     return np.mean([sum(np.sqrt(probabilities(x, i) * probabilities(y, i))) for i in range(len(x))])
 
 
@@ -139,7 +157,13 @@ def loop_cknna(x, y, k):
     kc, lc = (unit(z) @ unit(z).T - (unit(z) @ unit(z).T).mean(1, keepdims=True) for z in (x, y))
 
     def align(a, b, near_a, near_b):
-        return sum(a[i, j] * b[i, j] for i in range(n) for j in range(n) if j in near_a[i] and j in near_b[i])
+        return sum(
+            a[i, j] * b[i, j]
+            for i in range(n)
+            for j in range(n)
+            if j in near_a[i] and j in near_b[i]
+        )
+
     own = align(kc, kc, near_x, near_x) * align(lc, lc, near_y, near_y)
     return align(kc, lc, near_x, near_y) / math.sqrt(own)
 
@@ -159,10 +183,15 @@ def canonical(x, y):
 def test_every_measure_equals_its_float64_loop(x64):
     x, y = pair(40, 6, 6)
     expected = {
-        "cka_debiased": loop_cka(x, y, loop_hsic_1), "cka_biased": loop_cka(x, y, loop_hsic_0),
+        "cka_debiased": loop_cka(x, y, loop_hsic_1),
+        "cka_biased": loop_cka(x, y, loop_hsic_0),
         "cka_angular": 1 - math.acos(loop_cka(x, y, loop_hsic_0)) / (math.pi / 2),
-        "mutual_knn": loop_mutual_knn(x, y, K), "dmnn": loop_dmnn(x, y, K, 0.05),
-        "dmnn_softmax": loop_dmnn_softmax(x, y, 0.05), "rsa": loop_rsa(x, y), "cknna": loop_cknna(x, y, K)}
+        "mutual_knn": loop_mutual_knn(x, y, K),
+        "dmnn": loop_dmnn(x, y, K, 0.05),
+        "dmnn_softmax": loop_dmnn_softmax(x, y, 0.05),
+        "rsa": loop_rsa(x, y),
+        "cknna": loop_cknna(x, y, K),
+    }
     for name, exact in expected.items():
         result = value(name, x, y)
         assert result.shape == () and result.dtype == jnp.float64
@@ -181,8 +210,13 @@ def test_feature_and_gram_forms_of_cka_agree(x64, n, p, q):
     x, y = pair(n, p, q)
     mask = np.arange(n) != 2
     a, b = prepare(x, y, mask, 4, "test")
-    for feature, gram in [(_debiased_by_feature, _debiased_by_gram), (_biased_by_feature, _biased_by_gram)]:
-        np.testing.assert_allclose(jit(feature)(a, b)[:3], jit(gram)(a, b)[:3], rtol=1e-10, atol=1e-10)
+    for feature, gram in [
+        (_debiased_by_feature, _debiased_by_gram),
+        (_biased_by_feature, _biased_by_gram),
+    ]:
+        np.testing.assert_allclose(
+            jit(feature)(a, b)[:3], jit(gram)(a, b)[:3], rtol=1e-10, atol=1e-10
+        )
 
 
 def test_the_form_of_cka_is_chosen_by_shape():
@@ -190,6 +224,7 @@ def test_the_form_of_cka_is_chosen_by_shape():
         x = jax.ShapeDtypeStruct((n, p), jnp.float32)
         jaxpr = jax.make_jaxpr(functools.partial(sim.cka, estimator=estimator))(x, x)
         return max(math.prod(v.aval.shape) for eqn in jaxpr.eqns for v in eqn.outvars)
+
     for estimator in ("biased", "debiased"):
         assert largest_array(400, 16, estimator) <= 400 * 16
         assert largest_array(16, 400, estimator) <= 400 * 16
@@ -197,11 +232,14 @@ def test_the_form_of_cka_is_chosen_by_shape():
 
 # ---- outside packages ----
 
+
 def test_procrustes_equals_scipy(x64):
     x, y = pair(30, 6, 6)
     _, _, disparity = scipy.spatial.procrustes(x, y)
     # scipy also fits the scale: disparity = 1 - s^2, s the sum of singular values; ours is 2 - 2 s.
-    np.testing.assert_allclose(jit(sim.procrustes)(x, y), 2 - 2 * math.sqrt(1 - disparity), atol=1e-10)
+    np.testing.assert_allclose(
+        jit(sim.procrustes)(x, y), 2 - 2 * math.sqrt(1 - disparity), atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "correlation"])
@@ -209,8 +247,10 @@ def test_rsa_equals_scipy(x64, distance):
     x, y = pair(25, 6, 4)
     x[3], y[3] = x[7], y[7]  # ties
     a, b = (scipy.spatial.distance.pdist(z, distance) for z in (x, y))
-    pearson, spearman = (jit(functools.partial(sim.rsa, distance=distance, correlation=c))(x, y)
-                         for c in ("pearson", "spearman"))
+    pearson, spearman = (
+        jit(functools.partial(sim.rsa, distance=distance, correlation=c))(x, y)
+        for c in ("pearson", "spearman")
+    )
     np.testing.assert_allclose(pearson, scipy.stats.pearsonr(a, b)[0], atol=1e-7)
     np.testing.assert_allclose(spearman, scipy.stats.spearmanr(a, b)[0], atol=1e-10)
 
@@ -227,9 +267,14 @@ def test_spearman_gives_tied_distances_their_mean_rank(x64):
 
 def test_mutual_knn_equals_scikit_learn():
     x, y = pair(60, 8, 5)
-    near = [NearestNeighbors(n_neighbors=7).fit(unit(z)).kneighbors(return_distance=False) for z in (x, y)]
+    near = [
+        NearestNeighbors(n_neighbors=7).fit(unit(z)).kneighbors(return_distance=False)
+        for z in (x, y)
+    ]
     expected = np.mean([len(set(a) & set(b)) / 7 for a, b in zip(*near)])
-    np.testing.assert_allclose(jit(functools.partial(sim.mutual_knn, k=7))(x, y), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        jit(functools.partial(sim.mutual_knn, k=7))(x, y), expected, atol=1e-6
+    )
 
 
 def test_svcca_of_everything_is_the_mean_canonical_correlation(x64):
@@ -244,7 +289,8 @@ def test_svcca_keeps_the_fewest_directions_with_enough_variance(x64):
     def reduced(z):
         z = z - z.mean(0)
         u, s, _ = np.linalg.svd(z, full_matrices=False)
-        return u[:, :np.searchsorted(np.cumsum(s ** 2) / np.sum(s ** 2), 0.8) + 1]
+        return u[:, : np.searchsorted(np.cumsum(s**2) / np.sum(s**2), 0.8) + 1]
+
     assert reduced(x).shape[1] < 6 and reduced(y).shape[1] < 4
     result = jit(functools.partial(sim.svcca, variance=0.8))(x, y)
     np.testing.assert_allclose(result, canonical(reduced(x), reduced(y)).mean(), atol=1e-10)
@@ -266,7 +312,7 @@ def test_ridge_predictivity_equals_scikit_learn(x64, n, p):
     error = 0.0
     for train, test in KFold(5).split(x):
         centred = x[train] - x[train].mean(0)
-        model = Ridge(alpha=0.1 * (centred ** 2).sum() / p).fit(x[train], y[train])
+        model = Ridge(alpha=0.1 * (centred**2).sum() / p).fit(x[train], y[train])
         error += ((y[test] - model.predict(x[test])) ** 2).sum()
     expected = 1 - error / ((y - y.mean(0)) ** 2).sum()
     result = jit(functools.partial(sim.ridge_predictivity, folds=5, ridge=0.1))(x, y)
@@ -275,6 +321,7 @@ def test_ridge_predictivity_equals_scikit_learn(x64, n, p):
 
 def test_mse_similarity_is_r2():
     from sklearn.metrics import r2_score
+
     x, y = np.random.default_rng(0).normal(size=(2, 30, 4))
     expected = r2_score(y, x, multioutput="variance_weighted")
     fn = jit(sim.mse_similarity)
@@ -283,6 +330,7 @@ def test_mse_similarity_is_r2():
 
 
 # ---- theorems ----
+
 
 @pytest.mark.parametrize("name", sim.METRICS)
 def test_identical_features_score_1(name):
@@ -349,7 +397,8 @@ def test_orthogonal_designs_reach_the_ends_of_the_range():
     x = np.array([[1.0], [-1.0], [1.0], [-1.0]])
     y = np.array([[1.0], [1.0], [-1.0], [-1.0]])
     assert jit(functools.partial(sim.cka, estimator="biased"))(x, y) < 1e-12
-    # U-centred Grams of two orthogonal contrasts of 4 samples are proportional to -1/2 of one another.
+    # U-centred Grams of two orthogonal contrasts of 4 samples are proportional to -1/2 of one
+    # another.
     np.testing.assert_allclose(jit(sim.cka)(x, y), -0.5, atol=1e-6)
     np.testing.assert_allclose(jit(sim.procrustes)(x, y), 2, atol=1e-6)
     np.testing.assert_allclose(jit(sim.cka_angular)(x, y), math.pi / 2, atol=1e-6)
@@ -364,13 +413,18 @@ def test_angular_cka_satisfies_the_triangle_inequality():
 
 # ---- bias, chance, mini-batches ----
 
-@pytest.mark.parametrize("n, p, q", [(256, 64, 64), (256, 512, 512), (32, 512, 512), (256, 32, 300)])
+
+@pytest.mark.parametrize(
+    "n, p, q", [(256, 64, 64), (256, 512, 512), (32, 512, 512), (256, 32, 300)]
+)
 def test_independent_features_show_the_bias_and_its_removal(n, p, q):
     biased = jit(jax.vmap(functools.partial(sim.cka, estimator="biased")))
     debiased = jit(jax.vmap(sim.cka))
     keys = jax.random.split(jax.random.key(n + p))
     x, y = jax.random.normal(keys[0], (4, n, p)), jax.random.normal(keys[1], (4, n, q))
-    np.testing.assert_allclose(jnp.mean(biased(x, y)), 1 / math.sqrt((1 + n / p) * (1 + n / q)), atol=0.01)
+    np.testing.assert_allclose(
+        jnp.mean(biased(x, y)), 1 / math.sqrt((1 + n / p) * (1 + n / q)), atol=0.01
+    )
     assert abs(jnp.mean(debiased(x, y))) < 0.03
 
 
@@ -394,7 +448,7 @@ update = jit(sim.MinibatchCKA.update)
 def accumulate(x, y, size):
     state = sim.MinibatchCKA.init()
     for start in range(0, len(x), size):
-        state = update(state, x[start:start + size], y[start:start + size])
+        state = update(state, x[start : start + size], y[start : start + size])
     return state
 
 
@@ -403,7 +457,9 @@ def test_accumulated_batches_reach_the_value_on_all_data_and_averaging_does_not(
     full = jit(sim.cka)(x, y)
     assert 0.1 < full < 0.9
     for size in (32, 256):
-        np.testing.assert_allclose(sim.MinibatchCKA.compute(accumulate(x, y, size)), full, atol=0.01)
+        np.testing.assert_allclose(
+            sim.MinibatchCKA.compute(accumulate(x, y, size)), full, atol=0.01
+        )
     each = jit(jax.vmap(functools.partial(sim.cka, estimator="biased")))
     averaged = jnp.mean(each(x.reshape(-1, 32, 64), y.reshape(-1, 32, 64)))
     assert averaged > full + 0.1
@@ -413,25 +469,33 @@ def test_one_batch_accumulated_is_its_cka_and_hsic_1_is_the_textbook_value(x64):
     x, y = pair(17, 5, 3)
     state = update(sim.MinibatchCKA.init(jnp.float64), x, y)
     np.testing.assert_allclose(sim.MinibatchCKA.compute(state), jit(sim.cka)(x, y), atol=1e-12)
-    np.testing.assert_allclose(state.hsic_xy / state.samples, loop_hsic_1(x @ x.T, y @ y.T), rtol=1e-10)
+    np.testing.assert_allclose(
+        state.hsic_xy / state.samples, loop_hsic_1(x @ x.T, y @ y.T), rtol=1e-10
+    )
 
 
 def test_merge_is_associative_and_equals_the_joint_update():
     x, y = (z.astype(np.float32) for z in pair(96, 5, 3))
-    parts = [accumulate(x[i:i + 32], y[i:i + 32], 16) for i in (0, 32, 64)]
+    parts = [accumulate(x[i : i + 32], y[i : i + 32], 16) for i in (0, 32, 64)]
     merge = sim.MinibatchCKA.merge
-    left, right = merge(merge(parts[0], parts[1]), parts[2]), merge(parts[0], merge(parts[1], parts[2]))
+    left, right = (
+        merge(merge(parts[0], parts[1]), parts[2]),
+        merge(parts[0], merge(parts[1], parts[2])),
+    )
     for state in (left, right, merge(parts[2], merge(parts[1], parts[0]))):
         np.testing.assert_allclose(state, accumulate(x, y, 16), rtol=1e-5)
 
 
 def test_the_accumulator_runs_in_scan_and_ignores_padding():
     x, y = (z.astype(np.float32) for z in pair(60, 5, 3))
-    padded = [np.pad(z, ((0, 4), (0, 0)), constant_values=np.nan).reshape(4, 16, -1) for z in (x, y)]
+    padded = [
+        np.pad(z, ((0, 4), (0, 0)), constant_values=np.nan).reshape(4, 16, -1) for z in (x, y)
+    ]
     mask = (np.arange(64) < 60).reshape(4, 16)
 
     def step(state, batch):
         return sim.MinibatchCKA.update(state, *batch), None
+
     state, _ = jit(functools.partial(jax.lax.scan, step))(sim.MinibatchCKA.init(), (*padded, mask))
     np.testing.assert_allclose(state, accumulate(x, y, 16), rtol=1e-5)
     assert state.samples == 60
@@ -442,12 +506,14 @@ def test_the_accumulator_runs_in_scan_and_ignores_padding():
 
 # ---- gradients, precision ----
 
+
 def check_gradients(fn, *args):
     both = jit(jax.value_and_grad(fn, argnums=(0, 1)))
 
     def compiled_vjp(*at):
         result, slopes = both(*at)
         return result, lambda cotangent: tuple(cotangent * slope for slope in slopes)
+
     check_vjp(jit(fn), compiled_vjp, args, eps=1e-5, rtol=1e-5, atol=1e-7)
 
 
@@ -457,6 +523,7 @@ def test_gradients_are_those_of_finite_differences(x64, name):
 
     def vjp(at):
         return value(name, at, y), lambda cotangent: (cotangent * gradient(name, at, y),)
+
     check_vjp(lambda at: value(name, at, y), vjp, (x,), eps=1e-5, rtol=1e-5, atol=1e-7)
 
 
@@ -470,15 +537,29 @@ def reference_procrustes(x, y):
     return 2 - 2 * np.linalg.norm(x.T @ y, "nuc") / (np.linalg.norm(x) * np.linalg.norm(y))
 
 
-@pytest.mark.parametrize("n, p, q", [(12, 16, 20), (12, 16, 5), (12, 5, 16), (12, 12, 12), (13, 12, 13), (30, 6, 4), (2, 3, 1), (40, 1, 1)])
+@pytest.mark.parametrize(
+    "n, p, q",
+    [
+        (12, 16, 20),
+        (12, 16, 5),
+        (12, 5, 16),
+        (12, 12, 12),
+        (13, 12, 13),
+        (30, 6, 4),
+        (2, 3, 1),
+        (40, 1, 1),
+    ],
+)
 def test_procrustes_of_every_shape_and_its_derivatives(x64, n, p, q):
     x, y = pair(n, p, q)
     np.testing.assert_allclose(jit(sim.procrustes)(x, y), reference_procrustes(x, y), atol=1e-12)
     check_gradients(sim.procrustes, x, y)
     forward = jit(lambda x, y: jax.jvp(sim.procrustes, (x, y), (jnp.cos(x), jnp.sin(y))))
     step = 1e-6
-    by_hand = (reference_procrustes(x + step * np.cos(x), y + step * np.sin(y))
-               - reference_procrustes(x - step * np.cos(x), y - step * np.sin(y))) / (2 * step)
+    by_hand = (
+        reference_procrustes(x + step * np.cos(x), y + step * np.sin(y))
+        - reference_procrustes(x - step * np.cos(x), y - step * np.sin(y))
+    ) / (2 * step)
     np.testing.assert_allclose(forward(x, y)[1], by_hand, atol=1e-7)
 
 
@@ -491,8 +572,12 @@ def test_procrustes_of_layers_without_full_rank_descends_along_a_subgradient(x64
     left, right = left[:, singular > 1e-9], right[singular > 1e-9]
     size = np.linalg.norm(a) * np.linalg.norm(b)
     aligned = singular.sum() / size
-    np.testing.assert_allclose(slope, -2 * (b @ (left @ right).T / size - aligned * a / np.sum(a * a)), atol=1e-12)
-    assert left.shape == (6, 4) and reference_procrustes(x - 1e-3 * slope, y) < reference_procrustes(x, y)
+    np.testing.assert_allclose(
+        slope, -2 * (b @ (left @ right).T / size - aligned * a / np.sum(a * a)), atol=1e-12
+    )
+    assert left.shape == (6, 4) and reference_procrustes(
+        x - 1e-3 * slope, y
+    ) < reference_procrustes(x, y)
 
 
 def test_procrustes_of_wide_layers_decomposes_nothing_wider_than_the_batch():
@@ -522,16 +607,25 @@ def test_the_gradient_of_dmnn_holds_its_thresholds_still(x64):
         z = z / (z * z).sum(1, keepdims=True) ** 0.5
         return z @ z.T
 
-    ordered = [np.sort(np.where(off, cosines(z), -9), axis=1) for z in (np.asarray(x), np.asarray(y))]
+    ordered = [
+        np.sort(np.where(off, cosines(z), -9), axis=1) for z in (np.asarray(x), np.asarray(y))
+    ]
     thresholds = [(s[:, -2] + s[:, -3])[:, None] / 2 for s in ordered]
 
     def held(x, y):
-        a, b = (jnp.where(off, jax.nn.sigmoid((cosines(z) - t) / 0.3), 0) for z, t in zip((x, y), thresholds))
+        a, b = (
+            jnp.where(off, jax.nn.sigmoid((cosines(z) - t) / 0.3), 0)
+            for z, t in zip((x, y), thresholds)
+        )
         return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a * a) * jnp.sum(b * b))
 
     check_gradients(held, x, y)
-    for mine, expected in zip(*(jit(jax.grad(fn, argnums=(0, 1)))(x, y)
-                                for fn in (sim.metric("dmnn", k=2, temperature=0.3), held))):
+    for mine, expected in zip(
+        *(
+            jit(jax.grad(fn, argnums=(0, 1)))(x, y)
+            for fn in (sim.metric("dmnn", k=2, temperature=0.3), held)
+        )
+    ):
         np.testing.assert_allclose(mine, expected, atol=1e-10)
 
 
@@ -580,15 +674,22 @@ def test_bfloat16_features_are_accumulated_in_float32(name):
     base = value(name, x, y)
     assert base.dtype == np.float32
     rounded = {"cka_debiased": 1e-3, "rsa": 1e-6}[name]  # CKA's operands are bfloat16 too
-    np.testing.assert_allclose(base, value(name, x.astype(jnp.float32), y.astype(jnp.float32)), atol=rounded)
+    np.testing.assert_allclose(
+        base, value(name, x.astype(jnp.float32), y.astype(jnp.float32)), atol=rounded
+    )
 
 
 def test_products_do_not_use_reduced_precision():
     text = str(jax.make_jaxpr(jax.grad(sim.cka))(jnp.zeros((40, 6)), jnp.zeros((40, 6))))
-    assert text.count("dot_general") == text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") > 3
+    assert (
+        text.count("dot_general")
+        == text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+        > 3
+    )
 
 
 # ---- masks, dead layers, NaN, small N ----
+
 
 @pytest.mark.parametrize("junk", [np.nan, 3e38])
 @pytest.mark.parametrize("name", sim.METRICS)
@@ -636,7 +737,9 @@ def test_a_dead_layer_scores_0_with_a_zero_gradient(name, constant):
 def test_a_unit_of_huge_constant_value_does_not_hide_the_others():
     x, y = (z.astype(np.float32) for z in pair(40, 6, 6))
     with_constant = np.concatenate([x, np.full((40, 1), 1e8, np.float32)], axis=1)
-    np.testing.assert_allclose(jit(sim.cka)(with_constant, y), value("cka_debiased", x, y), atol=1e-5)
+    np.testing.assert_allclose(
+        jit(sim.cka)(with_constant, y), value("cka_debiased", x, y), atol=1e-5
+    )
 
 
 def test_features_without_any_debiased_signal_score_0():
@@ -692,27 +795,33 @@ def test_the_minimum_counts_k(name, needed):
         sim.metric(name, k=10)(x[:10], x[:10])
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda x: sim.cka(x, x[1:]), r"\(6, 3\) and y \(5, 3\)"),
-    (lambda x: sim.cka(x[None], x[None]), r"expected \(N, P\)"),
-    (lambda x: sim.cka(x, x, estimator="best"), "debiased, biased"),
-    (lambda x: sim.cka(x, x, mask=np.ones(3)), r"mask has shape \(3,\)"),
-    (lambda x: sim.cka(x * 1j, x), "complex64"),
-    (lambda x: sim.mse_similarity(x, x[:, :2]), "3 features and y 2"),
-    (lambda x: sim.pwcca(x[:4], x[:4]), "4 samples given, needs at least 5"),
-    (lambda x: sim.metric("ckka"), "cka_debiased.*mse"),
-    (lambda x: sim.dmnn(x, x, k=2, temperature=0), "temperature=0"),
-    (lambda x: sim.dmnn_softmax(x, x, temperature=-1), "temperature=-1"),
-    (lambda x: sim.mutual_knn(x, x, k=0), "k=0"),
-    (lambda x: sim.rsa(x, x, correlation="kendall"), "kendall"),
-    (lambda x: sim.rsa(x, x[:, :1], distance="correlation"), "3 and 1 features"),
-    (lambda x: sim.svcca(x, x, variance=0), "variance=0"),
-    (lambda x: sim.ridge_predictivity(x, x, folds=1), "folds=1"),
-    (lambda x: sim.samples(x[0]), r"shape \(3,\)"),
-    (lambda x: sim.samples(x, kind="batch"), "'batch'"),
-    (lambda x: sim.samples(x, mask=np.ones(3)), r"mask of shape \(3,\)"),
-    (lambda x: sim.check_finite(x.at[4, 1].set(jnp.nan), "block_2"), r"block_2: 1 of 18 .* \(4, 1\)"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x: sim.cka(x, x[1:]), r"\(6, 3\) and y \(5, 3\)"),
+        (lambda x: sim.cka(x[None], x[None]), r"expected \(N, P\)"),
+        (lambda x: sim.cka(x, x, estimator="best"), "debiased, biased"),
+        (lambda x: sim.cka(x, x, mask=np.ones(3)), r"mask has shape \(3,\)"),
+        (lambda x: sim.cka(x * 1j, x), "complex64"),
+        (lambda x: sim.mse_similarity(x, x[:, :2]), "3 features and y 2"),
+        (lambda x: sim.pwcca(x[:4], x[:4]), "4 samples given, needs at least 5"),
+        (lambda x: sim.metric("ckka"), "cka_debiased.*mse"),
+        (lambda x: sim.dmnn(x, x, k=2, temperature=0), "temperature=0"),
+        (lambda x: sim.dmnn_softmax(x, x, temperature=-1), "temperature=-1"),
+        (lambda x: sim.mutual_knn(x, x, k=0), "k=0"),
+        (lambda x: sim.rsa(x, x, correlation="kendall"), "kendall"),
+        (lambda x: sim.rsa(x, x[:, :1], distance="correlation"), "3 and 1 features"),
+        (lambda x: sim.svcca(x, x, variance=0), "variance=0"),
+        (lambda x: sim.ridge_predictivity(x, x, folds=1), "folds=1"),
+        (lambda x: sim.samples(x[0]), r"shape \(3,\)"),
+        (lambda x: sim.samples(x, kind="batch"), "'batch'"),
+        (lambda x: sim.samples(x, mask=np.ones(3)), r"mask of shape \(3,\)"),
+        (
+            lambda x: sim.check_finite(x.at[4, 1].set(jnp.nan), "block_2"),
+            r"block_2: 1 of 18 .* \(4, 1\)",
+        ),
+    ],
+)
 def test_mistakes_are_named_in_one_line(call, message):
     with pytest.raises(UserError, match=message) as error:
         call(jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)))
@@ -720,6 +829,7 @@ def test_mistakes_are_named_in_one_line(call, message):
 
 
 # ---- samples, lookup, transformations ----
+
 
 def test_samples_of_tokens_sequences_and_images():
     x = np.arange(24.0).reshape(2, 3, 4)
@@ -805,7 +915,11 @@ def _cka64(x, y, estimator):
     k, l = (z @ z.T * (1 - np.eye(n)) for z in (x, y))
 
     def hsic(a, b):
-        return (a * b).sum() + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * a.sum(0) @ b.sum(0) / (n - 2)
+        return (
+            (a * b).sum()
+            + a.sum() * b.sum() / ((n - 1) * (n - 2))
+            - 2 * a.sum(0) @ b.sum(0) / (n - 2)
+        )
 
     return hsic(k, l) / np.sqrt(hsic(k, k) * hsic(l, l))
 
@@ -813,27 +927,38 @@ def _cka64(x, y, estimator):
 @pytest.mark.parametrize("estimator", ["biased", "debiased"])
 @pytest.mark.parametrize("shape", [(600, 24), (60, 200)], ids=["by_feature", "by_gram"])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_cka_of_bfloat16_layers_multiplies_in_bfloat16_and_sums_in_float32(estimator, shape, offset):
+def test_cka_of_bfloat16_layers_multiplies_in_bfloat16_and_sums_in_float32(
+    estimator, shape, offset
+):
     rng = np.random.default_rng(0)
     x = rng.normal(size=shape) * np.exp(rng.normal(size=shape[1])) + offset
     y = x @ rng.normal(size=(shape[1], 40)) / 4 + rng.normal(size=(shape[0], 40)) * 3
     narrow = [jnp.asarray(z, jnp.bfloat16) for z in (x, y)]
     exact = [np.asarray(z, np.float64) for z in narrow]  # what bfloat16 holds of them
     value, slope = jax.value_and_grad(lambda x, y: sim.cka(x, y, estimator=estimator))(*narrow)
-    wide, wide_slope = jax.value_and_grad(lambda x, y: sim.cka(x, y, estimator=estimator))(*[z.astype(jnp.float32) for z in narrow])
+    wide, wide_slope = jax.value_and_grad(lambda x, y: sim.cka(x, y, estimator=estimator))(
+        *[z.astype(jnp.float32) for z in narrow]
+    )
     assert value.dtype == jnp.float32 and slope.dtype == jnp.bfloat16
     assert float(wide) == pytest.approx(_cka64(*exact, estimator), abs=1e-5)
     assert float(value) == pytest.approx(_cka64(*exact, estimator), abs=1e-3)
-    apart = np.linalg.norm(np.float64(slope) - np.float64(wide_slope)) / np.linalg.norm(np.float64(wide_slope))
+    apart = np.linalg.norm(np.float64(slope) - np.float64(wide_slope)) / np.linalg.norm(
+        np.float64(wide_slope)
+    )
     assert apart < 0.02, apart
     text = jax.jit(lambda x, y: sim.cka(x, y, estimator=estimator)).lower(*narrow).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
-    assert products and all("bf16" in line and "-> tensor<" in line and line.rstrip().split("->")[-1].count("f32") for line in products)
+    assert products and all(
+        "bf16" in line and "-> tensor<" in line and line.rstrip().split("->")[-1].count("f32")
+        for line in products
+    )
 
 
 def test_a_layer_of_float32_beside_one_of_bfloat16_is_compared_in_float32():
     x, y = jax.random.normal(jax.random.key(0), (2, 50, 9))
     mixed = sim.cka(x.astype(jnp.bfloat16), y)
-    assert float(mixed) == pytest.approx(float(sim.cka(x.astype(jnp.bfloat16).astype(jnp.float32), y)), abs=1e-7)
+    assert float(mixed) == pytest.approx(
+        float(sim.cka(x.astype(jnp.bfloat16).astype(jnp.float32), y)), abs=1e-7
+    )
     text = jax.jit(sim.cka).lower(x.astype(jnp.bfloat16), y).as_text()
     assert "bf16" not in "".join(line for line in text.splitlines() if "dot_general" in line)

@@ -26,8 +26,9 @@ print(value, int(peak) / 2**20)
 def test_debiased_cka_of_100000_samples_fits_in_3_gib():
     root = Path(__file__).resolve().parents[1]
     environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True,
-                          env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=environment
+    )
     value, gib = map(float, done.stdout.split())
     assert gib < 3.0
     # y = x / 2 + noise of variance 1 with isotropic x: the debiased value tends to

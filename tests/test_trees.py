@@ -17,8 +17,10 @@ Pair = collections.namedtuple("Pair", "left right")
 
 def example():
     kernel = jnp.arange(6, dtype=jnp.float32).reshape(2, 3)
-    return {"s0": {"kernel": kernel, "bias": jnp.zeros(3, jnp.bfloat16)},
-            "opt": (Pair(np.int32(4), [jnp.ones((), bool)]), None, optax.EmptyState())}
+    return {
+        "s0": {"kernel": kernel, "bias": jnp.zeros(3, jnp.bfloat16)},
+        "opt": (Pair(np.int32(4), [jnp.ones((), bool)]), None, optax.EmptyState()),
+    }
 
 
 def test_paths_name_dict_keys_positions_and_fields_in_flattening_order():
@@ -44,14 +46,17 @@ def test_parameter_count_is_the_closed_form():
     assert trees.parameter_count({}) == 0
 
 
-@pytest.mark.parametrize("other, equal", [
-    (np.array([1.0, np.nan, 0.0], np.float32), True),
-    (np.array([1.0, np.nan, -0.0], np.float32), False),
-    (np.array([1.0, -np.nan, 0.0], np.float32), False),
-    (np.array([1.0, np.nan, 0.0], np.float64), False),
-    (np.array([[1.0, np.nan, 0.0]], np.float32), False),
-    (np.array([1.0, np.nan, np.nextafter(np.float32(0), np.float32(1))], np.float32), False),
-])
+@pytest.mark.parametrize(
+    "other, equal",
+    [
+        (np.array([1.0, np.nan, 0.0], np.float32), True),
+        (np.array([1.0, np.nan, -0.0], np.float32), False),
+        (np.array([1.0, -np.nan, 0.0], np.float32), False),
+        (np.array([1.0, np.nan, 0.0], np.float64), False),
+        (np.array([[1.0, np.nan, 0.0]], np.float32), False),
+        (np.array([1.0, np.nan, np.nextafter(np.float32(0), np.float32(1))], np.float32), False),
+    ],
+)
 def test_bit_equal_and_checksum_see_every_bit(other, equal):
     tree = {"w": jnp.array([1.0, jnp.nan, 0.0], jnp.float32)}
     assert trees.bit_equal(tree, {"w": other}) is equal
@@ -80,17 +85,23 @@ def test_difference_reads_both_ways():
     given = example() | {"new": jnp.zeros((2,), jnp.int8)}
     given["s0"] = {"kernel": jnp.zeros((3, 2), jnp.float16)}
     assert trees.difference(example(), given) == [
-        "missing s0/bias: bfloat16 (3,)", "extra new: int8 (2,)",
-        "shape s0/kernel: expected (2, 3), given (3, 2)", "dtype s0/kernel: expected float32, given float16"]
+        "missing s0/bias: bfloat16 (3,)",
+        "extra new: int8 (2,)",
+        "shape s0/kernel: expected (2, 3), given (3, 2)",
+        "dtype s0/kernel: expected float32, given float16",
+    ]
     abstract = jax.eval_shape(lambda: {"k": jax.random.key(0), "x": jnp.ones(3)})
     assert trees.difference(abstract, {"k": jax.random.key(5), "x": np.ones(3, np.float32)}) == []
-    assert trees.difference(abstract, {"k": np.zeros((), np.uint32), "x": np.ones(3, np.float32)}) == [
-        "dtype k: expected key<fry>, given uint32"]
+    assert trees.difference(
+        abstract, {"k": np.zeros((), np.uint32), "x": np.ones(3, np.float32)}
+    ) == ["dtype k: expected key<fry>, given uint32"]
 
 
 def test_stack_and_unstack_are_inverse_and_keep_dtypes_and_keys():
-    seeds = [{"w": jnp.full((2, 3), s, jnp.bfloat16), "key": jax.random.key(s), "n": jnp.uint16(s)}
-             for s in range(3)]
+    seeds = [
+        {"w": jnp.full((2, 3), s, jnp.bfloat16), "key": jax.random.key(s), "n": jnp.uint16(s)}
+        for s in range(3)
+    ]
     stacked = trees.stack(seeds)
     assert stacked["w"].shape == (3, 2, 3) and stacked["key"].shape == (3,)
     assert stacked["n"].dtype == jnp.uint16

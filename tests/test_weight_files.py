@@ -1,4 +1,7 @@
-"""Named tensors out of every file format: exact values, and one line for everything that can be wrong with a file."""
+"""Named tensors out of every file format: exact values, and one line for everything that can be
+wrong with a file.
+"""
+
 import pathlib
 import shutil
 import sys
@@ -28,8 +31,12 @@ def written(folder, suffix):
     if suffix == ".safetensors":
         path.write_bytes(safetensors.numpy.save(ARRAYS))
     else:
-        source = {".npz": "tensors.npz", ".pth": "tensors_zip.pth", ".pt": "tensors_stream.pth",
-                  ".bin": "tensors_zip.pth"}[suffix]
+        source = {
+            ".npz": "tensors.npz",
+            ".pth": "tensors_zip.pth",
+            ".pt": "tensors_stream.pth",
+            ".bin": "tensors_zip.pth",
+        }[suffix]
         shutil.copy(GOLDEN / source, path)
     return path
 
@@ -42,13 +49,20 @@ def test_every_format_gives_the_same_arrays(tmp_path, suffix):
     for name, wanted in ARRAYS.items():
         array, tensor = given[name], opened[name]
         assert type(array) is np.ndarray
-        assert (array.dtype, array.shape) == (wanted.dtype, wanted.shape) == (np.dtype(tensor.dtype), tensor.shape), name
+        assert (
+            (array.dtype, array.shape)
+            == (wanted.dtype, wanted.shape)
+            == (np.dtype(tensor.dtype), tensor.shape)
+        ), name
         np.testing.assert_array_equal(array, wanted, err_msg=name)
         np.testing.assert_array_equal(tensor.read(), wanted, err_msg=name)
 
 
 def test_numbers_in_the_other_byte_order_come_in_this_machine_s(tmp_path):
-    np.savez(tmp_path / "w.npz", **{name: array.astype(array.dtype.newbyteorder(">")) for name, array in ARRAYS.items()})
+    np.savez(
+        tmp_path / "w.npz",
+        **{name: array.astype(array.dtype.newbyteorder(">")) for name, array in ARRAYS.items()},
+    )
     given = read_tensors(tmp_path / "w.npz")
     for name, wanted in ARRAYS.items():
         assert given[name].dtype == wanted.dtype and given[name].dtype.isnative
@@ -57,6 +71,7 @@ def test_numbers_in_the_other_byte_order_come_in_this_machine_s(tmp_path):
 
 def test_bfloat16_keeps_its_values(tmp_path):
     import ml_dtypes
+
     wanted = np.array([[1.5, -2.0, 3.25]], ml_dtypes.bfloat16)
     (tmp_path / "w.safetensors").write_bytes(safetensors.numpy.save({"w": wanted}))
     assert open_tensors(tmp_path / "w.safetensors")["w"].dtype == "bfloat16"

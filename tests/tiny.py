@@ -1,4 +1,7 @@
-"""Small networks and data that several tests share; everything is jitted and kept, since compiling is what takes time."""
+"""Small networks and data that several tests share; everything is jitted and kept, since compiling
+is what takes time.
+"""
+
 import functools
 
 import jax
@@ -18,10 +21,14 @@ INHERIT = ("embed", "ln_1", "ln_2", "mlp", "norm", "head")
 
 
 def tokens(count=24, seed=0):
-    """(count, CONTEXT + 1) int32 windows of a learnable stream: each token is one more than the last, with noise."""
+    """(count, CONTEXT + 1) int32 windows of a learnable stream: each token is one more than the
+    last, with noise.
+    """
     rng = np.random.default_rng(seed)
     steps = np.where(rng.random((count, CONTEXT + 1)) < 0.8, 1, 3)
-    return ((rng.integers(0, VOCABULARY, (count, 1)) + np.cumsum(steps, axis=1)) % VOCABULARY).astype(np.int32)
+    return (
+        (rng.integers(0, VOCABULARY, (count, 1)) + np.cumsum(steps, axis=1)) % VOCABULARY
+    ).astype(np.int32)
 
 
 def guide(depth=2):
@@ -29,7 +36,9 @@ def guide(depth=2):
 
 
 def target(depth=2, **changes):
-    settings = dict(vocabulary=VOCABULARY, width=WIDTH, depth=depth, hidden=8, kind="elman") | changes
+    settings = (
+        dict(vocabulary=VOCABULARY, width=WIDTH, depth=depth, hidden=8, kind="elman") | changes
+    )
     return recurrent(**settings)
 
 
@@ -45,7 +54,9 @@ def fresh(net, count=SEEDS, seed=0):
 
 @functools.lru_cache(maxsize=None)
 def single(net, seed=0):
-    return jax.jit(lambda key: init(net, key, jnp.zeros((1, CONTEXT), jnp.int32)))(jax.random.key(seed))
+    return jax.jit(lambda key: init(net, key, jnp.zeros((1, CONTEXT), jnp.int32)))(
+        jax.random.key(seed)
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("net", "start", "stop"))
@@ -60,10 +71,22 @@ def pick(tree, seed):
 
 
 def shapes(net):
-    return jax.eval_shape(lambda key: init(net, key, jnp.zeros((1, CONTEXT), jnp.int32)), jax.random.key(0))
+    return jax.eval_shape(
+        lambda key: init(net, key, jnp.zeros((1, CONTEXT), jnp.int32)), jax.random.key(0)
+    )
 
 
 def settings(**changes):
-    given = dict(schedule="sequential", metric=metric("cka_debiased"), steps=12, align=0.5, inherit=INHERIT,
-                 align_optimizer=Optimizer(1e-2), finish_optimizer=Optimizer(1e-2)) | changes
+    given = (
+        dict(
+            schedule="sequential",
+            metric=metric("cka_debiased"),
+            steps=12,
+            align=0.5,
+            inherit=INHERIT,
+            align_optimizer=Optimizer(1e-2),
+            finish_optimizer=Optimizer(1e-2),
+        )
+        | changes
+    )
     return convert.Settings(**given)

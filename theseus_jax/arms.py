@@ -16,7 +16,9 @@ Row = dict[str, Any]
 
 
 class Trial(NamedTuple):
-    """One point of a search: learning rate and decoupled weight decay (of a solver: its penalty)."""
+    """One point of a search: learning rate and decoupled weight decay (of a solver: its
+    penalty).
+    """
 
     rate: float = 0.0
     decay: float = 0.0
@@ -37,7 +39,8 @@ class Turn(NamedTuple):
 
     seeds: their numbers, negative in a search. keys: theirs, (S,). sets: their data (`tasks.Sets`).
     chosen, done: what the search chose for earlier arms, and their variables (leading seed axis).
-    rows(): those of metrics.jsonl so far. log(row): adds one. fresh(net): initial variables (S, ...).
+    rows(): those of metrics.jsonl so far. log(row): adds one. fresh(net): initial variables (S,
+    ...).
     """
 
     trial: Trial = Trial()
@@ -65,10 +68,10 @@ class Arm(NamedTuple):
     """One model of a run, and one row of results.json.
 
     net: the network that it ends with. plan(turn): its phases; none where it turns out that it need
-    not be made. solve(turn): its variables (leading seed axis), instead of a plan.
-    role: "guide", "ours" or "rival"; family: a word that groups rows. guide: the earlier arm whose
-    first seed's variables the plan reads frozen. examples: which training examples it may use, a key
-    of `tasks.Sets.train`. labels: whether its losses read labels. seeds: how many; 0: the config's.
+    not be made. solve(turn): its variables (leading seed axis), instead of a plan. role: "guide",
+    "ours" or "rival"; family: a word that groups rows. guide: the earlier arm whose first seed's
+    variables the plan reads frozen. examples: which training examples it may use, a key of
+    `tasks.Sets.train`. labels: whether its losses read labels. seeds: how many; 0: the config's.
     apart: its seeds train one by one, each on its own data and to its own end; else as one program.
     parameters: that it deploys, where that is not what its variables hold.
     """

@@ -1,15 +1,17 @@
 """Checkpoints: one folder per state, written whole or not at all, with a checksum for every leaf.
 
-The only module that imports orbax, which casts dtypes silently and misses a flipped byte: both are checked.
-Each top-level item of the saved dict is one orbax item of nested dicts (tuples by position, NamedTuples by
-field name), so an item can be read alone. Plain orbax reads a folder without this module:
+The only module that imports orbax, which casts dtypes silently and misses a flipped byte: both are
+checked. Each top-level item of the saved dict is one orbax item of nested dicts (tuples by
+position, NamedTuples by field name), so an item can be read alone. Plain orbax reads a folder
+without this module:
 
     from orbax.checkpoint import v1 as ocp
     variables = ocp.load_checkpointables(path, {"variables": None})["variables"]
     metadata = ocp.checkpointables_metadata(path).custom_metadata["manifest"]["metadata"]
 
-There typed PRNG keys are their uint32 data and empty arrays are absent; an item without any non-empty array
-is a single False. Arrays are stored as host arrays: a GPU's checkpoint opens on a CPU.
+There typed PRNG keys are their uint32 data and empty arrays are absent; an item without any
+non-empty array is a single False. Arrays are stored as host arrays: a GPU's checkpoint opens on a
+CPU.
 """
 
 from __future__ import annotations
@@ -33,20 +35,26 @@ from theseus_jax.errors import UserError
 PyTree = Any
 _KEPT = 2
 _NEW, _OLD = ".theseus-new", ".theseus-old"
-_REMEDY = "delete this checkpoint: the run continues from the previous one, or starts this phase again"
+_REMEDY = (
+    "delete this checkpoint: the run continues from the previous one, or starts this phase again"
+)
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint whose files are damaged or incomplete; one line with the reason and the remedy."""
+    """A checkpoint whose files are damaged or incomplete; one line with the reason and the
+    remedy.
+    """
 
 
 def save(path: str | Path, *, tree: dict[str, PyTree], metadata: dict[str, Any]) -> None:
-    """Write `tree` ({item: pytree of arrays of any shape and numeric dtype, or typed keys}) as one folder.
+    """Write `tree` ({item: pytree of arrays of any shape and numeric dtype, or typed keys}) as one
+    folder.
 
-    An earlier checkpoint at `path` is replaced only once the new one is complete: a kill at any moment leaves
-    the old or the new one. `metadata` is any JSON object (tuples become lists). Weak types become strong.
-    Raises UserError for leaves or metadata that cannot be stored, and if the disk is full or not writable:
-    what was at `path` is then untouched. One process writes a folder at a time.
+    An earlier checkpoint at `path` is replaced only once the new one is complete: a kill at any
+    moment leaves the old or the new one. `metadata` is any JSON object (tuples become lists). Weak
+    types become strong. Raises UserError for leaves or metadata that cannot be stored, and if the
+    disk is full or not writable: what was at `path` is then untouched. One process writes a folder
+    at a time.
     """
     path = Path(path).absolute()
     payload, told = manifest.pack(tree, metadata)
@@ -55,7 +63,8 @@ def save(path: str | Path, *, tree: dict[str, PyTree], metadata: dict[str, Any])
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _settle(path)
-        # A folder that cannot be made must fail here: orbax's threads print tracebacks long after the call.
+        # A folder that cannot be made must fail here: orbax's threads print tracebacks long after
+        # the call.
         new.mkdir()
         new.rmdir()
         try:
@@ -70,41 +79,51 @@ def save(path: str | Path, *, tree: dict[str, PyTree], metadata: dict[str, Any])
         _settle(path)
 
 
-def load(path: str | Path, *, like: PyTree | None = None,
-         items: Sequence[str] | None = None) -> tuple[dict[str, PyTree], dict[str, Any]]:
-    """(tree, metadata) as saved: jax arrays (on the default device), numpy arrays and typed keys stay such.
+def load(
+    path: str | Path, *, like: PyTree | None = None, items: Sequence[str] | None = None
+) -> tuple[dict[str, PyTree], dict[str, Any]]:
+    """(tree, metadata) as saved: jax arrays (on the default device), numpy arrays and typed keys
+    stay such.
 
     Without `like` the tree is plain nested dicts by path. `like`, a dict of pytrees of arrays or
-    ShapeDtypeStruct, gives the containers (optax states) and is strict about paths, shapes and dtypes.
-    `items` names the top-level items to read (no other item's files are opened; `()`: the metadata alone);
-    `like` then holds just those. Raises UserError if nothing is there, for an unknown item, another schema,
-    or a state unlike `like`, and DamagedCheckpoint if anything is missing or fails its checksum.
+    ShapeDtypeStruct, gives the containers (optax states) and is strict about paths, shapes and
+    dtypes. `items` names the top-level items to read (no other item's files are opened; `()`: the
+    metadata alone); `like` then holds just those. Raises UserError if nothing is there, for an
+    unknown item, another schema, or a state unlike `like`, and DamagedCheckpoint if anything is
+    missing or fails its checksum.
     """
     path = _existing(Path(path).absolute())
     told = _manifest(path)
     chosen = told["items"] if items is None else list(items)
     unknown = [item for item in chosen if item not in told["items"]]
     if unknown:
-        raise UserError(f"checkpoint {path} has no item {', '.join(unknown)}: "
-                        f"it holds {', '.join(told['items'])}; name some of those")
+        raise UserError(
+            f"checkpoint {path} has no item {', '.join(unknown)}: "
+            f"it holds {', '.join(told['items'])}; name some of those"
+        )
     leaves = _read(path, {item: told["leaves"][item] for item in chosen})
     if like is None:
         return {item: {} for item in chosen} | trees.nested(leaves), told["metadata"]
     lines = trees.difference(like, trees.nested(leaves))
     if lines:
         more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
-        raise UserError(f"checkpoint {path} (theseus_jax {told['theseus_jax']}) does not fit "
-                        f"the given state: {'; '.join(lines[:3])}{more}; "
-                        "use the config it was written with, or delete it")
+        raise UserError(
+            f"checkpoint {path} (theseus_jax {told['theseus_jax']}) does not fit "
+            f"the given state: {'; '.join(lines[:3])}{more}; "
+            "use the config it was written with, or delete it"
+        )
     ordered = [leaves[name] for name in trees.leaves_by_path(like)]
     return jax.tree.unflatten(jax.tree.structure(like), ordered), told["metadata"]
 
 
-def save_progress(directory: str | Path, index: int, tree: dict[str, PyTree],
-                  metadata: dict[str, Any]) -> None:
-    """Save the state of an unfinished run as `directory/<index>` (index >= 0) and keep the newest two.
+def save_progress(
+    directory: str | Path, index: int, tree: dict[str, PyTree], metadata: dict[str, Any]
+) -> None:
+    """Save the state of an unfinished run as `directory/<index>` (index >= 0) and keep the newest
+    two.
 
-    Higher indices are removed as well: they are damaged or of a run that was rewound. Raises as `save` does.
+    Higher indices are removed as well: they are damaged or of a run that was rewound. Raises as
+    `save` does.
     """
     if index < 0:
         raise UserError(f"progress index {index} is negative: count steps from 0")
@@ -116,16 +135,21 @@ def save_progress(directory: str | Path, index: int, tree: dict[str, PyTree],
             shutil.rmtree(_numbered(directory, i))
 
 
-def latest_progress(directory: str | Path,
-                    like: PyTree | None = None) -> tuple[int, PyTree, dict[str, Any]] | None:
-    """(index, tree, metadata) of the newest readable state in `directory`, None if there is none at all.
+def latest_progress(
+    directory: str | Path, like: PyTree | None = None
+) -> tuple[int, PyTree, dict[str, Any]] | None:
+    """(index, tree, metadata) of the newest readable state in `directory`, None if there is none at
+    all.
 
     Removes what a killed save left; prints one line for each damaged state it passes over. Raises
-    DamagedCheckpoint if every state is damaged, UserError if the newest readable one does not fit `like`.
+    DamagedCheckpoint if every state is damaged, UserError if the newest readable one does not fit
+    `like`.
     """
     directory = Path(directory).absolute()
     with _writing(directory):
-        for name in {p.name.split(_NEW)[0].removesuffix(_OLD) for p in directory.glob("*.theseus-*")}:
+        for name in {
+            p.name.split(_NEW)[0].removesuffix(_OLD) for p in directory.glob("*.theseus-*")
+        }:
             _settle(directory / name)
     failure = None
     for index in sorted(_indices(directory), reverse=True):
@@ -143,11 +167,15 @@ def _manifest(path: Path) -> dict[str, Any]:
     """The verified manifest of the checkpoint; cheap, no array is read."""
     found = _orbax_read(path, lambda: ocp.checkpointables_metadata(path).custom_metadata)
     if not manifest.is_sound(found):
-        raise _damaged(path, "the manifest in _CHECKPOINT_METADATA is missing or does not match its sha256")
+        raise _damaged(
+            path, "the manifest in _CHECKPOINT_METADATA is missing or does not match its sha256"
+        )
     told = found["manifest"]
     if told["schema"] != manifest.SCHEMA:
-        raise UserError(f"checkpoint {path} has schema {told['schema']}, this code reads {manifest.SCHEMA}: "
-                        f"use theseus_jax {told['theseus_jax']}, or delete it and run again")
+        raise UserError(
+            f"checkpoint {path} has schema {told['schema']}, this code reads {manifest.SCHEMA}: "
+            f"use theseus_jax {told['theseus_jax']}, or delete it and run again"
+        )
     return told
 
 
@@ -155,7 +183,9 @@ def _read(path: Path, described: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """{path: leaf} of the described items, every checksum verified."""
     if not described:  # orbax takes an empty request for a request of everything
         return {}
-    stored = _orbax_read(path, lambda: ocp.load_checkpointables(path, {item: None for item in described}))
+    stored = _orbax_read(
+        path, lambda: ocp.load_checkpointables(path, {item: None for item in described})
+    )
     leaves = {}
     for item, entries in described.items():
         found = trees.leaves_by_path({item: stored[item]})
@@ -175,16 +205,24 @@ def _numbered(directory: Path, index: int) -> Path:
 
 
 def _indices(directory: Path) -> list[int]:
-    return [int(p.name) for p in directory.glob("*") if p.is_dir() and p.name.isdigit() and len(p.name) >= 8]
+    return [
+        int(p.name)
+        for p in directory.glob("*")
+        if p.is_dir() and p.name.isdigit() and len(p.name) >= 8
+    ]
 
 
 def _existing(path: Path) -> Path:
-    """The complete checkpoint for `path`: beside it only if a save was killed between its two renames."""
+    """The complete checkpoint for `path`: beside it only if a save was killed between its two
+    renames.
+    """
     found = path if path.exists() else _beside(path)[0]
     if not found.exists():
         raise UserError(f"no checkpoint at {path}: give a folder written by a run, or train first")
     if not _is_checkpoint(found):
-        raise DamagedCheckpoint(f"{path} is no checkpoint (no _CHECKPOINT_METADATA): give a folder of a run")
+        raise DamagedCheckpoint(
+            f"{path} is no checkpoint (no _CHECKPOINT_METADATA): give a folder of a run"
+        )
     return found
 
 
@@ -193,13 +231,19 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _refuse_other_folder(path: Path) -> None:
-    """Nothing but a checkpoint or an empty folder is ever replaced, so that a wrong path costs no data."""
+    """Nothing but a checkpoint or an empty folder is ever replaced, so that a wrong path costs no
+    data.
+    """
     if path.exists() and not _is_checkpoint(path) and (path.is_file() or any(path.iterdir())):
-        raise UserError(f"{path} exists and is not a checkpoint: it is not replaced; choose another path")
+        raise UserError(
+            f"{path} exists and is not a checkpoint: it is not replaced; choose another path"
+        )
 
 
 def _settle(path: Path) -> None:
-    """Put a complete new checkpoint in its place if that is free, then remove what saves left beside it."""
+    """Put a complete new checkpoint in its place if that is free, then remove what saves left
+    beside it.
+    """
     new, _ = _beside(path)
     if _is_checkpoint(new) and not path.exists():
         new.rename(path)
@@ -215,7 +259,9 @@ def _leftovers(path: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """orbax logs every error it raises, with tracebacks, and warns about the coroutines it then drops."""
+    """orbax logs every error it raises, with tracebacks, and warns about the coroutines it then
+    drops.
+    """
     levels = {logger: logger.level for logger in map(logging.getLogger, ("absl", "asyncio"))}
     for logger in levels:
         logger.setLevel(logging.CRITICAL + 1)
@@ -234,8 +280,10 @@ def _writing(path: Path) -> Iterator[None]:
         with _quiet():
             yield
     except Exception as error:
-        raise UserError(f"cannot write checkpoint {path}: {_reason(error)}; the earlier state is kept; "
-                        "free disk space or choose a writable directory") from error
+        raise UserError(
+            f"cannot write checkpoint {path}: {_reason(error)}; the earlier state is kept; "
+            "free disk space or choose a writable directory"
+        ) from error
 
 
 def _orbax_read(path: Path, call: Callable[[], Any]) -> Any:
@@ -244,7 +292,8 @@ def _orbax_read(path: Path, call: Callable[[], Any]) -> Any:
             return call()
         except Exception as error:
             reason = _reason(error)
-        gc.collect()  # orbax's dropped coroutines warn when they are freed: free them while warnings are off
+        # orbax's dropped coroutines warn when they are freed: free them while warnings are off
+        gc.collect()
     raise _damaged(path, reason)
 
 

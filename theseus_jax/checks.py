@@ -1,4 +1,5 @@
 """Values of a config that can be judged one by one."""
+
 from __future__ import annotations
 
 from typing import Any, Mapping, Sequence
@@ -13,11 +14,17 @@ def lookup(config: Any, path: str) -> Any:
     return config
 
 
-def check_values(config: Any, choices: Mapping[str, Sequence[str]], positive: Sequence[str] = ()) -> None:
-    """Raises UserError, one line, for the first value that is none of its choices, or is not at least 1."""
+def check_values(
+    config: Any, choices: Mapping[str, Sequence[str]], positive: Sequence[str] = ()
+) -> None:
+    """Raises UserError, one line, for the first value that is none of its choices, or is not at
+    least 1.
+    """
     for path, allowed in choices.items():
         if lookup(config, path) not in allowed:
-            raise UserError(f"config.{path} is {lookup(config, path)!r}; choose one of {', '.join(allowed)}")
+            raise UserError(
+                f"config.{path} is {lookup(config, path)!r}; choose one of {', '.join(allowed)}"
+            )
     for path in positive:
         if lookup(config, path) < 1:
             raise UserError(f"config.{path} is {lookup(config, path)}; it must be at least 1")

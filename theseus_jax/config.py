@@ -76,7 +76,7 @@ GONE = {
         "stop_every": 0,
         "stop_gain": None,
         "stop_patience": None,
-    }
+    },
 }
 
 
@@ -100,10 +100,7 @@ def current(known: dict[str, Any]) -> dict[str, Any]:
 def _filled(known: Any, default: Any) -> Any:
     if not isinstance(known, dict) or not isinstance(default, dict):
         return known
-    return {
-        **default,
-        **{key: _filled(value, default.get(key)) for key, value in known.items()},
-    }
+    return {**default, **{key: _filled(value, default.get(key)) for key, value in known.items()}}
 
 
 def stored_config(text: str) -> Any:

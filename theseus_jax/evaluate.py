@@ -1,4 +1,5 @@
 """Held-out scores: every target token of a split counts once, in fixed order, without dropout."""
+
 from __future__ import annotations
 
 import functools
@@ -15,7 +16,8 @@ from theseus_jax.objectives import InfoNCE, Signals, as_classes, cross_entropy, 
 from theseus_jax.program import over_seeds
 from theseus_jax.similarity import NamedSimilarity, samples
 
-CALL_BATCHES = 16  # batches a call: enough to hide the dispatch, few enough that padding a small split costs little
+# batches a call: enough to hide the dispatch, few enough that padding a small split costs little
+CALL_BATCHES = 16
 
 
 @functools.partial(jax.jit, static_argnames=("net",))
@@ -23,8 +25,12 @@ def _sums(net: Network, variables: Variables, windows: jax.Array, mask: jax.Arra
     def one_seed(variables):
         def add(total, batch):
             tokens, counted = batch
-            logits = forward(net, variables, tokens[:, :-1].astype(jnp.int32))[0].astype(jnp.float32)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:].astype(jnp.int32))
+            logits = forward(net, variables, tokens[:, :-1].astype(jnp.int32))[0].astype(
+                jnp.float32
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(
+                logits, tokens[:, 1:].astype(jnp.int32)
+            )
             return total + jnp.sum(jnp.where(counted, losses, 0.0)), None
 
         return jax.lax.scan(add, jnp.zeros(()), (windows, mask))[0]
@@ -32,20 +38,24 @@ def _sums(net: Network, variables: Variables, windows: jax.Array, mask: jax.Arra
     return over_seeds(one_seed, variables)
 
 
-def token_loss(net: Network, variables: Variables, windows: np.ndarray, mask: np.ndarray, *, batch: int = 8) -> np.ndarray:
+def token_loss(
+    net: Network, variables: Variables, windows: np.ndarray, mask: np.ndarray, *, batch: int = 8
+) -> np.ndarray:
     """Mean cross-entropy of each seed, nats per token: (S,) float64.
 
-    variables: with a leading seed axis S. windows: (N, T + 1) integer tokens; mask: (N, T) bool, which targets count
-    (`data.windows.evaluation_windows`). Padded with targets that do not count, so that every split of any length runs
-    through one compiled program of CALL_BATCHES batches.
+    variables: with a leading seed axis S. windows: (N, T + 1) integer tokens; mask: (N, T) bool,
+    which targets count (`data.windows.evaluation_windows`). Padded with targets that do not count,
+    so that every split of any length runs through one compiled program of CALL_BATCHES batches.
     """
     size = CALL_BATCHES * batch
     missing = -len(windows) % size
     padded = np.concatenate([windows, np.zeros((missing, windows.shape[1]), windows.dtype)])
     counted = np.concatenate([mask, np.zeros((missing, mask.shape[1]), bool)])
     shape = (len(padded) // size, CALL_BATCHES, batch, -1)
-    sums = [np.asarray(_sums(net, variables, jnp.asarray(tokens), jnp.asarray(which)), np.float64)
-            for tokens, which in zip(padded.reshape(shape), counted.reshape(shape))]
+    sums = [
+        np.asarray(_sums(net, variables, jnp.asarray(tokens), jnp.asarray(which)), np.float64)
+        for tokens, which in zip(padded.reshape(shape), counted.reshape(shape))
+    ]
     return np.sum(sums, axis=0) / mask.sum()
 
 
@@ -61,14 +71,27 @@ def _similarities(net, variables, guide, guide_variables, x, pair, metrics, kind
     def one_seed(variables):
         z = forward(net, variables, x, stop=pair[1])[0]
         ours, _ = samples(values_and_mask(z)[0], kind=kind, mask=mask)
-        return [metric(ours[rows], y[rows], None if counted is None else counted[rows]) for metric in metrics]
+        return [
+            metric(ours[rows], y[rows], None if counted is None else counted[rows])
+            for metric in metrics
+        ]
 
     return over_seeds(one_seed, variables)
 
 
-def stage_similarity(net: Network, variables: Variables, guide: Network, guide_variables: Variables, x: Any,
-                     *, pair: tuple[str, str], metrics: Sequence[NamedSimilarity], kind: str = "tokens") -> list[np.ndarray]:
-    """Similarity of a guide stage and a target stage (`pair`) on held-out inputs x (N, ...), at most SAMPLES spread samples.
+def stage_similarity(
+    net: Network,
+    variables: Variables,
+    guide: Network,
+    guide_variables: Variables,
+    x: Any,
+    *,
+    pair: tuple[str, str],
+    metrics: Sequence[NamedSimilarity],
+    kind: str = "tokens",
+) -> list[np.ndarray]:
+    """Similarity of a guide stage and a target stage (`pair`) on held-out inputs x (N, ...), at
+    most SAMPLES spread samples.
 
     kind: what counts as a sample (`similarity.samples`). Returns one (S,) array a metric.
     """
@@ -87,7 +110,9 @@ class ClassScores(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("net",))
-def _class_sums(net: Network, variables: Variables, x: jax.Array, y: jax.Array, counted: jax.Array) -> jax.Array:
+def _class_sums(
+    net: Network, variables: Variables, x: jax.Array, y: jax.Array, counted: jax.Array
+) -> jax.Array:
     def one_seed(variables):
         def add(total, block):
             x, y, counted = block
@@ -95,7 +120,13 @@ def _class_sums(net: Network, variables: Variables, x: jax.Array, y: jax.Array, 
             losses = cross_entropy(logits, y)
             right = jnp.argmax(logits, axis=-1) == y
             counted = counted.reshape(-1, *[1] * (y.ndim - 1))
-            return total + jnp.stack([jnp.where(counted, right, 0.0).sum(), jnp.where(counted, losses, 0.0).sum()]), None
+            return (
+                total
+                + jnp.stack(
+                    [jnp.where(counted, right, 0.0).sum(), jnp.where(counted, losses, 0.0).sum()]
+                ),
+                None,
+            )
 
         return jax.lax.scan(add, jnp.zeros(2), (x, y, counted))[0]
 
@@ -103,24 +134,48 @@ def _class_sums(net: Network, variables: Variables, x: jax.Array, y: jax.Array, 
 
 
 def class_scores(net: Network, variables: Variables, x: Any, y: Any) -> ClassScores:
-    """Scores of a classifier on every label once. variables: leading seed axis S; x: leaves (N, ...).
+    """Scores of a classifier on every label once. variables: leading seed axis S; x: leaves (N,
+    ...).
 
-    y: integers of the shape of the logits less their last axis, (N,), or (N, T) for a class at every position; a network of
-    one logit has classes 0 and 1. Raises UserError for labels of another shape.
+    y: integers of the shape of the logits less their last axis, (N,), or (N, T) for a class at
+    every position; a network of one logit has classes 0 and 1. Raises UserError for labels of
+    another shape.
     """
     count, rows = len(y), min(ROWS, len(y))
-    given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *np.shape(leaf)[1:]), jnp.asarray(leaf[:1]).dtype), x)
+    given = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (count, *np.shape(leaf)[1:]), jnp.asarray(leaf[:1]).dtype
+        ),
+        x,
+    )
     logits = list(seams(net, given).values())[-1].shape
     if np.shape(y) != logits[:-1]:
-        raise UserError(f"labels of shape {np.shape(y)} for logits of shape {logits}; give one integer for each row of logits")
-    padded = [jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, -count % rows)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
-        -1, rows, *leaf.shape[1:]), jax.tree.map(jnp.asarray, z)) for z in (x, y, jnp.ones(count, bool))]
+        raise UserError(
+            f"labels of shape {np.shape(y)} for logits of shape {logits}; give one integer for each"
+            " row of logits"
+        )
+    padded = [
+        jax.tree.map(
+            lambda leaf: jnp.pad(leaf, [(0, -count % rows)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
+                -1, rows, *leaf.shape[1:]
+            ),
+            jax.tree.map(jnp.asarray, z),
+        )
+        for z in (x, y, jnp.ones(count, bool))
+    ]
     sums = np.asarray(_class_sums(net, variables, *padded), np.float64) / np.size(y)
     return ClassScores(sums[:, 0], sums[:, 1])
 
 
 @functools.partial(jax.jit, static_argnames=("net", "temperature", "rate"))
-def _contrasts(net: Network, variables: Variables, batches: jax.Array, key: jax.Array, temperature: float, rate: float) -> jax.Array:
+def _contrasts(
+    net: Network,
+    variables: Variables,
+    batches: jax.Array,
+    key: jax.Array,
+    temperature: float,
+    rate: float,
+) -> jax.Array:
     objective = InfoNCE(temperature)
 
     def one_seed(variables):
@@ -134,14 +189,26 @@ def _contrasts(net: Network, variables: Variables, batches: jax.Array, key: jax.
     return over_seeds(one_seed, variables)
 
 
-def contrast_loss(net: Network, variables: Variables, x: Any, *, batch: int, temperature: float, rate: float,
-                  key: jax.Array) -> np.ndarray:
+def contrast_loss(
+    net: Network,
+    variables: Variables,
+    x: Any,
+    *,
+    batch: int,
+    temperature: float,
+    rate: float,
+    key: jax.Array,
+) -> np.ndarray:
     """InfoNCE of two dropout views, nats, mean over batches in fixed order: (S,) float64.
 
-    x: (N, ...). The last N % batch examples are left out, since the loss depends on the batch. rate, key: of the dropout
-    masks, which are the same for every network. Raises UserError for fewer examples than a batch.
+    x: (N, ...). The last N % batch examples are left out, since the loss depends on the batch.
+    rate, key: of the dropout masks, which are the same for every network. Raises UserError for
+    fewer examples than a batch.
     """
     if len(x) < batch:
-        raise UserError(f"{len(x)} held-out examples are fewer than a batch of {batch}; lower train.batch or give more data")
+        raise UserError(
+            f"{len(x)} held-out examples are fewer than a batch of {batch}; lower train.batch or"
+            " give more data"
+        )
     batches = jnp.asarray(x)[: len(x) // batch * batch].reshape(-1, batch, *x.shape[1:])
     return np.asarray(_contrasts(net, variables, batches, key, temperature, rate), np.float64)

@@ -2,6 +2,7 @@
 
 An objective says which activations it needs (`target`, `guide`), so that nothing else is computed.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -19,9 +20,10 @@ from theseus_jax.similarity import NamedSimilarity, samples
 class Signals(NamedTuple):
     """What one batch gives a phase's objectives.
 
-    labels: (B,) or (B, T) int32, or (B, O) float32 shares of the classes. output: what the target's last stage that was run
-    gave. target, guide: captured activations by stage name; a guide's logits stand under its last stage. variables: the
-    target's, with those of modules that only terms read.
+    labels: (B,) or (B, T) int32, or (B, O) float32 shares of the classes. output: what the target's
+    last stage that was run gave. target, guide: captured activations by stage name; a guide's
+    logits stand under its last stage. variables: the target's, with those of modules that only
+    terms read.
     """
 
     labels: jax.Array
@@ -32,19 +34,27 @@ class Signals(NamedTuple):
 
 
 def as_classes(logits: jax.Array) -> jax.Array:
-    """Logits (..., O) as they are; a single logit (..., 1) as the two (..., 2) of "no" and "yes", softmax((0, z)) being
-    sigmoid(z): a softmax over one logit is 1 whatever it is, so nothing would be learnt from it.
+    """Logits (..., O) as they are; a single logit (..., 1) as the two (..., 2) of "no" and "yes",
+    softmax((0, z)) being sigmoid(z): a softmax over one logit is 1 whatever it is, so nothing would
+    be learnt from it.
     """
-    return logits if logits.shape[-1] > 1 else jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
+    return (
+        logits
+        if logits.shape[-1] > 1
+        else jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
+    )
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy, nats: logits (..., O), labels (...) integers or (..., O) float shares of the classes -> (...).
+    """Cross-entropy, nats: logits (..., O), labels (...) integers or (..., O) float shares of the
+    classes -> (...).
 
     With one logit (..., 1) the labels are 0 and 1, or the share (..., 1) of 1.
     """
     if jnp.issubdtype(labels.dtype, jnp.floating):
-        shares = labels if labels.shape[-1] > 1 else jnp.concatenate([1.0 - labels, labels], axis=-1)
+        shares = (
+            labels if labels.shape[-1] > 1 else jnp.concatenate([1.0 - labels, labels], axis=-1)
+        )
         return optax.softmax_cross_entropy(as_classes(logits), shares)
     return optax.softmax_cross_entropy_with_integer_labels(as_classes(logits), labels)
 
@@ -62,7 +72,8 @@ class CrossEntropy:
 
 
 def two_views(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """(B, ...) -> (2 B, ...): the rows under two independent dropout masks, the first views, then the second.
+    """(B, ...) -> (2 B, ...): the rows under two independent dropout masks, the first views, then
+    the second.
 
     rate: the share of entries that become 0, in [0, 1); the others are divided by 1 - rate.
     """
@@ -72,10 +83,12 @@ def two_views(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class InfoNCE:
-    """Normalised-temperature cross-entropy of two views of each example, nats (Chen et al. 2020, arXiv 2002.05709, eq. 1).
+    """Normalised-temperature cross-entropy of two views of each example, nats (Chen et al. 2020,
+    arXiv 2002.05709, eq. 1).
 
-    The output (2 B, O) holds the first views, then the second; each row has to find its other view among 2 B - 1 rows by
-    cosine similarity over `temperature`. Raises ValueError for an odd number of rows. The labels are not used.
+    The output (2 B, O) holds the first views, then the second; each row has to find its other view
+    among 2 B - 1 rows by cosine similarity over `temperature`. Raises ValueError for an odd number
+    of rows. The labels are not used.
     """
 
     temperature: float = 0.07
@@ -85,18 +98,23 @@ class InfoNCE:
     def __call__(self, signals: Signals) -> jax.Array:
         rows = len(signals.output)
         if rows % 2:
-            raise ValueError(f"InfoNCE was given {rows} rows; two views of each example make an even number")
+            raise ValueError(
+                f"InfoNCE was given {rows} rows; two views of each example make an even number"
+            )
         squares = jnp.sum(signals.output**2, axis=-1, keepdims=True)
         whole = squares > 1e-12  # a row of zeros has no direction, and gets no gradient
         unit = jnp.where(whole, signals.output * jax.lax.rsqrt(jnp.where(whole, squares, 1.0)), 0.0)
         logits = jnp.matmul(unit, unit.T, precision="highest") / self.temperature
         logits = jnp.where(jnp.eye(rows, dtype=bool), -jnp.inf, logits)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, (jnp.arange(rows) + rows // 2) % rows).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits, (jnp.arange(rows) + rows // 2) % rows
+        ).mean()
 
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """T^2 KL(softmax(guide / T) || softmax(target / T)), nats per token (Hinton et al. 2015, arXiv 1503.02531, eq. 1).
+    """T^2 KL(softmax(guide / T) || softmax(target / T)), nats per token (Hinton et al. 2015, arXiv
+    1503.02531, eq. 1).
 
     Of one logit it is the divergence of Bernoulli distributions (`as_classes`).
 
@@ -108,7 +126,9 @@ class Distillation:
     target: tuple[str, ...] = ()
 
     def __call__(self, signals: Signals) -> jax.Array:
-        wanted = jax.nn.log_softmax(as_classes(jax.lax.stop_gradient(signals.guide[self.guide[0]])) / self.temperature)
+        wanted = jax.nn.log_softmax(
+            as_classes(jax.lax.stop_gradient(signals.guide[self.guide[0]])) / self.temperature
+        )
         given = jax.nn.log_softmax(as_classes(signals.output) / self.temperature)
         return self.temperature**2 * jnp.sum(jnp.exp(wanted) * (wanted - given), axis=-1).mean()
 
@@ -132,8 +152,9 @@ class _Paired:
 class Alignment(_Paired):
     """Mean over pairs of (1 - similarity(target stage, guide stage)): 0 is perfectly aligned.
 
-    pairs: (guide stage, target stage). samples: "tokens" makes N = B T samples of width D (of images: of the positions);
-    "sequences" N = B of T D; "pooled" N = B means over the positions, of width D. Padding does not count.
+    pairs: (guide stage, target stage). samples: "tokens" makes N = B T samples of width D (of
+    images: of the positions); "sequences" N = B of T D; "pooled" N = B means over the positions, of
+    width D. Padding does not count.
     """
 
     metric: NamedSimilarity
@@ -141,7 +162,9 @@ class Alignment(_Paired):
 
     def __call__(self, signals: Signals) -> jax.Array:
         def distance(pair):
-            (x, mask), (y, _) = (values_and_mask(z) for z in (signals.target[pair[1]], signals.guide[pair[0]]))
+            (x, mask), (y, _) = (
+                values_and_mask(z) for z in (signals.target[pair[1]], signals.guide[pair[0]])
+            )
             x, counted = samples(x, kind=self.samples, mask=mask)
             y, _ = samples(jax.lax.stop_gradient(y), kind=self.samples, mask=mask)
             return 1.0 - self.metric(x, y, counted)
@@ -151,7 +174,8 @@ class Alignment(_Paired):
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """A module that only a term reads: its variables stand under `name` beside the stages', and no deployed network has it.
+    """A module that only a term reads: its variables stand under `name` beside the stages', and no
+    deployed network has it.
 
     given: the shape (1, ...) of what it reads, a ShapeDtypeStruct or a `Masked` of them.
     """
@@ -166,11 +190,13 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Regression(_Paired):
-    """Mean over pairs of half the mean squared error between a regressor of the target's stage and the guide's stage.
+    """Mean over pairs of half the mean squared error between a regressor of the target's stage and
+    the guide's stage.
 
-    pairs: (guide stage, target stage); sides: the regressor of each pair, to the guide stage's shape. The hints of FitNets
-    (Romero et al. 2014, arXiv 1412.6550, equation 3), with the mean in place of the sum over features. guide_sides: filters
-    of the guide's stages, for TED (Liang et al. 2022, arXiv 2210.01351, equation 8), whose variables get no gradient.
+    pairs: (guide stage, target stage); sides: the regressor of each pair, to the guide stage's
+    shape. The hints of FitNets (Romero et al. 2014, arXiv 1412.6550, equation 3), with the mean in
+    place of the sum over features. guide_sides: filters of the guide's stages, for TED (Liang et
+    al. 2022, arXiv 2210.01351, equation 8), whose variables get no gradient.
     """
 
     sides: tuple[Side, ...]
@@ -186,17 +212,20 @@ class Regression(_Paired):
             if mask is None:
                 return squares.mean()
             counted = (mask > 0)[..., None]
-            return jnp.where(counted, squares, 0.0).sum() / jnp.maximum(counted.sum() * squares.shape[-1], 1)
+            return jnp.where(counted, squares, 0.0).sum() / jnp.maximum(
+                counted.sum() * squares.shape[-1], 1
+            )
 
         return 0.5 * sum(error(i, pair) for i, pair in enumerate(self.pairs)) / len(self.pairs)
 
 
 @dataclasses.dataclass(frozen=True)
 class FilterTask:
-    """Mean over stages of the cross-entropy of a head on a filtered activation (TED's first stage, arXiv 2210.01351, section 3.1).
+    """Mean over stages of the cross-entropy of a head on a filtered activation (TED's first stage,
+    arXiv 2210.01351, section 3.1).
 
-    stages: of the guide (on_guide) or of the target; filters and heads: one side each; a head reads the filter's output
-    averaged over positions. The stages themselves get no gradient.
+    stages: of the guide (on_guide) or of the target; filters and heads: one side each; a head reads
+    the filter's output averaged over positions. The stages themselves get no gradient.
     """
 
     reads_labels: ClassVar[bool] = True
@@ -219,7 +248,9 @@ class FilterTask:
 
     def __call__(self, signals: Signals) -> jax.Array:
         def loss(stage: str, filtered: Side, head: Side) -> jax.Array:
-            activation = jax.lax.stop_gradient((signals.guide if self.on_guide else signals.target)[stage])
+            activation = jax.lax.stop_gradient(
+                (signals.guide if self.on_guide else signals.target)[stage]
+            )
             values, mask = values_and_mask(filtered(signals.variables, activation))
             pooled, _ = samples(values, kind="pooled", mask=mask)
             return cross_entropy(head(signals.variables, pooled), signals.labels).mean()
@@ -229,7 +260,9 @@ class FilterTask:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One weighted part of a loss, logged under `name`. weight: a number, or a `balance.Ramp` or `balance.Calibrated`."""
+    """One weighted part of a loss, logged under `name`. weight: a number, or a `balance.Ramp` or
+    `balance.Calibrated`.
+    """
 
     name: str
     weight: Any

@@ -1,4 +1,7 @@
-"""The static part of a phase, and the loss of one batch: what a compiled step (`chunk`) is made of."""
+"""The static part of a phase, and the loss of one batch: what a compiled step (`chunk`) is
+made of.
+"""
+
 from __future__ import annotations
 
 import dataclasses
@@ -20,9 +23,11 @@ from theseus_jax.plan import Optimizer, Phase
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """All that a phase's compiled step depends on besides shapes; equal programs share one compilation.
+    """All that a phase's compiled step depends on besides shapes; equal programs share one
+    compilation.
 
-    optimizer: with a rate of 0, since rates are passed in. terms: those whose weights are passed in have None for it.
+    optimizer: with a rate of 0, since rates are passed in. terms: those whose weights are passed in
+    have None for it.
     """
 
     net: Network
@@ -48,10 +53,12 @@ class Program:
 class StepRecord(NamedTuple):
     """One optimizer step of one seed, as a watch is given it.
 
-    step: its number, from 0. gradient, updates (what was added) and params (before it): trees of the trained part.
+    step: its number, from 0. gradient, updates (what was added) and params (before it): trees of
+    the trained part.
 
-    A watch is any hashable function of it to {name: array}, with `target` and `guide` (the activations that it reads, as a
-    term's) and `every`: it is computed, and a row of kind "watch" is written, after every so many steps.
+    A watch is any hashable function of it to {name: array}, with `target` and `guide` (the
+    activations that it reads, as a term's) and `every`: it is computed, and a row of kind "watch"
+    is written, after every so many steps.
     """
 
     step: jax.Array
@@ -63,40 +70,73 @@ class StepRecord(NamedTuple):
 
 @functools.lru_cache(maxsize=None)
 def transformation(optimizer: Optimizer) -> optax.GradientTransformation:
-    """AdamW or SGD without its rate, which the step multiplies in, so that rates and lengths need no new program."""
+    """AdamW or SGD without its rate, which the step multiplies in, so that rates and lengths need
+    no new program.
+    """
+
     def matrices(params):
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
     clip = optax.clip_by_global_norm(optimizer.clip) if optimizer.clip else optax.identity()
-    rules = {"adamw": lambda: optax.scale_by_adam(b2=optimizer.b2), "sgd": lambda: optax.trace(optimizer.momentum)}
-    return optax.chain(clip, rules[optimizer.rule](), optax.add_decayed_weights(optimizer.weight_decay, mask=matrices))
+    rules = {
+        "adamw": lambda: optax.scale_by_adam(b2=optimizer.b2),
+        "sgd": lambda: optax.trace(optimizer.momentum),
+    }
+    return optax.chain(
+        clip,
+        rules[optimizer.rule](),
+        optax.add_decayed_weights(optimizer.weight_decay, mask=matrices),
+    )
 
 
 @functools.lru_cache(maxsize=None)
 def optimizer_init(optimizer: Optimizer) -> Callable[[Any], Any]:
-    """params with a leading seed axis -> their fresh optimizer state; compiled once for shapes, whatever the phase."""
+    """params with a leading seed axis -> their fresh optimizer state; compiled once for shapes,
+    whatever the phase.
+    """
     return jax.jit(jax.vmap(transformation(optimizer).init))
 
 
 def program_of(phase: Phase) -> Program:
     """The static part of a phase; raises UserError when nothing would be trained."""
     if not phase.trainable or not phase.terms:
-        raise UserError(f"phase {phase.name!r} has {len(phase.trainable)} trainable parts and {len(phase.terms)} loss "
-                        "terms; it needs one of each")
+        raise UserError(
+            f"phase {phase.name!r} has {len(phase.trainable)} trainable parts and"
+            f" {len(phase.terms)} loss terms; it needs one of each"
+        )
     feed = phase.feed
-    terms = tuple(term if balance.is_number(term.weight) else dataclasses.replace(term, weight=None) for term in phase.terms)
-    return Program(phase.net, feed.guide, phase.trainable, terms, feed.route,
-                   dataclasses.replace(phase.optimizer, learning_rate=0.0), feed.transforms, phase.watches)
+    terms = tuple(
+        term if balance.is_number(term.weight) else dataclasses.replace(term, weight=None)
+        for term in phase.terms
+    )
+    return Program(
+        phase.net,
+        feed.guide,
+        phase.trainable,
+        terms,
+        feed.route,
+        dataclasses.replace(phase.optimizer, learning_rate=0.0),
+        feed.transforms,
+        phase.watches,
+    )
 
 
 def guide_stages(program: Program) -> tuple[str, ...]:
     """The guide stages whose outputs a step reads, in order."""
-    wanted = {name for reader in program.readers for name in reader.guide} | set(program.route.sources)
-    return tuple(sorted(wanted, key=lambda name: (position(program.guide, name.split("/")[0]), name)))
+    wanted = {name for reader in program.readers for name in reader.guide} | set(
+        program.route.sources
+    )
+    return tuple(
+        sorted(wanted, key=lambda name: (position(program.guide, name.split("/")[0]), name))
+    )
 
 
-def guide_signals(guide: Network, guide_variables: Variables, x: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """{name: output} of these stages of the frozen guide, in order; it runs no further than the last of them."""
+def guide_signals(
+    guide: Network, guide_variables: Variables, x: Any, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """{name: output} of these stages of the frozen guide, in order; it runs no further than the
+    last of them.
+    """
     if not names:
         return {}
     _, captured, _ = forward(guide, guide_variables, x, stop=names[-1].split("/")[0], capture=names)
@@ -106,8 +146,8 @@ def guide_signals(guide: Network, guide_variables: Variables, x: Any, names: tup
 def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
     """What the first stage reads and what the loss compares with.
 
-    batch: windows of tokens (B, T + 1), which predict themselves one position on, or a dict of "inputs" and "labels" (and of
-    "guide", the guide's remembered outputs).
+    batch: windows of tokens (B, T + 1), which predict themselves one position on, or a dict of
+    "inputs" and "labels" (and of "guide", the guide's remembered outputs).
     """
     if isinstance(batch, dict):
         return batch["inputs"], batch["labels"]
@@ -115,10 +155,11 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
 
 
 def loss_fn(program: Program, params, rest, guide_variables, batch, progress, key, weights=None):
-    """(loss, (terms, batch_stats, signals)) of one batch (see `inputs_and_labels`); progress: (step, steps).
+    """(loss, (terms, batch_stats, signals)) of one batch (see `inputs_and_labels`); progress:
+    (step, steps).
 
-    weights: {term: (3,) for `balance.at`} of the terms without a number; None: 1 for each. signals: None where no watch
-    reads them.
+    weights: {term: (3,) for `balance.at`} of the terms without a number; None: 1 for each. signals:
+    None where no watch reads them.
     """
     variables = merge(rest, params)
     inputs, labels = inputs_and_labels(batch)
@@ -126,9 +167,25 @@ def loss_fn(program: Program, params, rest, guide_variables, batch, progress, ke
         draw, key = jax.random.split(key)
         inputs, labels = transform(inputs, labels, draw)
     remembered = isinstance(batch, dict) and "guide" in batch
-    guide = batch["guide"] if remembered else guide_signals(program.guide, guide_variables, inputs, guide_stages(program))
-    found = program.route.run(ForwardPass(program.net, program.guide, program.trainable, program.captures, variables,
-                                          guide_variables, guide, inputs, progress, key))
+    guide = (
+        batch["guide"]
+        if remembered
+        else guide_signals(program.guide, guide_variables, inputs, guide_stages(program))
+    )
+    found = program.route.run(
+        ForwardPass(
+            program.net,
+            program.guide,
+            program.trainable,
+            program.captures,
+            variables,
+            guide_variables,
+            guide,
+            inputs,
+            progress,
+            key,
+        )
+    )
     signals = Signals(labels, found.output, found.target, guide, variables)
     terms = {term.name: term.fn(signals) for term in program.terms}
     loss = sum(_weight(term, weights, progress[0]) * terms[term.name] for term in program.terms)
@@ -136,23 +193,33 @@ def loss_fn(program: Program, params, rest, guide_variables, batch, progress, ke
 
 
 def constant_terms(program: Program, params, rest, guide_variables, batch) -> list[str]:
-    """Terms that depend on nothing that is trained, whatever its values: shapes are enough, nothing is computed.
+    """Terms that depend on nothing that is trained, whatever its values: shapes are enough, nothing
+    is computed.
 
-    By the equations of the traced step; what a loop or a called function gives counts as depending on all that it is given.
+    By the equations of the traced step; what a loop or a called function gives counts as depending
+    on all that it is given.
     """
+
     def terms(params, rest, guide_variables, batch):
         progress = jnp.zeros(()), jnp.ones(())
-        return loss_fn(program, params, rest, guide_variables, batch, progress, jax.random.key(0))[1][0]
+        return loss_fn(program, params, rest, guide_variables, batch, progress, jax.random.key(0))[
+            1
+        ][0]
 
     jaxpr = jax.make_jaxpr(terms)(params, rest, guide_variables, batch).jaxpr
-    moving = set(jaxpr.invars[:len(jax.tree.leaves(params))])
+    moving = set(jaxpr.invars[: len(jax.tree.leaves(params))])
     for equation in jaxpr.eqns:
-        given = {value for value in equation.invars if not isinstance(value, jax.extend.core.Literal)}
+        given = {
+            value for value in equation.invars if not isinstance(value, jax.extend.core.Literal)
+        }
         if given & moving and equation.primitive.name != "stop_gradient":
             moving.update(equation.outvars)
     names = sorted(term.name for term in program.terms)  # as a dict's leaves are
-    return [name for name, value in zip(names, jaxpr.outvars, strict=True)
-            if isinstance(value, jax.extend.core.Literal) or value not in moving]
+    return [
+        name
+        for name, value in zip(names, jaxpr.outvars, strict=True)
+        if isinstance(value, jax.extend.core.Literal) or value not in moving
+    ]
 
 
 def _weight(term: Term, weights: Any, step: Any) -> Any:
@@ -162,7 +229,9 @@ def _weight(term: Term, weights: Any, step: Any) -> Any:
 
 
 def over_seeds(fn: Callable[[Any], Any], stacked: Any) -> Any:
-    """fn over the leading seed axis of every leaf: vmap on an accelerator, one after the other on a CPU."""
+    """fn over the leading seed axis of every leaf: vmap on an accelerator, one after the other on a
+    CPU.
+    """
     return jax.lax.map(fn, stacked) if jax.default_backend() == "cpu" else jax.vmap(fn)(stacked)
 
 
@@ -176,12 +245,19 @@ def block_count(x: Any) -> int:
 
 
 def in_blocks(fn: Callable[[Any], Any], x: Any) -> Any:
-    """fn over x (leaves (N, ...)) in blocks of at most BLOCK rows, as one: fn must treat rows by themselves.
+    """fn over x (leaves (N, ...)) in blocks of at most BLOCK rows, as one: fn must treat rows by
+    themselves.
 
     The last block is filled up with zeros, whose results are dropped.
     """
     count, blocks = len(jax.tree.leaves(x)[0]), block_count(x)
     size = -(-count // blocks)
-    cut = jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, blocks * size - count)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
-        blocks, size, *leaf.shape[1:]), x)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], jax.lax.map(fn, cut))
+    cut = jax.tree.map(
+        lambda leaf: jnp.pad(
+            leaf, [(0, blocks * size - count)] + [(0, 0)] * (leaf.ndim - 1)
+        ).reshape(blocks, size, *leaf.shape[1:]),
+        x,
+    )
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], jax.lax.map(fn, cut)
+    )

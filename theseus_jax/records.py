@@ -1,4 +1,7 @@
-"""metrics.jsonl: one flat JSON object a line, flushed at once, cut back when an unfinished run goes on."""
+"""metrics.jsonl: one flat JSON object a line, flushed at once, cut back when an unfinished run goes
+on.
+"""
+
 from __future__ import annotations
 
 import json
@@ -10,19 +13,25 @@ from theseus_jax.errors import UserError
 
 
 class Records:
-    """Append-only rows in one file. `offset` goes into checkpoints, so that a resumed run can cut back to it."""
+    """Append-only rows in one file. `offset` goes into checkpoints, so that a resumed run can cut
+    back to it.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = pathlib.Path(path)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one flat row. Raises UserError when the disk is full or the folder cannot be written."""
+        """Append one flat row. Raises UserError when the disk is full or the folder cannot be
+        written.
+        """
         try:
             with open(self.path, "a", encoding="utf8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror}); free some space and start again: the "
-                            "run goes on from its last checkpoint") from error
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}); free some space and start"
+                " again: the run goes on from its last checkpoint"
+            ) from error
 
     def offset(self) -> int:
         """The file's length in bytes, 0 when there is none."""

@@ -12,22 +12,18 @@ import numpy as np
 from theseus_jax import frozen
 from theseus_jax.balance import Sums, is_number
 from theseus_jax.chunk import Moving, Still, compiled_chunk
+from theseus_jax.edits import edited
 from theseus_jax.errors import Diverged
 from theseus_jax.nets.stage import merge, partition
 from theseus_jax.order import seed_rows
 from theseus_jax.plan import Phase
 from theseus_jax.program import program_of
 from theseus_jax.state import Hooks, Inputs, Position, State
-from theseus_jax.edits import edited
-
-
-
-
 
 
 class _Running(NamedTuple):
-    """A phase under way. raw: what edits see; inputs: with the guide's kept outputs beside the examples. chunk: optimizer steps
-    of a compiled program.
+    """A phase under way. raw: what edits see; inputs: with the guide's kept outputs beside the
+    examples. chunk: optimizer steps of a compiled program.
     """
 
     name: str
@@ -55,17 +51,35 @@ class _Running(NamedTuple):
 
     def length(self, step: int) -> int:
         """Steps until the chunk's end, or until something has to be done."""
-        marks = (*(at for at, _ in self.phase.edits_at), self.epoch if calibrated(self.phase) else self.steps, self.steps)
+        marks = (
+            *(at for at, _ in self.phase.edits_at),
+            self.epoch if calibrated(self.phase) else self.steps,
+            self.steps,
+        )
         return min(self.chunk, *(at - step for at in marks if at > step))
 
 
-def run_phase(name: str, phase: Phase, state: State, position: Position, raw: Inputs, memory: frozen.Memory, batch: int,
-               chunk_steps: int, hooks: Hooks) -> tuple[State, Position]:
-    even = -(-phase.steps // max(1, -(-phase.steps // chunk_steps)))  # chunks of one length, so that a phase is one program
+def run_phase(
+    name: str,
+    phase: Phase,
+    state: State,
+    position: Position,
+    raw: Inputs,
+    memory: frozen.Memory,
+    batch: int,
+    chunk_steps: int,
+    hooks: Hooks,
+) -> tuple[State, Position]:
+    # chunks of one length, so that a phase is one program
+    even = -(-phase.steps // max(1, -(-phase.steps // chunk_steps)))
     state = _own(phase, state)
     run = _Running(name, phase, raw, raw, batch, even, hooks)
     stored = run.stored(state)
-    run = run._replace(inputs=raw._replace(examples=frozen.with_guide(name, phase, state, raw.examples, memory, hooks.log)))
+    run = run._replace(
+        inputs=raw._replace(
+            examples=frozen.with_guide(name, phase, state, raw.examples, memory, hooks.log)
+        )
+    )
     bar = hooks.bar(phase, phase.steps, state.step) if hooks.bar else None
     saved_at = time.monotonic()
     while state.step < phase.steps:
@@ -88,24 +102,45 @@ def run_phase(name: str, phase: Phase, state: State, position: Position, raw: In
             saved_at = time.monotonic()
     if bar:
         bar.close()
-    hooks.log({"kind": "phase", "model": name, "phase": phase.name, "optimizer_steps": state.step,
-               "examples_seen": state.step * batch})
+    hooks.log(
+        {
+            "kind": "phase",
+            "model": name,
+            "phase": phase.name,
+            "optimizer_steps": state.step,
+            "examples_seen": state.step * batch,
+        }
+    )
     if phase.stop and phase.stop.restore and state.kept:
         state = state._replace(variables=merge(state.variables, state.kept))
     return state, position
 
 
-def _checked(run: _Running, state: State, position: Position, length: int) -> tuple[State, Position, bool]:
+def _checked(
+    run: _Running, state: State, position: Position, length: int
+) -> tuple[State, Position, bool]:
     """After `length` steps: with what the stopping rule keeps, and whether it ends the phase."""
     phase, hooks = run.phase, run.hooks
     if not (phase.stop and hooks.score):
         return state, position, False
-    if not (phase.stop.last if state.step == phase.steps else state.step % phase.stop.every < length):
+    if not (
+        phase.stop.last if state.step == phase.steps else state.step % phase.stop.every < length
+    ):
         return state, position, False
     position = position._replace(scores=(*position.scores, hooks.score(phase, state)))
-    hooks.log({"kind": "score", "model": run.name, "phase": phase.name, "step": state.step, hooks.score_name: position.scores[-1]})
+    hooks.log(
+        {
+            "kind": "score",
+            "model": run.name,
+            "phase": phase.name,
+            "step": state.step,
+            hooks.score_name: position.scores[-1],
+        }
+    )
     if phase.stop.keeps(position.scores):
-        state = state._replace(kept=jax.tree.map(jnp.copy, partition(state.variables, phase.trainable)[0]))
+        state = state._replace(
+            kept=jax.tree.map(jnp.copy, partition(state.variables, phase.trainable)[0])
+        )
     return state, position, phase.stop.done(position.scores)
 
 
@@ -114,73 +149,147 @@ def calibrated(phase: Phase) -> list[Any]:
     return [term for term in phase.terms if hasattr(term.weight, "to")]
 
 
-def _measured(run: _Running, position: Position, row: dict[str, float], length: int, step: int) -> Position:
-    """The position with `length` steps more in its sums, as long as the first epoch lasts; logs the weights at its end."""
+def _measured(
+    run: _Running, position: Position, row: dict[str, float], length: int, step: int
+) -> Position:
+    """The position with `length` steps more in its sums, as long as the first epoch lasts; logs the
+    weights at its end.
+    """
     terms = calibrated(run.phase)
     if step > run.epoch or not terms:
         return position
     before = position.sums or (Sums(),) * len(terms)
-    sums = tuple(Sums(one.own + length * row[term.name], one.other + length * row[term.weight.to], one.steps + length)
-                 for one, term in zip(before, terms))
+    sums = tuple(
+        Sums(
+            one.own + length * row[term.name],
+            one.other + length * row[term.weight.to],
+            one.steps + length,
+        )
+        for one, term in zip(before, terms)
+    )
     if step == run.epoch:
         for term, one in zip(terms, sums):
-            run.hooks.log({"kind": "weight", "model": run.name, "phase": run.phase.name, "step": step, "term": term.name,
-                           "weight": term.weight.bounds(one)[0]})
+            run.hooks.log(
+                {
+                    "kind": "weight",
+                    "model": run.name,
+                    "phase": run.phase.name,
+                    "step": step,
+                    "term": term.name,
+                    "weight": term.weight.bounds(one)[0],
+                }
+            )
     return position._replace(sums=sums)
 
 
 def _weights(phase: Phase, sums: tuple[Sums, ...], step: int, epoch: int) -> dict[str, jax.Array]:
     """(begin, end, steps) of every term whose weight is no number."""
     known = dict(zip((term.name for term in calibrated(phase)), sums)) if step >= epoch else {}
-    return {term.name: jnp.asarray(term.weight.bounds(known.get(term.name)), jnp.float32)
-            for term in phase.terms if not is_number(term.weight)}
+    return {
+        term.name: jnp.asarray(term.weight.bounds(known.get(term.name)), jnp.float32)
+        for term in phase.terms
+        if not is_number(term.weight)
+    }
 
 
 def _own(phase: Phase, state: State) -> State:
-    """The state with trained parameters and an optimizer state that nobody else holds: they will be donated."""
+    """The state with trained parameters and an optimizer state that nobody else holds: they will be
+    donated.
+    """
     params, rest = partition(state.variables, phase.trainable)
     params, opt_state = jax.tree.map(jnp.copy, (params, state.opt_state))
     return state._replace(variables=merge(rest, params), opt_state=opt_state)
 
 
-def _advance(run: _Running, state: State, stored: Any, length: int, sums: tuple[Sums, ...]) -> tuple[State, dict[str, Any]]:
-    """`length` optimizer steps in a program of `run.chunk`; logs them, and returns the state and the row of the seeds' means."""
+def _advance(
+    run: _Running, state: State, stored: Any, length: int, sums: tuple[Sums, ...]
+) -> tuple[State, dict[str, Any]]:
+    """`length` optimizer steps in a program of `run.chunk`; logs them, and returns the state and
+    the row of the seeds' means.
+    """
     phase, program = run.phase, program_of(run.phase)
     params, rest = partition(state.variables, phase.trainable)
     rows = seed_rows(run.inputs.order, run.count, run.batch, state.step, length)
     rows = np.pad(rows, ((0, 0), (0, run.chunk - length), (0, 0)), mode="edge")
-    numbers = (jnp.asarray(number, jnp.int32) for number in (state.step, state.step + length, run.steps))
-    still = Still(rest, state.guide_variables, run.inputs.noise, run.inputs.examples, stored, jnp.asarray(rows), *numbers,
-                  jnp.asarray(phase.optimizer.learning_rate, jnp.float32), _weights(phase, sums, state.step, run.epoch))
+    numbers = (
+        jnp.asarray(number, jnp.int32) for number in (state.step, state.step + length, run.steps)
+    )
+    still = Still(
+        rest,
+        state.guide_variables,
+        run.inputs.noise,
+        run.inputs.examples,
+        stored,
+        jnp.asarray(rows),
+        *numbers,
+        jnp.asarray(phase.optimizer.learning_rate, jnp.float32),
+        _weights(phase, sums, state.step, run.epoch),
+    )
     moving = Moving(params, state.opt_state)
     compiled = compiled_chunk(program, moving, still)
     began = time.monotonic()
-    params, statistics, opt_state, metrics, watched = jax.block_until_ready(compiled.run(moving, still))
+    params, statistics, opt_state, metrics, watched = jax.block_until_ready(
+        compiled.run(moving, still)
+    )
     seconds = time.monotonic() - began
     metrics = {key: np.asarray(value)[:, :length] for key, value in metrics.items()}
     finite = np.isfinite(metrics["loss"]).all(axis=0)
     if not finite.all():
-        raise Diverged(f"the loss of {run.name}, phase {phase.name}, is not finite at step {state.step + int(np.argmin(finite))} of "
-                       f"{run.steps}; lower its learning rate of {phase.optimizer.learning_rate:g}; earlier checkpoints are kept")
+        raise Diverged(
+            f"the loss of {run.name}, phase {phase.name}, is not finite at step"
+            f" {state.step + int(np.argmin(finite))} of {run.steps}; lower its learning rate of"
+            f" {phase.optimizer.learning_rate:g}; earlier checkpoints are kept"
+        )
     values = {key: np.asarray(value, np.float64).mean(axis=1) for key, value in metrics.items()}
     _log_chunk(run, state.step, length, values, compiled.step_flops, seconds / len(rows))
     for watch in program.watches:
         _log_watch(run, watch, state.step, length, watched[str(watch)])
-    state = state._replace(step=state.step + length, variables=merge(merge(rest, statistics), params), opt_state=opt_state)
+    state = state._replace(
+        step=state.step + length,
+        variables=merge(merge(rest, statistics), params),
+        opt_state=opt_state,
+    )
     return state, {key: float(value.mean()) for key, value in values.items()}
 
 
-def _log_chunk(run: _Running, step: int, length: int, values: dict[str, np.ndarray], step_flops: float, seconds: float) -> None:
+def _log_chunk(
+    run: _Running,
+    step: int,
+    length: int,
+    values: dict[str, np.ndarray],
+    step_flops: float,
+    seconds: float,
+) -> None:
     """A row a seed; seconds: of one of them."""
     for seed in range(len(values["loss"])):
-        run.hooks.log({"kind": "train", "model": run.name, "phase": run.phase.name, "seed": seed, "step": step + length,
-                       **{key: float(value[seed]) for key, value in values.items()},
-                       "training_flops": step_flops * length, "seconds": seconds})
+        run.hooks.log(
+            {
+                "kind": "train",
+                "model": run.name,
+                "phase": run.phase.name,
+                "seed": seed,
+                "step": step + length,
+                **{key: float(value[seed]) for key, value in values.items()},
+                "training_flops": step_flops * length,
+                "seconds": seconds,
+            }
+        )
 
 
 def _log_watch(run: _Running, watch: Any, step: int, length: int, values: dict[str, Any]) -> None:
     """A row a seed for every step of the chunk that the watch looked at."""
     for k in range(-(step + 1) % watch.every, length, watch.every):
         for seed in range(len(run.inputs.order)):
-            run.hooks.log({"kind": "watch", "model": run.name, "phase": run.phase.name, "seed": seed, "step": step + k + 1, **{
-                key: np.asarray(value[seed, k], np.float64).tolist() for key, value in values.items()}})
+            run.hooks.log(
+                {
+                    "kind": "watch",
+                    "model": run.name,
+                    "phase": run.phase.name,
+                    "seed": seed,
+                    "step": step + k + 1,
+                    **{
+                        key: np.asarray(value[seed, k], np.float64).tolist()
+                        for key, value in values.items()
+                    },
+                }
+            )

@@ -1,14 +1,19 @@
 """Learning rates as a function of the share of a phase that is done."""
+
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
 
-def warmup_cosine(step: jax.Array, steps: jax.Array, *, warmup: float = 0.05, floor: float = 0.1) -> jax.Array:
-    """A factor in [0, 1]: linear rise over the first `warmup` share of `steps`, then a half cosine down to `floor`.
+def warmup_cosine(
+    step: jax.Array, steps: jax.Array, *, warmup: float = 0.05, floor: float = 0.1
+) -> jax.Array:
+    """A factor in [0, 1]: linear rise over the first `warmup` share of `steps`, then a half cosine
+    down to `floor`.
 
-    step: scalar, 0-based. Both step and steps may be traced, so that phases of different lengths share one program.
+    step: scalar, 0-based. Both step and steps may be traced, so that phases of different lengths
+    share one program.
     """
     rise = jnp.maximum(1.0, warmup * steps)
     done = jnp.clip((step - rise) / jnp.maximum(1.0, steps - rise), 0.0, 1.0)
@@ -25,7 +30,8 @@ SCHEDULES = {"cosine": warmup_cosine, "constant": constant}
 
 
 def swap_probability(step: jax.Array, steps: jax.Array, *, begin: float, full: float) -> jax.Array:
-    """The chance that a part is replaced: min(1, k t + b), from `begin` to 1 at share `full` of the phase.
+    """The chance that a part is replaced: min(1, k t + b), from `begin` to 1 at share `full` of the
+    phase.
 
     BERT-of-Theseus (Xu et al. 2020, arXiv 2002.02925, equation 5).
     """

@@ -1,4 +1,7 @@
-"""Direct solvers for models that are linear in their weights: ridge in closed form, logistic regression by L-BFGS."""
+"""Direct solvers for models that are linear in their weights: ridge in closed form, logistic
+regression by L-BFGS.
+"""
+
 from __future__ import annotations
 
 import functools
@@ -14,7 +17,9 @@ from theseus_jax.errors import UserError
 
 
 class Solution(NamedTuple):
-    """weights: (P, O) float32. iterations: of the solver, 0 for a closed form. gradient: its largest entry at the end."""
+    """weights: (P, O) float32. iterations: of the solver, 0 for a closed form. gradient: its
+    largest entry at the end.
+    """
 
     weights: jax.Array
     iterations: int
@@ -24,9 +29,14 @@ class Solution(NamedTuple):
 def _checked(features: jax.Array, labels: jax.Array, outputs: int) -> None:
     lapack.one_thread()
     if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise UserError(f"features {features.shape} and labels {labels.shape} do not fit; give (N, P) and (N,)")
+        raise UserError(
+            f"features {features.shape} and labels {labels.shape} do not fit; give (N, P) and (N,)"
+        )
     if int(np.max(labels)) >= outputs or int(np.min(labels)) < 0:
-        raise UserError(f"labels run from {int(np.min(labels))} to {int(np.max(labels))}, but there are {outputs} outputs")
+        raise UserError(
+            f"labels run from {int(np.min(labels))} to {int(np.max(labels))}, but there are"
+            f" {outputs} outputs"
+        )
 
 
 @jax.jit
@@ -35,18 +45,22 @@ def _ridge(features: jax.Array, targets: jax.Array, penalty: jax.Array) -> jax.A
     wide, product = rows < columns, functools.partial(jnp.matmul, precision="highest")
     # the smaller of the two Gram matrices: both give the same weights
     gram = product(features, features.T) if wide else product(features.T, features)
-    factor = jax.scipy.linalg.cho_factor(gram + penalty * rows * jnp.eye(len(gram), dtype=gram.dtype))
+    factor = jax.scipy.linalg.cho_factor(
+        gram + penalty * rows * jnp.eye(len(gram), dtype=gram.dtype)
+    )
     if wide:
         return product(features.T, jax.scipy.linalg.cho_solve(factor, targets))
     return jax.scipy.linalg.cho_solve(factor, product(features.T, targets))
 
 
 def ridge(features: jax.Array, labels: jax.Array, outputs: int, penalty: float) -> Solution:
-    """argmin over W of ||features W - Y||^2 / N + penalty ||W||^2, by Cholesky of the smaller Gram matrix.
+    """argmin over W of ||features W - Y||^2 / N + penalty ||W||^2, by Cholesky of the smaller Gram
+    matrix.
 
-    features: (N, P) float32. labels: (N,) integer in [0, outputs); Y is their one-hot code less 1 / outputs. Nothing is
-    centred: a constant column in `features` is the intercept. A penalty under the rounding of the Gram matrix (about 1e-7
-    of its largest eigenvalue over N) gives NaN weights. Raises UserError for shapes or labels that do not fit.
+    features: (N, P) float32. labels: (N,) integer in [0, outputs); Y is their one-hot code less 1 /
+    outputs. Nothing is centred: a constant column in `features` is the intercept. A penalty under
+    the rounding of the Gram matrix (about 1e-7 of its largest eigenvalue over N) gives NaN weights.
+    Raises UserError for shapes or labels that do not fit.
     """
     _checked(features, labels, outputs)
     targets = jax.nn.one_hot(labels, outputs) - 1.0 / outputs
@@ -72,7 +86,9 @@ def _minimise(features, labels, start, penalty, tolerance, outputs, iterations):
     def step(carry):
         weights, state, _, count = carry
         value, gradient = value_and_grad(weights, state=state)
-        updates, state = solver.update(gradient, state, weights, value=value, grad=gradient, value_fn=objective)
+        updates, state = solver.update(
+            gradient, state, weights, value=value, grad=gradient, value_fn=objective
+        )
         weights = optax.apply_updates(weights, updates)
         return weights, state, optax.tree_utils.tree_get(state, "grad"), count + 1
 
@@ -81,14 +97,30 @@ def _minimise(features, labels, start, penalty, tolerance, outputs, iterations):
     return weights, count, jnp.abs(gradient).max()
 
 
-def logistic(features: jax.Array, labels: jax.Array, outputs: int, penalty: float, *, start: jax.Array | None = None,
-             iterations: int = 500, tolerance: float = 1e-5) -> Solution:
-    """argmin over W of mean cross-entropy(features W, labels) + penalty / 2 ||W||^2, by L-BFGS from `start` (default 0).
+def logistic(
+    features: jax.Array,
+    labels: jax.Array,
+    outputs: int,
+    penalty: float,
+    *,
+    start: jax.Array | None = None,
+    iterations: int = 500,
+    tolerance: float = 1e-5,
+) -> Solution:
+    """argmin over W of mean cross-entropy(features W, labels) + penalty / 2 ||W||^2, by L-BFGS from
+    `start` (default 0).
 
-    features: (N, P) float32; labels: (N,) integer in [0, outputs). Ends when no entry of the gradient is above
-    `tolerance`, or after `iterations`. Raises UserError for shapes or labels that do not fit.
+    features: (N, P) float32; labels: (N,) integer in [0, outputs). Ends when no entry of the
+    gradient is above `tolerance`, or after `iterations`. Raises UserError for shapes or labels that
+    do not fit.
     """
     _checked(features, labels, outputs)
-    start = jnp.zeros((features.shape[1], outputs), jnp.float32) if start is None else jnp.asarray(start, jnp.float32)
-    weights, count, gradient = _minimise(features, labels, start, penalty, tolerance, outputs, iterations)
+    start = (
+        jnp.zeros((features.shape[1], outputs), jnp.float32)
+        if start is None
+        else jnp.asarray(start, jnp.float32)
+    )
+    weights, count, gradient = _minimise(
+        features, labels, start, penalty, tolerance, outputs, iterations
+    )
     return Solution(weights, int(count), float(gradient))

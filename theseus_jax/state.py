@@ -13,10 +13,11 @@ from theseus_jax.plan import Phase
 
 
 class State(NamedTuple):
-    """What training changes. step: steps done in the phase. Leading axis S = seeds on variables, opt_state and key.
+    """What training changes. step: steps done in the phase. Leading axis S = seeds on variables,
+    opt_state and key.
 
-    key: (S,) keys of the run; a phase folds its number in and splits the result by purpose. kept: the parameters that
-    the phase's stopping rule remembers from an earlier check, {} if none.
+    key: (S,) keys of the run; a phase folds its number in and splits the result by purpose. kept:
+    the parameters that the phase's stopping rule remembers from an earlier check, {} if none.
     """
 
     step: int
@@ -28,7 +29,9 @@ class State(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a run stands: the phase's index, held-out scores of this phase, and sums of its calibrated terms, in order."""
+    """Where a run stands: the phase's index, held-out scores of this phase, and sums of its
+    calibrated terms, in order.
+    """
 
     phase: int = 0
     scores: tuple[float, ...] = ()
@@ -36,9 +39,11 @@ class Position(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What edits and probes may look at. examples: windows (N, T + 1), or {"inputs": ..., "labels": ...}, for training.
+    """What edits and probes may look at. examples: windows (N, T + 1), or {"inputs": ..., "labels":
+    ...}, for training.
 
-    order, surgery, noise: (S,) keys for the order of the data, for edits, and for dropout and swapping.
+    order, surgery, noise: (S,) keys for the order of the data, for edits, and for dropout and
+    swapping.
     """
 
     phase: Phase
@@ -58,9 +63,9 @@ def inputs_of(phase: Phase, index: int, examples: Any, keys: jax.Array) -> Input
 class Hooks:
     """How `fit` talks to its surroundings; every default does nothing.
 
-    log(row): a metrics row. save(position, state): keep the state. score(phase, state): what the phase's stopping rule
-    looks at, logged under score_name. bar(phase, steps, done): an object with update(n), note(text)
-    and close().
+    log(row): a metrics row. save(position, state): keep the state. score(phase, state): what the
+    phase's stopping rule looks at, logged under score_name. bar(phase, steps, done): an object with
+    update(n), note(text) and close().
     """
 
     log: Callable[[dict[str, Any]], None] = lambda row: None

@@ -1,4 +1,7 @@
-"""The one training loop: `fit` runs a plan's phases for several seeds at once and goes on where a checkpoint stopped."""
+"""The one training loop: `fit` runs a plan's phases for several seeds at once and goes on where a
+checkpoint stopped.
+"""
+
 from __future__ import annotations
 
 import functools
@@ -7,32 +10,53 @@ from typing import Any
 import jax
 
 from theseus_jax import frozen, trees
+from theseus_jax.edits import edited, fresh_optimizer
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import missing_parts
 from theseus_jax.order import batch_rows
 from theseus_jax.plan import Phase, Plan, check_plan
 from theseus_jax.program import guide_stages, program_of
-from theseus_jax.edits import edited, fresh_optimizer
 from theseus_jax.running import calibrated, run_phase
 from theseus_jax.state import Hooks, Inputs, Position, State, inputs_of
 
-__all__ = ["Hooks", "Inputs", "Position", "State", "batch_rows", "fit", "fresh_optimizer", "inputs_of"]
+__all__ = [
+    "Hooks",
+    "Inputs",
+    "Position",
+    "State",
+    "batch_rows",
+    "fit",
+    "fresh_optimizer",
+    "inputs_of",
+]
 
 
-def fit(plan: Plan, state: State, examples: Any, *, batch: int, chunk_steps: int = 25,
-        name: str = "run", position: Position = Position(), hooks: Hooks = Hooks()) -> State:
+def fit(
+    plan: Plan,
+    state: State,
+    examples: Any,
+    *,
+    batch: int,
+    chunk_steps: int = 25,
+    name: str = "run",
+    position: Position = Position(),
+    hooks: Hooks = Hooks(),
+) -> State:
     """Run the phases of `plan` from `position` on; returns the state after the last.
 
-    examples: windows (N, T + 1) of tokens, or a dict of "inputs" and "labels", arrays with N rows. A fresh run gives
-    State(0, variables, guide_variables, None, keys) with a leading seed axis on variables and keys.
-    Raises Diverged, a UserError, when a loss is no longer finite; checkpoints saved before stay.
+    examples: windows (N, T + 1) of tokens, or a dict of "inputs" and "labels", arrays with N rows.
+    A fresh run gives State(0, variables, guide_variables, None, keys) with a leading seed axis on
+    variables and keys. Raises Diverged, a UserError, when a loss is no longer finite; checkpoints
+    saved before stay.
     """
     check_plan(plan)
     epoch = len(jax.tree.leaves(examples)[0]) // batch
     short = [phase for phase in plan if calibrated(phase) and phase.steps <= epoch]
     if short:
-        raise UserError(f"phase {short[0].name!r} has {short[0].steps} steps and an epoch {epoch}, so that nothing is calibrated; give "
-                        "more steps, or a number for the weight")
+        raise UserError(
+            f"phase {short[0].name!r} has {short[0].steps} steps and an epoch {epoch}, so that"
+            " nothing is calibrated; give more steps, or a number for the weight"
+        )
     memory = frozen.Memory({}, set())
     for index in range(position.phase, len(plan)):
         phase = plan[index]
@@ -40,9 +64,15 @@ def fit(plan: Plan, state: State, examples: Any, *, batch: int, chunk_steps: int
         if not state.step:
             state = _begun(phase, state, inputs)
         if phase.feed.cache("guide"):
-            memory.charged.update((p.feed.guide, stage) for p in plan[:index + bool(state.step)] if p.feed.cache("guide")
-                                  for stage in guide_stages(program_of(p)))
-        state, position = run_phase(name, phase, state, position, inputs, memory, batch, chunk_steps, hooks)
+            memory.charged.update(
+                (p.feed.guide, stage)
+                for p in plan[: index + bool(state.step)]
+                if p.feed.cache("guide")
+                for stage in guide_stages(program_of(p))
+            )
+        state, position = run_phase(
+            name, phase, state, position, inputs, memory, batch, chunk_steps, hooks
+        )
         for probe in phase.probes:
             for row in probe(state, inputs):
                 hooks.log({"model": name, "phase": phase.name, **row})
@@ -54,10 +84,11 @@ def fit(plan: Plan, state: State, examples: Any, *, batch: int, chunk_steps: int
 
 
 def _begun(phase: Phase, state: State, inputs: Inputs) -> State:
-    """The state after the phase's first edits, with an optimizer state: carried on, or fresh for what the edits left.
+    """The state after the phase's first edits, with an optimizer state: carried on, or fresh for
+    what the edits left.
 
-    Edits see an optimizer state unless they are to make a part of what is trained. Raises UserError for edits that changed the shapes
-    of parameters and not of a carried state.
+    Edits see an optimizer state unless they are to make a part of what is trained. Raises UserError
+    for edits that changed the shapes of parameters and not of a carried state.
     """
     if state.opt_state is None and not missing_parts(state.variables, phase.trainable):
         state = state._replace(opt_state=fresh_optimizer(phase, state.variables))
@@ -66,7 +97,10 @@ def _begun(phase: Phase, state: State, inputs: Inputs) -> State:
     wanted = jax.eval_shape(functools.partial(fresh_optimizer, phase), state.variables)
     if state.opt_state is None or trees.difference(wanted, state.opt_state):
         if phase.carry:
-            raise UserError(f"the edits of phase {phase.name!r} leave an optimizer state of other shapes than what it trains; "
-                            "an edit that changes parameters changes it too, or leave carry out")
+            raise UserError(
+                f"the edits of phase {phase.name!r} leave an optimizer state of other shapes than"
+                " what it trains; an edit that changes parameters changes it too, or leave"
+                " carry out"
+            )
         state = state._replace(opt_state=fresh_optimizer(phase, state.variables))
     return state

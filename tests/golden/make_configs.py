@@ -1,4 +1,5 @@
 """Renews the golden texts of the configs: python tests/golden/make_configs.py"""
+
 import json
 import pathlib
 import sys

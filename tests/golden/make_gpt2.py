@@ -3,10 +3,11 @@
     pip install torch==2.13.0 transformers==5.23.0 safetensors==0.8.0 numpy==2.4.6
     python tests/golden/make_gpt2.py
 
-Every weight is drawn wider than GPT-2's own start, biases and layer norms too, so that dropping one or
-swapping two moves the logits by far more than the tolerance. The embeddings of b are small, so that the
-epsilon of the layer norms counts.
+Every weight is drawn wider than GPT-2's own start, biases and layer norms too, so that dropping one
+or swapping two moves the logits by far more than the tolerance. The embeddings of b are small, so
+that the epsilon of the layer norms counts.
 """
+
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,7 +26,9 @@ EMBEDDING_STD = {"a": 0.3, "b": 0.03, "c": 0.3}
 
 
 def randomize(model: GPT2LMHeadModel, embedding_std: float, generator: torch.Generator) -> None:
-    """Draw every parameter anew: layer-norm scales around 1, the rest around 0, kernels of a gain near 1."""
+    """Draw every parameter anew: layer-norm scales around 1, the rest around 0, kernels of a gain
+    near 1.
+    """
     for name, value in model.named_parameters():
         noise = torch.randn(value.shape, generator=generator)
         if name.endswith(("wte.weight", "wpe.weight")):
@@ -37,7 +40,9 @@ def randomize(model: GPT2LMHeadModel, embedding_std: float, generator: torch.Gen
 
 
 def main() -> None:
-    """A file of weights per shape, and one of all token ids (B, T) int32 and logits (B, T, V) float32."""
+    """A file of weights per shape, and one of all token ids (B, T) int32 and logits (B, T, V)
+    float32.
+    """
     arrays = {}
     for seed, (name, shape) in enumerate(SHAPES.items()):
         generator = torch.Generator().manual_seed(seed)

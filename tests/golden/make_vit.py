@@ -1,11 +1,14 @@
-"""Writes small random ViTs and DeiTs in Hugging Face's files, and what transformers computes with them.
+"""Writes small random ViTs and DeiTs in Hugging Face's files, and what transformers computes with
+them.
 
     pip install torch==2.13.0 transformers==5.23.0 safetensors==0.8.0 numpy==2.4.6
     python tests/golden/make_vit.py
 
-Every weight is drawn so that dropping one, swapping two or reading another token shifts the logits by far more than the
-tolerance. vit_names.json tells what transformers calls the tensors of each file in memory.
+Every weight is drawn so that dropping one, swapping two or reading another token shifts the logits
+by far more than the tolerance. vit_names.json tells what transformers calls the tensors of each
+file in memory.
 """
+
 import json
 import tempfile
 from pathlib import Path
@@ -13,14 +16,29 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import (DeiTConfig, DeiTForImageClassification, DeiTForImageClassificationWithTeacher, ViTConfig,
-                          ViTForImageClassification)
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 FOLDER = Path(__file__).parent
-SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "image_size": 12,
-         "patch_size": 4, "num_labels": 5}
-MODELS = {"vit": (ViTConfig, ViTForImageClassification), "deit": (DeiTConfig, DeiTForImageClassification),
-          "deit_distilled": (DeiTConfig, DeiTForImageClassificationWithTeacher)}
+SIZES = {
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 20,
+    "image_size": 12,
+    "patch_size": 4,
+    "num_labels": 5,
+}
+MODELS = {
+    "vit": (ViTConfig, ViTForImageClassification),
+    "deit": (DeiTConfig, DeiTForImageClassification),
+    "deit_distilled": (DeiTConfig, DeiTForImageClassificationWithTeacher),
+}
 
 
 def drawn(name):
@@ -40,7 +58,9 @@ def drawn(name):
 
 
 def outputs(model, x, labels):
-    """Hidden states, logits in both modes, and the gradient of the training cross-entropy by the image, channels last."""
+    """Hidden states, logits in both modes, and the gradient of the training cross-entropy by the
+    image, channels last.
+    """
     pixels = torch.from_numpy(x).permute(0, 3, 1, 2).requires_grad_()
     trained = model.train()(pixels).logits
     torch.nn.functional.cross_entropy(trained, torch.from_numpy(labels)).backward()
@@ -67,8 +87,10 @@ def main():
             saved = load_file(Path(folder) / "model.safetensors")
         (FOLDER / f"{name}.safetensors").write_bytes(content)
         memory = model.state_dict()
-        names[name] = {key: next(other for other, value in memory.items() if torch.equal(value, tensor))
-                       for key, tensor in saved.items()}
+        names[name] = {
+            key: next(other for other, value in memory.items() if torch.equal(value, tensor))
+            for key, tensor in saved.items()
+        }
         assert sorted(names[name].values()) == sorted(memory)
         arrays |= {f"{name}_{key}": array for key, array in outputs(model, x, labels).items()}
     np.savez_compressed(FOLDER / "vit_outputs.npz", **arrays)

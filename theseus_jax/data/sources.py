@@ -8,17 +8,30 @@ from typing import Any, NamedTuple
 from theseus_jax.data import catalogue
 from theseus_jax.errors import UserError
 
-# The `encodings` package is left out because nearly all of it is the same 256-row table with other values:
-# a file of it in the test split would be known from its neighbours in the train split.
-STDLIB_SKIPPED_DIRECTORIES = frozenset({
-    "site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "turtledemo",
-    "ensurepip", "encodings"})
+# The `encodings` package is left out because nearly all of it is the same 256-row table with other
+# values: a file of it in the test split would be known from its neighbours in the train split.
+STDLIB_SKIPPED_DIRECTORIES = frozenset(
+    {
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "turtledemo",
+        "ensurepip",
+        "encodings",
+    }
+)
 # Written when Python was built or by the system's packager, so different on every machine.
 STDLIB_SKIPPED_PREFIXES = ("_sysconfigdata", "config-", "sitecustomize")
 
 
 class Document(NamedTuple):
-    """One text. `name` is unique in its source: a relative POSIX path, or `split/index` of a TFDS example."""
+    """One text. `name` is unique in its source: a relative POSIX path, or `split/index` of a TFDS
+    example.
+    """
 
     name: str
     text: str
@@ -27,54 +40,68 @@ class Document(NamedTuple):
 def stdlib_files() -> list[Document]:
     """The source of the running Python's standard library, sorted by name; about 9 MB, PSF licence.
 
-    All `*.py` under `sysconfig.get_path("stdlib")` outside `STDLIB_SKIPPED_DIRECTORIES` and without a path
-    part that starts with one of `STDLIB_SKIPPED_PREFIXES`; bytes that are not UTF-8 are dropped. It changes
-    with the Python version, so results on it compare only within one version: `Corpus.sha256` tells.
+    All `*.py` under `sysconfig.get_path("stdlib")` outside `STDLIB_SKIPPED_DIRECTORIES` and without
+    a path part that starts with one of `STDLIB_SKIPPED_PREFIXES`; bytes that are not UTF-8 are
+    dropped. It changes with the Python version, so results on it compare only within one version:
+    `Corpus.sha256` tells.
 
-    Raises UserError where the library is not a directory with text in it (for example inside a zip archive).
+    Raises UserError where the library is not a directory with text in it (for example inside a zip
+    archive).
     """
     root = Path(sysconfig.get_path("stdlib"))
 
     def is_kept(path: Path) -> bool:
         parts = path.relative_to(root).parts
-        return (STDLIB_SKIPPED_DIRECTORIES.isdisjoint(parts[:-1])
-                and not any(part.startswith(STDLIB_SKIPPED_PREFIXES) for part in parts))
+        return STDLIB_SKIPPED_DIRECTORIES.isdisjoint(parts[:-1]) and not any(
+            part.startswith(STDLIB_SKIPPED_PREFIXES) for part in parts
+        )
 
     kept = filter(is_kept, root.rglob("*.py"))
     return _read_files(root, kept, "*.py", 'set source="directory" and a path')
 
 
 def directory_files(path: str | Path, pattern: str = "*.txt") -> list[Document]:
-    """The files under `path`, at any depth, whose name matches the glob `pattern`, sorted by relative name.
+    """The files under `path`, at any depth, whose name matches the glob `pattern`, sorted by
+    relative name.
 
     Read as UTF-8; bytes that are not UTF-8 are dropped.
 
-    Raises UserError for an empty path or pattern, a missing directory, no matching file, or only empty files.
+    Raises UserError for an empty path or pattern, a missing directory, no matching file, or only
+    empty files.
     """
     if not str(path):
-        raise UserError('path is empty; a directory of text files was expected; set path, or source="stdlib"')
+        raise UserError(
+            'path is empty; a directory of text files was expected; set path, or source="stdlib"'
+        )
     if not pattern or Path(pattern).is_absolute():
-        raise UserError(f'pattern is {pattern!r}; a relative glob was expected; give one such as "*.txt"')
+        raise UserError(
+            f'pattern is {pattern!r}; a relative glob was expected; give one such as "*.txt"'
+        )
     root = Path(path).expanduser()
     remedy = "give a directory that holds such files, or another pattern"
     return _read_files(root, root.rglob(pattern), pattern, remedy)
 
 
-def tfds_documents(name: str, data_dir: str | Path = "", splits: Sequence[str] = ("train",),
-                   text_key: str = "") -> list[Document]:
-    """The texts of a prepared TensorFlow Datasets data set, one document per example, without TensorFlow.
+def tfds_documents(
+    name: str, data_dir: str | Path = "", splits: Sequence[str] = ("train",), text_key: str = ""
+) -> list[Document]:
+    """The texts of a prepared TensorFlow Datasets data set, one document per example, without
+    TensorFlow.
 
     Args:
       name: a name of the catalogue, with an optional `/config`.
       data_dir: where it was prepared; empty for TFDS's own default.
       splits: the data set's splits to read, in this order.
-      text_key: the feature that holds the text; empty for the one called "text", or else the only one.
+      text_key: the feature that holds the text; empty for the one called "text", or else the only
+        one.
 
-    Raises UserError when the package or the prepared data is missing, for an unknown name or split, and where
-    `text_key` does not settle which feature to read.
+    Raises UserError when the package or the prepared data is missing, for an unknown name or split,
+    and where `text_key` does not settle which feature to read.
     """
     if not name:
-        raise UserError('dataset is empty; a TensorFlow Datasets name was expected; set one such as "lm1b"')
+        raise UserError(
+            'dataset is empty; a TensorFlow Datasets name was expected; set one such as "lm1b"'
+        )
     tfds, features = catalogue.opened(name, data_dir, 'source="tfds"')
     key = _text_key(features, tfds.features.Text, name, text_key)
     documents = []
@@ -90,13 +117,17 @@ def tfds_documents(name: str, data_dir: str | Path = "", splits: Sequence[str] =
 def _text_key(features: Any, text_type: type, name: str, text_key: str) -> str:
     keys = sorted(key for key, feature in features.items() if isinstance(feature, text_type))
     if not keys:
-        raise UserError(f"dataset {name!r} has no text feature, only {sorted(features)}; give one of text")
+        raise UserError(
+            f"dataset {name!r} has no text feature, only {sorted(features)}; give one of text"
+        )
     if text_key in keys:
         return text_key
     if not text_key and ("text" in keys or len(keys) == 1):
         return "text" if "text" in keys else keys[0]
-    raise UserError(f"text_key is {text_key!r} but the text features of {name!r} are {keys}; "
-                    "set it to one of them")
+    raise UserError(
+        f"text_key is {text_key!r} but the text features of {name!r} are {keys}; "
+        "set it to one of them"
+    )
 
 
 def _read_files(root: Path, paths: Iterable[Path], pattern: str, remedy: str) -> list[Document]:
@@ -105,7 +136,9 @@ def _read_files(root: Path, paths: Iterable[Path], pattern: str, remedy: str) ->
     names = sorted(path.relative_to(root).as_posix() for path in paths if path.is_file())
     if not names:
         raise UserError(f"no file under {str(root)!r} matches {pattern!r}; {remedy}")
-    documents = [Document(name, (root / name).read_text("utf-8", errors="ignore")) for name in names]
+    documents = [
+        Document(name, (root / name).read_text("utf-8", errors="ignore")) for name in names
+    ]
     return _with_text(documents, f"{len(names)} files under {str(root)!r}", remedy)
 
 

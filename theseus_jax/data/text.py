@@ -14,16 +14,23 @@ from pathlib import Path
 import numpy as np
 
 from theseus_jax.data.sources import Document, directory_files, stdlib_files, tfds_documents
-from theseus_jax.data.tokens import (ByteTokenizer, Tokenizer, cached_bpe_streams, encode_documents,
-                                     tokenizers_library, train_bpe)
+from theseus_jax.data.tokens import (
+    ByteTokenizer,
+    Tokenizer,
+    cached_bpe_streams,
+    encode_documents,
+    tokenizers_library,
+    train_bpe,
+)
 from theseus_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 SOURCES = ("stdlib", "directory", "tfds")
 TOKENIZERS = ("bytes", "bpe")
-# Chosen from file sizes alone: with the default fractions each held-out split of the standard library of
-# Python 3.11 to 3.13 gets 2.3 to 3.5 % of the bytes from 9 or more packages, none with over two fifths of the
-# split, and the largest file (pydoc_data/topics.py) and the largest table (html/entities.py) go to train.
+# Chosen from file sizes alone: with the default fractions each held-out split of the standard
+# library of Python 3.11 to 3.13 gets 2.3 to 3.5 % of the bytes from 9 or more packages, none with
+# over two fifths of the split, and the largest file (pydoc_data/topics.py) and the largest table
+# (html/entities.py) go to train.
 SPLIT_SALT = "9906"
 
 
@@ -32,12 +39,12 @@ class Corpus:
     """Token streams of three disjoint sets of documents, and where they came from.
 
     Attributes:
-      name: "stdlib", "directory:FOLDER" or "tfds:NAME".
-      sha256: of the names and texts of the documents in it.
+      name: "stdlib", "directory:FOLDER" or "tfds:NAME". sha256: of the names and texts of the
+        documents in it.
       python: version of the interpreter whose standard library was read; "" for other sources.
       tokenizer: encodes and decodes.
-      train, validation, test: (T,) uint16, or int32 for vocabularies above 65536. Every document is one
-        separator followed by its tokens, in the order of `names`.
+      train, validation, test: (T,) uint16, or int32 for vocabularies above 65536. Every document is
+        one separator followed by its tokens, in the order of `names`.
       names: for each split the names of its documents.
       bytes: for each split the UTF-8 bytes of its documents.
     """
@@ -69,45 +76,71 @@ class Corpus:
 
     @property
     def bytes_per_token(self) -> dict[str, float]:
-        """For each split the bytes of text per predicted token, which is every token but the stream's first.
+        """For each split the bytes of text per predicted token, which is every token but the
+        stream's first.
 
-        Separators are predicted too and hold no bytes: knowing where a document ends is part of the cost.
+        Separators are predicted too and hold no bytes: knowing where a document ends is part of the
+        cost.
         """
         return {split: self.bytes[split] / (self.tokens[split] - 1) for split in SPLITS}
 
     def provenance(self) -> dict:
         """Where the streams came from and their sizes, as plain values that go into JSON."""
-        return {"name": self.name, "sha256": self.sha256, "python": self.python,
-                "tokenizer": self.tokenizer.name, "vocabulary": self.vocabulary,
-                "documents": self.documents, "tokens": self.tokens, "bytes": dict(self.bytes)}
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "python": self.python,
+            "tokenizer": self.tokenizer.name,
+            "vocabulary": self.vocabulary,
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "bytes": dict(self.bytes),
+        }
 
 
-def load_corpus(*, source: str = "stdlib", path: str | Path = "", pattern: str = "*.txt", dataset: str = "",
-                text_key: str = "", tokenizer: str = "bytes", vocabulary: int = 1024,
-                validation_fraction: float = 0.03, test_fraction: float = 0.03,
-                cache_dir: str | Path | None = None) -> Corpus:
+def load_corpus(
+    *,
+    source: str = "stdlib",
+    path: str | Path = "",
+    pattern: str = "*.txt",
+    dataset: str = "",
+    text_key: str = "",
+    tokenizer: str = "bytes",
+    vocabulary: int = 1024,
+    validation_fraction: float = 0.03,
+    test_fraction: float = 0.03,
+    cache_dir: str | Path | None = None,
+) -> Corpus:
     """Read, split and encode a corpus; the same arguments and files always give the same arrays.
 
     Args:
-      source: "stdlib" (this Python's own source), "directory" (files under `path` that match `pattern`) or
-        "tfds" (the train split of `dataset`, prepared under `path` or TFDS's default; that split is divided
-        anew, so results do not compare with ones on the data set's published test split).
+      source: "stdlib" (this Python's own source), "directory" (files under `path` that match
+        `pattern`) or "tfds" (the train split of `dataset`, prepared under `path` or TFDS's default;
+        that split is divided anew, so results do not compare with ones on the data set's published
+        test split).
       text_key: see `sources.tfds_documents`.
-      tokenizer: "bytes" (257 ids; `vocabulary` is not read) or "bpe", trained on the train split only.
+      tokenizer: "bytes" (257 ids; `vocabulary` is not read) or "bpe", trained on the train split
+        only.
       validation_fraction, test_fraction: expected share of documents; see `split_documents`.
-      cache_dir: where the BPE tokenizer and its streams are kept; None for nowhere. Bytes need no cache.
+      cache_dir: where the BPE tokenizer and its streams are kept; None for nowhere. Bytes need no
+        cache.
 
-    Blank documents are left out, and so is every document whose text repeats, to the letter, that of one with
-    an earlier name: no text is in two splits. In the standard library all modules of one top-level package go
-    to the same split, since they share helpers, licences and idioms; elsewhere each document is drawn alone.
+    Blank documents are left out, and so is every document whose text repeats, to the letter, that
+    of one with an earlier name: no text is in two splits. In the standard library all modules of
+    one top-level package go to the same split, since they share helpers, licences and idioms;
+    elsewhere each document is drawn alone.
 
-    Raises UserError for unknown names, numbers out of range, and what sources and `split_documents` refuse.
+    Raises UserError for unknown names, numbers out of range, and what sources and `split_documents`
+    refuse.
     """
     if tokenizer not in TOKENIZERS:
-        raise UserError(f"tokenizer is {tokenizer!r}; expected one of {TOKENIZERS}; set it to one of them")
+        raise UserError(
+            f"tokenizer is {tokenizer!r}; expected one of {TOKENIZERS}; set it to one of them"
+        )
     documents = _distinct(_read(source, path, pattern, dataset, text_key))
-    splits = split_documents(documents, _package if source == "stdlib" else _itself,
-                             validation_fraction, test_fraction)
+    splits = split_documents(
+        documents, _package if source == "stdlib" else _itself, validation_fraction, test_fraction
+    )
     names = {split: tuple(document.name for document in splits[split]) for split in SPLITS}
     texts = {split: [document.text for document in splits[split]] for split in SPLITS}
     sha256 = _digest(part for document in documents for part in document)
@@ -121,29 +154,50 @@ def load_corpus(*, source: str = "stdlib", path: str | Path = "", pattern: str =
         settings = json.dumps([tokenizers_library().__version__, vocabulary, names])
         cache = Path(cache_dir).expanduser() / f"bpe-{_digest([sha256, settings])[:32]}.cache"
         encoder, streams = cached_bpe_streams(cache, texts, vocabulary)
-    label = {"stdlib": "stdlib", "directory": f"directory:{Path(path).expanduser().resolve().name}",
-             "tfds": f"tfds:{dataset}"}[source]
-    return Corpus(label, sha256, platform.python_version() if source == "stdlib" else "", encoder,
-                  streams["train"], streams["validation"], streams["test"], names,
-                  {split: sum(len(text.encode("utf-8")) for text in texts[split]) for split in SPLITS})
+    label = {
+        "stdlib": "stdlib",
+        "directory": f"directory:{Path(path).expanduser().resolve().name}",
+        "tfds": f"tfds:{dataset}",
+    }[source]
+    return Corpus(
+        label,
+        sha256,
+        platform.python_version() if source == "stdlib" else "",
+        encoder,
+        streams["train"],
+        streams["validation"],
+        streams["test"],
+        names,
+        {split: sum(len(text.encode("utf-8")) for text in texts[split]) for split in SPLITS},
+    )
 
 
-def split_documents(documents: Sequence[Document], group: Callable[[str], str], validation_fraction: float,
-                    test_fraction: float) -> dict[str, list[Document]]:
+def split_documents(
+    documents: Sequence[Document],
+    group: Callable[[str], str],
+    validation_fraction: float,
+    test_fraction: float,
+) -> dict[str, list[Document]]:
     """Each document to "train", "validation" or "test" by a hash of `group(name)` alone.
 
-    Adding, removing or editing other documents moves none. The fractions are probabilities, so a corpus of
-    few or uneven documents gets other shares of bytes: `Corpus.provenance` says which.
+    Adding, removing or editing other documents moves none. The fractions are probabilities, so a
+    corpus of few or uneven documents gets other shares of bytes: `Corpus.provenance` says which.
 
-    Raises UserError for fractions that are not above 0 with a sum below 1, fewer than 3 documents, or a split
-    that got none.
+    Raises UserError for fractions that are not above 0 with a sum below 1, fewer than 3 documents,
+    or a split that got none.
     """
-    if not (validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1):
-        raise UserError(f"validation_fraction is {validation_fraction} and test_fraction {test_fraction}; "
-                        "expected both above 0 and their sum below 1; set for example 0.03 and 0.03")
+    if not (
+        validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1
+    ):
+        raise UserError(
+            f"validation_fraction is {validation_fraction} and test_fraction {test_fraction}; "
+            "expected both above 0 and their sum below 1; set for example 0.03 and 0.03"
+        )
     if len(documents) < 3:
-        raise UserError(f"the corpus has {len(documents)} different documents; at least 3 were expected, one "
-                        "per split; split the text in more files")
+        raise UserError(
+            f"the corpus has {len(documents)} different documents; at least 3 were expected, one "
+            "per split; split the text in more files"
+        )
     splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
     for document in documents:
         draw = _unit_interval(SPLIT_SALT, group(document.name))
@@ -151,23 +205,28 @@ def split_documents(documents: Sequence[Document], group: Callable[[str], str], 
         splits["test" if draw < test_fraction else held_out].append(document)
     for split in SPLITS:
         if not splits[split]:
-            raise UserError(f"the {split} split got none of the {len(documents)} documents; at least one was "
-                            "expected; split the text in more files, or change validation_fraction and "
-                            "test_fraction")
+            raise UserError(
+                f"the {split} split got none of the {len(documents)} documents; at least one was "
+                "expected; split the text in more files, or change validation_fraction and "
+                "test_fraction"
+            )
     return splits
 
 
 def share(corpus: Corpus, fraction: float, seed: int = 0) -> np.ndarray:
     """Token stream of whole train documents that make up about `fraction` of the train tokens.
 
-    Documents are taken in an order that depends only on `seed` and their names, skipping those that would
-    exceed `fraction`: the result is never longer, and shorter by less than the shortest document left out. A
-    small share therefore holds no very long document. Same dtype and document order as `corpus.train`.
+    Documents are taken in an order that depends only on `seed` and their names, skipping those that
+    would exceed `fraction`: the result is never longer, and shorter by less than the shortest
+    document left out. A small share therefore holds no very long document. Same dtype and document
+    order as `corpus.train`.
 
     Raises UserError for a fraction outside (0, 1], or too small for any document.
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"share fraction is {fraction}; expected above 0 and at most 1; set for example 0.1")
+        raise UserError(
+            f"share fraction is {fraction}; expected above 0 and at most 1; set for example 0.1"
+        )
     starts = np.flatnonzero(corpus.train == corpus.tokenizer.separator)
     pieces = np.split(corpus.train, starts[1:])
     names = corpus.names["train"]
@@ -179,24 +238,26 @@ def share(corpus: Corpus, fraction: float, seed: int = 0) -> np.ndarray:
             budget -= pieces[index].size
     if not chosen:
         shortest = min(piece.size for piece in pieces)
-        raise UserError(f"share fraction is {fraction}, {budget} tokens, but the shortest train document has "
-                        f"{shortest}; raise the fraction, or split the text in more files")
+        raise UserError(
+            f"share fraction is {fraction}, {budget} tokens, but the shortest train document has "
+            f"{shortest}; raise the fraction, or split the text in more files"
+        )
     return np.concatenate([pieces[index] for index in sorted(chosen)])
 
 
-
-
-
-
-
-
-def _read(source: str, path: str | Path, pattern: str, dataset: str, text_key: str) -> list[Document]:
+def _read(
+    source: str, path: str | Path, pattern: str, dataset: str, text_key: str
+) -> list[Document]:
     if source not in SOURCES:
         raise UserError(f"source is {source!r}; expected one of {SOURCES}; set it to one of them")
     if source == "stdlib" and str(path):
-        raise UserError(f'path is {str(path)!r}, which source="stdlib" does not read; set source="directory"')
+        raise UserError(
+            f'path is {str(path)!r}, which source="stdlib" does not read; set source="directory"'
+        )
     if source != "tfds" and dataset:
-        raise UserError(f'dataset is {dataset!r}, which source={source!r} does not read; set source="tfds"')
+        raise UserError(
+            f'dataset is {dataset!r}, which source={source!r} does not read; set source="tfds"'
+        )
     if source == "stdlib":
         return stdlib_files()
     if source == "directory":

@@ -44,10 +44,11 @@ class ByteTokenizer:
 
 @dataclass(frozen=True)
 class BpeTokenizer:
-    """Byte-level byte-pair encoding (Sennrich et al. 2016; bytes as base units: Radford et al. 2019).
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; bytes as base units: Radford et al.
+    2019).
 
-    `definition` is the JSON of a `tokenizers.Tokenizer` with `vocabulary - 1` entries. The separator is the
-    last id, unknown to that tokenizer, so that no text can spell it.
+    `definition` is the JSON of a `tokenizers.Tokenizer` with `vocabulary - 1` entries. The
+    separator is the last id, unknown to that tokenizer, so that no text can spell it.
     """
 
     definition: str
@@ -77,30 +78,43 @@ class BpeTokenizer:
 
         Raises UserError for ids outside [0, vocabulary).
         """
-        return self._tokenizer.decode(_text_ids(ids, self.vocabulary).tolist(), skip_special_tokens=False)
+        return self._tokenizer.decode(
+            _text_ids(ids, self.vocabulary).tolist(), skip_special_tokens=False
+        )
 
 
 Tokenizer = ByteTokenizer | BpeTokenizer
 
 
 def train_bpe(texts: Sequence[str], vocabulary: int) -> BpeTokenizer:
-    """Byte-pair encoding of exactly `vocabulary` ids: 256 bytes, merges learned from `texts`, the separator.
+    """Byte-pair encoding of exactly `vocabulary` ids: 256 bytes, merges learned from `texts`, the
+    separator.
 
-    Raises UserError for a vocabulary below 257, or one that the texts have too few repeated pairs for.
+    Raises UserError for a vocabulary below 257, or one that the texts have too few repeated pairs
+    for.
     """
     if vocabulary < 257:
-        raise UserError(f"vocabulary is {vocabulary}; bpe needs 256 bytes and a separator; set at least 257")
+        raise UserError(
+            f"vocabulary is {vocabulary}; bpe needs 256 bytes and a separator; set at least 257"
+        )
     library = tokenizers_library()
     tokenizer = library.Tokenizer(library.models.BPE())
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = library.decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, library.trainers.BpeTrainer(
-        vocab_size=vocabulary - 1, initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False))
+    tokenizer.train_from_iterator(
+        texts,
+        library.trainers.BpeTrainer(
+            vocab_size=vocabulary - 1,
+            initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
     learned = tokenizer.get_vocab_size() + 1
     if learned != vocabulary:
-        raise UserError(f"vocabulary is {vocabulary}, but the train split has text for {learned} only; "
-                        f"set vocabulary to at most {learned}, or give more text")
+        raise UserError(
+            f"vocabulary is {vocabulary}, but the train split has text for {learned} only; "
+            f"set vocabulary to at most {learned}, or give more text"
+        )
     return BpeTokenizer(tokenizer.to_str(), vocabulary)
 
 
@@ -111,12 +125,14 @@ def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     return np.concatenate(pieces).astype(np.uint16 if tokenizer.vocabulary <= 65536 else np.int32)
 
 
-def cached_bpe_streams(cache: Path, texts: Mapping[str, Sequence[str]],
-                       vocabulary: int) -> tuple[BpeTokenizer, dict[str, np.ndarray]]:
-    """`train_bpe` on `texts["train"]` and every split's `encode_documents`, kept in the file `cache`.
+def cached_bpe_streams(
+    cache: Path, texts: Mapping[str, Sequence[str]], vocabulary: int
+) -> tuple[BpeTokenizer, dict[str, np.ndarray]]:
+    """`train_bpe` on `texts["train"]` and every split's `encode_documents`, kept in the file
+    `cache`.
 
-    The file starts with the SHA-256 of the rest; one that does not match is reported and built again. Its
-    name must tell everything that the result depends on.
+    The file starts with the SHA-256 of the rest; one that does not match is reported and built
+    again. Its name must tell everything that the result depends on.
 
     Raises UserError as `train_bpe` does, and for a file that cannot be written.
     """
@@ -131,21 +147,25 @@ def cached_bpe_streams(cache: Path, texts: Mapping[str, Sequence[str]],
     tokenizer = train_bpe(texts["train"], vocabulary)
     streams = {split: encode_documents(tokenizer, texts[split]) for split in texts}
     buffer = io.BytesIO()
-    np.savez(buffer, tokenizer=np.frombuffer(tokenizer.definition.encode("utf-8"), np.uint8), **streams)
+    np.savez(
+        buffer, tokenizer=np.frombuffer(tokenizer.definition.encode("utf-8"), np.uint8), **streams
+    )
     _write_whole(cache, hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
     return tokenizer, streams
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    # Renamed when complete, so that a run that is killed, or one beside this, leaves no half-written file.
+    # Renamed when complete, so that a run that is killed, or one beside this, leaves no
+    # half-written file.
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(content)
         os.replace(unfinished, path)
     except OSError as error:
-        raise UserError(f"cache_dir {str(path.parent)!r} cannot be written ({error}); "
-                        "give a directory that can") from error
+        raise UserError(
+            f"cache_dir {str(path.parent)!r} cannot be written ({error}); give a directory that can"
+        ) from error
 
 
 def tokenizers_library() -> ModuleType:
@@ -153,14 +173,18 @@ def tokenizers_library() -> ModuleType:
     try:
         import tokenizers
     except ImportError as error:
-        raise UserError('tokenizer="bpe" needs the package tokenizers; pip install tokenizers, '
-                        'or set tokenizer="bytes"') from error
+        raise UserError(
+            'tokenizer="bpe" needs the package tokenizers; pip install tokenizers, '
+            'or set tokenizer="bytes"'
+        ) from error
     return tokenizers
 
 
 def _text_ids(ids: np.ndarray, vocabulary: int) -> np.ndarray:
     ids = np.asarray(ids, np.int64)
     if ids.size and not (0 <= ids.min() and ids.max() < vocabulary):
-        raise UserError(f"token ids lie in [{ids.min()}, {ids.max()}]; this tokenizer has {vocabulary} ids "
-                        "from 0; decode with the tokenizer that the ids came from")
+        raise UserError(
+            f"token ids lie in [{ids.min()}, {ids.max()}]; this tokenizer has {vocabulary} ids "
+            "from 0; decode with the tokenizer that the ids came from"
+        )
     return ids[ids != vocabulary - 1]

@@ -20,8 +20,8 @@ SCHEMA = 1
 
 
 def dry_run(config: Any) -> str:
-    """The run's outline: shapes at each seam, exact parameters, every phase. No data is read. Raises
-    UserError.
+    """The run's outline: shapes at each seam, exact parameters, every phase. No data is read.
+    Raises UserError.
     """
     return engine.rehearsed(config)
 
@@ -58,8 +58,8 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
 def restore(
     workdir: str | pathlib.Path, model: str = "converted", seed: int = 0
 ) -> tuple[Network, Variables]:
-    """(network, variables) of a model of a run, ready for `forward` and `generate`. Raises UserError
-    if there is none.
+    """(network, variables) of a model of a run, ready for `forward` and `generate`. Raises
+    UserError if there is none.
     """
     path = pathlib.Path(workdir) / "checkpoints" / model
     if not path.exists():

@@ -97,7 +97,9 @@ def opened(config: Any, home: Workdir) -> Run:
 
 
 def execute(config: Any, home: Workdir) -> dict[str, Any]:
-    """Everything of a run; the content of results.json but for schema, names, device and seconds."""
+    """Everything of a run; the content of results.json but for schema, names, device and
+    seconds.
+    """
     run, method = opened(config, home), methods.module(config.method)
     write(home.path / "plan.txt", outline(config, run.task, method, run.arms))
     rewind(home, [name for arm in run.arms for name in (arm.name, *_jobs(run, arm))])
@@ -123,7 +125,9 @@ def execute(config: Any, home: Workdir) -> dict[str, Any]:
 
 
 def make(run: Run, arm: Arm) -> None:
-    """Everything of one arm: the search, the seeds, their checkpoint; none where its plan is empty."""
+    """Everything of one arm: the search, the seeds, their checkpoint; none where its plan
+    is empty.
+    """
     variables = finished(run.home, arm.name)
     trial = arm.first().trial
     if arm.search:
@@ -132,7 +136,9 @@ def make(run: Run, arm: Arm) -> None:
         trial = run.chosen[arm.name] = best_trial(run, arm, arm.search)
     if variables is None:
         if arm.search:
-            edge = " (at the edge of the search)" if models.at_edge(trial, arm.search.trials) else ""
+            edge = (
+                " (at the edge of the search)" if models.at_edge(trial, arm.search.trials) else ""
+            )
             setting = f"rate {trial.rate:g}, decay" if trial.rate else "penalty"
             LOG.info("%s: %s %g%s", arm.name, setting, trial.decay, edge)
         variables = _seeds(run, arm, trial)

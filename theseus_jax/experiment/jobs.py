@@ -1,4 +1,7 @@
-"""Running plans one after the other, each resumable: a finished model has a checkpoint, an unfinished one its progress."""
+"""Running plans one after the other, each resumable: a finished model has a checkpoint, an
+unfinished one its progress.
+"""
+
 from __future__ import annotations
 
 import functools
@@ -13,30 +16,40 @@ import jax.numpy as jnp
 from theseus_jax import checkpoints
 from theseus_jax.balance import Sums
 from theseus_jax.experiment.workdir import Workdir
+from theseus_jax.nets.stage import Network, Variables, init, partition
 from theseus_jax.objectives import Side
 from theseus_jax.plan import Phase, Plan
-from theseus_jax.nets.stage import Network, Variables, init, partition
 from theseus_jax.train import Hooks, Position, State, fit, fresh_optimizer
 
 LOG = logging.getLogger("theseus_jax")
 
 
 def initial(net: Network, keys: jax.Array, example: Any) -> Variables:
-    """Fresh variables for each key of `keys` (S,), with a leading seed axis; example: the shape of one input, (1, ...)."""
+    """Fresh variables for each key of `keys` (S,), with a leading seed axis; example: the shape of
+    one input, (1, ...).
+    """
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
     return jax.vmap(lambda key: init(net, key, zeros))(keys)
 
 
 # run once a network: compiling it well costs more than running it
-fresh = jax.jit(initial, static_argnames=("net", "example"), compiler_options={"xla_backend_optimization_level": 0})
+fresh = jax.jit(
+    initial,
+    static_argnames=("net", "example"),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
 
 
 def side_variables(made: tuple[Side, ...], key: jax.Array) -> dict[str, Any]:
     """Fresh variables of the modules that only terms read, by name."""
+
     def zeros(given):
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), given)
 
-    return {side.name: side.module.init(jax.random.fold_in(key, i), zeros(side.given)) for i, side in enumerate(made)}
+    return {
+        side.name: side.module.init(jax.random.fold_in(key, i), zeros(side.given))
+        for i, side in enumerate(made)
+    }
 
 
 def run_keys(seed: int, purpose: int, count: int) -> jax.Array:
@@ -46,9 +59,11 @@ def run_keys(seed: int, purpose: int, count: int) -> jax.Array:
 
 
 def rewind(workdir: Workdir, names: Iterable[str]) -> None:
-    """Cut metrics.jsonl back to the newest state on disk, so that no row is doubled when work is done again.
+    """Cut metrics.jsonl back to the newest state on disk, so that no row is doubled when work is
+    done again.
 
-    Models are made one after the other and rows only appended, so the newest state is the one of the largest offset.
+    Models are made one after the other and rows only appended, so the newest state is the one of
+    the largest offset.
     """
     offsets = [0]
     for name in names:
@@ -68,12 +83,12 @@ def finished(workdir: Workdir, name: str) -> dict[str, Any] | None:
 
 
 class Job(NamedTuple):
-    """One model to be trained: all that `run_plan` needs besides where to leave it. What is kept are the stages of its last
-    phase's network.
+    """One model to be trained: all that `run_plan` needs besides where to leave it. What is kept
+    are the stages of its last phase's network.
 
-    fresh(): the initial variables. shapes(net): the shapes of a phase's variables. score(variables): writes the model's
-    rows, before it counts as finished. measure(phase, state): what a stopping rule looks at, logged as "score".
-    log(row): adds a row to metrics.jsonl.
+    fresh(): the initial variables. shapes(net): the shapes of a phase's variables.
+    score(variables): writes the model's rows, before it counts as finished. measure(phase, state):
+    what a stopping rule looks at, logged as "score". log(row): adds a row to metrics.jsonl.
     """
 
     name: str
@@ -91,11 +106,14 @@ class Job(NamedTuple):
     measure: Callable[[Phase, State], float] | None = None
 
 
-def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = True, keep: bool = True) -> dict[str, Any]:
-    """The trained variables (leading seed axis) of one model; goes on where an earlier process stopped.
+def run_plan(
+    workdir: Workdir, job: Job, *, save_seconds: float, show: bool = True, keep: bool = True
+) -> dict[str, Any]:
+    """The trained variables (leading seed axis) of one model; goes on where an earlier process
+    stopped.
 
-    show: a bar for every phase. keep: leave a checkpoint of the model; without it, only work of more than save_seconds is
-    saved on the way, and the rows are what remains.
+    show: a bar for every phase. keep: leave a checkpoint of the model; without it, only work of
+    more than save_seconds is saved on the way, and the rows are what remains.
     """
     name, plan = job.name, job.plan
     done = finished(workdir, name)
@@ -103,7 +121,13 @@ def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = Tr
         return done
     state, position = _unfinished(workdir, job)
     if position.phase or state.step:
-        LOG.info("%s goes on at phase %d of %d, step %d", name, min(position.phase + 1, len(plan)), len(plan), state.step)
+        LOG.info(
+            "%s goes on at phase %d of %d, step %d",
+            name,
+            min(position.phase + 1, len(plan)),
+            len(plan),
+            state.step,
+        )
 
     began = time.monotonic()
 
@@ -111,24 +135,56 @@ def run_plan(workdir: Workdir, job: Job, *, save_seconds: float, show: bool = Tr
         if keep or time.monotonic() - began >= save_seconds:
             _save(workdir, name, position, state)
 
-    hooks = Hooks(log=job.log, save=save, bar=_bar(name) if show else None,
-                  save_seconds=save_seconds, score=job.measure, score_name="score")
-    state = fit(plan, state, job.examples, batch=job.batch, chunk_steps=job.chunk, name=name, position=position, hooks=hooks)
-    variables = {stage: tree for stage, tree in state.variables.items() if stage in plan[-1].net.names}
+    hooks = Hooks(
+        log=job.log,
+        save=save,
+        bar=_bar(name) if show else None,
+        save_seconds=save_seconds,
+        score=job.measure,
+        score_name="score",
+    )
+    state = fit(
+        plan,
+        state,
+        job.examples,
+        batch=job.batch,
+        chunk_steps=job.chunk,
+        name=name,
+        position=position,
+        hooks=hooks,
+    )
+    variables = {
+        stage: tree for stage, tree in state.variables.items() if stage in plan[-1].net.names
+    }
     job.score(variables)
     if keep:
-        checkpoints.save(workdir.model(name), tree={"variables": variables},
-                         metadata={**job.metadata, "model": name, "offset": workdir.records.offset()})
+        checkpoints.save(
+            workdir.model(name),
+            tree={"variables": variables},
+            metadata={**job.metadata, "model": name, "offset": workdir.records.offset()},
+        )
     shutil.rmtree(workdir.progress(name), ignore_errors=True)
     return variables
 
 
 def _save(workdir: Workdir, name: str, position: Position, state: State) -> None:
-    tree = {"variables": state.variables, "opt_state": state.opt_state if state.opt_state is not None else {},
-            "kept": state.kept}
-    note = {"kept": bool(state.kept), "carried": state.opt_state is not None, "step": state.step, "phase": position.phase,
-            "scores": list(position.scores), "sums": [list(one) for one in position.sums], "offset": workdir.records.offset()}
-    checkpoints.save_progress(workdir.progress(name), position.phase * 10**6 + state.step, tree, note)
+    tree = {
+        "variables": state.variables,
+        "opt_state": state.opt_state if state.opt_state is not None else {},
+        "kept": state.kept,
+    }
+    note = {
+        "kept": bool(state.kept),
+        "carried": state.opt_state is not None,
+        "step": state.step,
+        "phase": position.phase,
+        "scores": list(position.scores),
+        "sums": [list(one) for one in position.sums],
+        "offset": workdir.records.offset(),
+    }
+    checkpoints.save_progress(
+        workdir.progress(name), position.phase * 10**6 + state.step, tree, note
+    )
 
 
 def _unfinished(workdir: Workdir, job: Job) -> tuple[State, Position]:
@@ -136,17 +192,33 @@ def _unfinished(workdir: Workdir, job: Job) -> tuple[State, Position]:
     if found is None:
         return State(0, job.fresh(), job.guide_variables, None, job.keys), Position()
     index, _, note = found
-    position = Position(note["phase"], tuple(note["scores"]), tuple(Sums(*one) for one in note.get("sums", ())))
-    # between phases the variables are still those of the phase that ended: edits come first in the next
+    position = Position(
+        note["phase"], tuple(note["scores"]), tuple(Sums(*one) for one in note.get("sums", ()))
+    )
+    # between phases the variables are still those of the phase that ended: edits come first in the
+    # next
     phase = job.plan[note["phase"] if note["step"] else max(0, note["phase"] - 1)]
     variables = job.shapes(phase.net)
-    held = note.get("carried", note["step"] > 0)  # of checkpoints from before optimizer states were carried on
+    # of checkpoints from before optimizer states were carried on
+    held = note.get("carried", note["step"] > 0)
     opt_state = jax.eval_shape(functools.partial(fresh_optimizer, phase), variables) if held else {}
-    like = {"variables": variables, "opt_state": opt_state,
-            "kept": partition(variables, phase.trainable)[0] if note["kept"] else {}}
+    like = {
+        "variables": variables,
+        "opt_state": opt_state,
+        "kept": partition(variables, phase.trainable)[0] if note["kept"] else {},
+    }
     tree, _ = checkpoints.load(workdir.progress(job.name) / f"{index:08d}", like=like)
-    return State(note["step"], tree["variables"], job.guide_variables, tree["opt_state"] if held else None,
-                 job.keys, tree["kept"]), position
+    return (
+        State(
+            note["step"],
+            tree["variables"],
+            job.guide_variables,
+            tree["opt_state"] if held else None,
+            job.keys,
+            tree["kept"],
+        ),
+        position,
+    )
 
 
 class _Bar:
@@ -154,8 +226,15 @@ class _Bar:
 
     def __init__(self, name: str, phase: Phase, steps: int, done: int) -> None:
         from tqdm import tqdm
-        self.bar = tqdm(total=steps, initial=done, desc=f"{name} {phase.name}", unit="step", dynamic_ncols=True,
-                        mininterval=0.5)
+
+        self.bar = tqdm(
+            total=steps,
+            initial=done,
+            desc=f"{name} {phase.name}",
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
 
     def update(self, count: int) -> None:
         self.bar.update(count)

@@ -1,5 +1,5 @@
-"""Records of results.json from the rows of metrics.jsonl and from measured costs; nothing is kept in
-memory between arms.
+"""Records of results.json from the rows of metrics.jsonl and from measured costs; nothing is kept
+in memory between arms.
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ def record(
 
 
 def _split(row: Row, prefix: str) -> dict[str, float]:
-    return {
-        key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)
-    }
+    return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
 
 
 def _spent(arm: Arm, rows: list[Row], seeds: Sequence[int]) -> Row:
@@ -95,9 +93,7 @@ def _spent(arm: Arm, rows: list[Row], seeds: Sequence[int]) -> Row:
         for seed in seeds
     ]
     flops = sum(row.get("training_flops", 0.0) for own in each for row in own) / len(seeds)
-    seconds = [
-        sum(row["seconds"] + row.get("before_seconds", 0.0) for row in own) for own in each
-    ]
+    seconds = [sum(row["seconds"] + row.get("before_seconds", 0.0) for row in own) for own in each]
     mean = float(np.mean(seconds))
     peak = cost.peak_flops(jax.devices()[0].device_kind)
     return {

@@ -73,8 +73,8 @@ def _first_sentence(error: Exception) -> str:
 
 
 def outline(config: Any, task: Any, method: ModuleType, arms: Sequence[Arm]) -> str:
-    """plan.txt: what the method says first, then every arm with exact parameters, its search and its
-    phases. Raises UserError.
+    """plan.txt: what the method says first, then every arm with exact parameters, its search and
+    its phases. Raises UserError.
     """
     lines = list(method.outline(config, task)) if hasattr(method, "outline") else []
     lines.append(f"seeds {config.seeds}, batch {config.train.batch} {task.unit}")

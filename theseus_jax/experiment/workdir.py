@@ -1,4 +1,5 @@
 """Where a run leaves its files: opened once, refused for another config, written whole."""
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -28,23 +29,34 @@ class Workdir(NamedTuple):
 
 
 def open_workdir(config: Any, path: pathlib.Path) -> Workdir:
-    """The workdir of this config, new or begun. Raises UserError for one of another config or that cannot be written."""
+    """The workdir of this config, new or begun. Raises UserError for one of another config or that
+    cannot be written.
+    """
     wanted = config.to_json(sort_keys=True)
     try:
         path.mkdir(parents=True, exist_ok=True)
         known = path / "config.json"
-        begun = (path / "metrics.jsonl").exists()  # else a run ended before it did anything: nothing is lost
+        # else a run ended before it did anything: nothing is lost
+        begun = (path / "metrics.jsonl").exists()
         held = json.loads(wanted)
         if begun and known.exists():
-            held = {"smoke": held["smoke"], **current({"smoke": held["smoke"], **json.loads(known.read_text())})}
+            held = {
+                "smoke": held["smoke"],
+                **current({"smoke": held["smoke"], **json.loads(known.read_text())}),
+            }
         if held != json.loads(wanted):
-            raise UserError(f"{path} holds a run of another config ({_first_difference(held, json.loads(wanted))}); "
-                            "give another --workdir or the same config")
+            raise UserError(
+                f"{path} holds a run of another config"
+                f" ({_first_difference(held, json.loads(wanted))}); give another --workdir or the"
+                " same config"
+            )
         if not begun or not known.exists():
             write(known, wanted)
             write(path / "versions.json", json.dumps(_versions(), indent=1))
     except OSError as error:
-        raise UserError(f"the workdir {path} cannot be written ({error.strerror}); give another --workdir") from error
+        raise UserError(
+            f"the workdir {path} cannot be written ({error.strerror}); give another --workdir"
+        ) from error
     return Workdir(path, Records(path / "metrics.jsonl"))
 
 
@@ -52,7 +64,11 @@ def _first_difference(known: dict[str, Any], wanted: dict[str, Any]) -> str:
     def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
         if not isinstance(tree, dict):
             return {prefix: tree}
-        return {key: value for k, v in tree.items() for key, value in leaves(v, f"{prefix}.{k}" if prefix else k).items()}
+        return {
+            key: value
+            for k, v in tree.items()
+            for key, value in leaves(v, f"{prefix}.{k}" if prefix else k).items()
+        }
 
     old, new = leaves(known), leaves(wanted)
     key = next(key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key))
@@ -60,17 +76,34 @@ def _first_difference(known: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def write(path: pathlib.Path, content: str) -> None:
-    """Replace a file as a whole. Raises UserError when the disk is full or the folder cannot be written."""
+    """Replace a file as a whole. Raises UserError when the disk is full or the folder cannot be
+    written.
+    """
     try:
         path.with_suffix(path.suffix + ".new").write_text(content)
         path.with_suffix(path.suffix + ".new").replace(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); free some space and start again") from error
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); free some space and start again"
+        ) from error
 
 
 def _versions() -> dict[str, str]:
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "ml-collections")
-    found = {"python": platform.python_version(), "platform": platform.platform(), "device": device()}
+    names = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "numpy",
+        "tokenizers",
+        "ml-collections",
+    )
+    found = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device(),
+    }
     return found | {name: importlib.metadata.version(name) for name in names}
 
 

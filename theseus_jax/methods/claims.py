@@ -40,8 +40,8 @@ def lead(ours: Row, rival: Row, text: str, compared: Any) -> Row:
 
 
 def leads(models: Sequence[Row], compared: Any) -> list[Row]:
-    """Each of ours beats each rival at equal optimizer steps; and at equal training FLOPs, where the
-    rival, or the same prolonged (LONGER), was given at least ours.
+    """Each of ours beats each rival at equal optimizer steps; and at equal training FLOPs, where
+    the rival, or the same prolonged (LONGER), was given at least ours.
     """
     named = {model["name"]: model for model in models}
     ours = [model for model in models if model["role"] == "ours"]

@@ -1,4 +1,7 @@
-"""Mean and variance of many samples in float32 without losing digits, by merging the moments of small groups."""
+"""Mean and variance of many samples in float32 without losing digits, by merging the moments of
+small groups.
+"""
+
 from __future__ import annotations
 
 import dataclasses
@@ -15,8 +18,9 @@ PARTS = ("base", "rest", "squares")
 @functools.partial(jax.tree_util.register_dataclass, data_fields=PARTS, meta_fields=("count",))
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Of `count` samples: the mean as `base`, one of the samples, plus `rest`, and the summed squares of the deviations from
-    it; all float32 and shaped as the features. In two parts, an offset that all samples share costs no digits.
+    """Of `count` samples: the mean as `base`, one of the samples, plus `rest`, and the summed
+    squares of the deviations from it; all float32 and shaped as the features. In two parts, an
+    offset that all samples share costs no digits.
     """
 
     count: int
@@ -42,19 +46,25 @@ def _few(x: jax.Array) -> Moments:
 
 
 def pooled(*parts: Moments) -> Moments:
-    """Groups (leading axis of every leaf) as one, `count` being the size of each of a part's groups: the pairwise formula of
-    Chan, Golub & LeVeque 1983 ("Algorithms for computing the sample variance"), for many groups at once.
+    """Groups (leading axis of every leaf) as one, `count` being the size of each of a part's
+    groups: the pairwise formula of Chan, Golub & LeVeque 1983 ("Algorithms for computing the sample
+    variance"), for many groups at once.
     """
     counts = np.concatenate([np.full(len(part.base), part.count) for part in parts])
-    base, rest, squares = (jnp.concatenate([getattr(part, name) for part in parts]) for name in PARTS)
+    base, rest, squares = (
+        jnp.concatenate([getattr(part, name) for part in parts]) for name in PARTS
+    )
     rest = rest + (base - base[0])
     total, counts = int(counts.sum()), counts.reshape(-1, *[1] * (base.ndim - 1))
     mean = (np.float32(counts / total) * rest).sum(0)
-    return Moments(total, base[0], mean, (squares + np.float32(counts) * jnp.square(rest - mean)).sum(0))
+    return Moments(
+        total, base[0], mean, (squares + np.float32(counts) * jnp.square(rest - mean)).sum(0)
+    )
 
 
 def moments(x: jax.Array) -> Moments:
-    """Of the samples x (count, ...), count >= 1: mean and variance within 1e-5 of float64 for 10^6 samples.
+    """Of the samples x (count, ...), count >= 1: mean and variance within 1e-5 of float64 for 10^6
+    samples.
 
     In groups of about sqrt(count): no float32 sum has many more terms than that.
     """

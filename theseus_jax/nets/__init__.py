@@ -1,4 +1,5 @@
 """Networks as ordered, named stages of flax.linen modules."""
+
 from theseus_jax.nets.models import heads
 
 __all__ = ["heads"]

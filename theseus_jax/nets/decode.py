@@ -1,4 +1,7 @@
-"""One token at a time: every stage carries its own state (KV cache, hidden state, position), and text is generated."""
+"""One token at a time: every stage carries its own state (KV cache, hidden state, position), and
+text is generated.
+"""
+
 from __future__ import annotations
 
 import functools
@@ -12,15 +15,22 @@ Carries = dict[str, Any]
 
 
 def initial_carries(net: Network, batch: int, context: int) -> Carries:
-    """The state of every stage that has one (`initial_carry(batch, context)`), before the first token.
+    """The state of every stage that has one (`initial_carry(batch, context)`), before the first
+    token.
 
-    context: tokens that an attention stage must be able to look back on; recurrent stages ignore it.
+    context: tokens that an attention stage must be able to look back on; recurrent stages ignore
+    it.
     """
-    return {stage.name: stage.module.initial_carry(batch, context)
-            for stage in net.stages if hasattr(stage.module, "initial_carry")}
+    return {
+        stage.name: stage.module.initial_carry(batch, context)
+        for stage in net.stages
+        if hasattr(stage.module, "initial_carry")
+    }
 
 
-def step(net: Network, variables: Variables, tokens: jax.Array, carries: Carries) -> tuple[jax.Array, Carries]:
+def step(
+    net: Network, variables: Variables, tokens: jax.Array, carries: Carries
+) -> tuple[jax.Array, Carries]:
     """Feed one token per sequence: tokens (B,) int -> (logits (B, V), carries).
 
     A stage without a state is applied to a sequence of length one, so it must not mix tokens.
@@ -42,15 +52,26 @@ def state_bytes(net: Network, context: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("net", "length"))
-def generate(net: Network, variables: Variables, prompt: jax.Array, key: jax.Array, *, length: int,
-             temperature: float = 0.8) -> jax.Array:
-    """Sample a continuation: prompt (B, T) int32, T >= 1 -> (B, length) int32, at a temperature above 0.
+def generate(
+    net: Network,
+    variables: Variables,
+    prompt: jax.Array,
+    key: jax.Array,
+    *,
+    length: int,
+    temperature: float = 0.8,
+) -> jax.Array:
+    """Sample a continuation: prompt (B, T) int32, T >= 1 -> (B, length) int32, at a temperature
+    above 0.
 
     Raises UserError when T + length tokens are more than the network's learned positions.
     """
     context = (prompt.shape[0], prompt.shape[1] + length)
-    # step by step, a position past the last would be clamped silently; tracing the whole context refuses it
-    jax.eval_shape(lambda v, x: forward(net, v, x)[0], variables, jax.ShapeDtypeStruct(context, prompt.dtype))
+    # step by step, a position past the last would be clamped silently; tracing the whole context
+    # refuses it
+    jax.eval_shape(
+        lambda v, x: forward(net, v, x)[0], variables, jax.ShapeDtypeStruct(context, prompt.dtype)
+    )
     carries = initial_carries(net, *context)
 
     def read(state, token):

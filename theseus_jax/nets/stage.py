@@ -1,9 +1,10 @@
 """Networks as ordered, named stages, and the one function that runs them.
 
-A stage is any linen module `y = module(x)` or `y = module(x, train=...)`, or another of flax's words for it
-(`modes.MODES`). A network's variables are a plain dict `{stage name: {"params": ..., "batch_stats": ...}}`, so reusing a
-part of one network in another is reusing a key.
+A stage is any linen module `y = module(x)` or `y = module(x, train=...)`, or another of flax's
+words for it (`modes.MODES`). A network's variables are a plain dict `{stage name: {"params": ...,
+"batch_stats": ...}}`, so reusing a part of one network in another is reusing a key.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -21,8 +22,8 @@ Variables = dict[str, dict[str, Any]]
 
 
 class Masked(NamedTuple):
-    """What goes between stages that read padded texts: token ids (B, T) int32 or hidden states (B, T, D); mask (B, T), 1
-    for a token.
+    """What goes between stages that read padded texts: token ids (B, T) int32 or hidden states (B,
+    T, D); mask (B, T), 1 for a token.
     """
 
     values: jax.Array
@@ -44,7 +45,9 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Tie:
-    """Parameter `name` of stage `stage` is parameter `source_name` of stage `source`, stored there alone."""
+    """Parameter `name` of stage `stage` is parameter `source_name` of stage `source`, stored there
+    alone.
+    """
 
     stage: str
     name: str
@@ -63,7 +66,10 @@ class Network:
         names = [stage.name for stage in self.stages]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled or not names:
-            raise UserError(f"a network needs at least one stage and distinct names; doubled: {doubled}; rename them")
+            raise UserError(
+                f"a network needs at least one stage and distinct names; doubled: {doubled}; rename"
+                " them"
+            )
         for tie in self.ties:
             for name in (tie.stage, tie.source):
                 position(self, name)
@@ -75,18 +81,29 @@ class Network:
 
 
 def network(stages: Sequence[tuple[str, nn.Module]], ties: Sequence[Tie] = ()) -> Network:
-    """A network from (name, linen module) pairs: `network([("stem", Stem()), ("block_1", Block())])`.
+    """A network from (name, linen module) pairs: `network([("stem", Stem()), ("block_1",
+    Block())])`.
 
-    Raises UserError for doubled names, for something that is not a linen module that can be hashed, or for a module whose
-    mode is a field and no argument.
+    Raises UserError for doubled names, for something that is not a linen module that can be hashed,
+    or for a module whose mode is a field and no argument.
     """
     for name, module in stages:
         if not isinstance(module, nn.Module):
-            raise UserError(f"stage {name!r} is a {type(module).__name__}, not a flax.linen module; wrap it in one")
-        loose = [field.name for field in dataclasses.fields(module) if not _hashable(getattr(module, field.name))]
+            raise UserError(
+                f"stage {name!r} is a {type(module).__name__}, not a flax.linen module; wrap it"
+                " in one"
+            )
+        loose = [
+            field.name
+            for field in dataclasses.fields(module)
+            if not _hashable(getattr(module, field.name))
+        ]
         if loose:
-            raise UserError(f"stage {name!r}, a {type(module).__name__}, cannot be a static argument of jit, since {', '.join(loose)} "
-                            "cannot be hashed; give tuples instead of lists, arrays or dicts")
+            raise UserError(
+                f"stage {name!r}, a {type(module).__name__}, cannot be a static argument of jit,"
+                f" since {', '.join(loose)} cannot be hashed; give tuples instead of lists, arrays"
+                " or dicts"
+            )
         check_mode(name, module)
     return Network(tuple(Stage(name, module) for name, module in stages), tuple(ties))
 
@@ -107,14 +124,15 @@ def position(net: Network, name: str) -> int:
 
 
 def replace(net: Network, name: str, stages: Sequence[Stage]) -> Network:
-    """A new network in which `stages` stand where stage `name` stood; the other stages keep their names.
+    """A new network in which `stages` stand where stage `name` stood; the other stages keep their
+    names.
 
     Ties of the replaced stage go with it. Raises UserError for an unknown or doubled name.
     """
     i = position(net, name)
-    kept = net.names[:i] + net.names[i + 1:]
+    kept = net.names[:i] + net.names[i + 1 :]
     ties = tuple(tie for tie in net.ties if tie.stage in kept and tie.source in kept)
-    return Network(net.stages[:i] + tuple(stages) + net.stages[i + 1:], ties)
+    return Network(net.stages[:i] + tuple(stages) + net.stages[i + 1 :], ties)
 
 
 def tied(net: Network, name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,14 +140,28 @@ def tied(net: Network, name: str, variables: Mapping[str, Any]) -> dict[str, Any
     own = dict(variables.get(name, {}))
     for tie in net.ties:
         if tie.stage == name:
-            own["params"] = {**own.get("params", {}), tie.name: variables[tie.source]["params"][tie.source_name]}
+            own["params"] = {
+                **own.get("params", {}),
+                tie.name: variables[tie.source]["params"][tie.source_name],
+            }
     return own
 
 
-def _apply(net: Network, stage: Stage, variables: Variables, x: Any, train: bool, key: jax.Array | None, wanted: tuple[str, ...]):
+def _apply(
+    net: Network,
+    stage: Stage,
+    variables: Variables,
+    x: Any,
+    train: bool,
+    key: jax.Array | None,
+    wanted: tuple[str, ...],
+):
     """(output, new batch statistics or None, {path: activation} of what is wanted inside)."""
     given = tied(net, stage.name, variables)
-    arguments = {**mode_arguments(stage.module, train), "rngs": None if key is None else {"dropout": key}}
+    arguments = {
+        **mode_arguments(stage.module, train),
+        "rngs": None if key is None else {"dropout": key},
+    }
     mutable = ["batch_stats"] if train and "batch_stats" in given else []
     if wanted:
         y, changed, found = inner.run(stage.module, given, x, wanted, mutable=mutable, **arguments)
@@ -145,28 +177,42 @@ def _apply(net: Network, stage: Stage, variables: Variables, x: Any, train: bool
 
 def _masked(value: Any, mask: jax.Array | None) -> Any:
     """An inner activation with the mask of its stage, where it has the same positions."""
-    plain = isinstance(value, jax.Array) and mask is not None and value.ndim > 2 and value.shape[:2] == mask.shape
+    plain = (
+        isinstance(value, jax.Array)
+        and mask is not None
+        and value.ndim > 2
+        and value.shape[:2] == mask.shape
+    )
     return Masked(value, mask) if plain else value
 
 
 def forward(
-    net: Network, variables: Variables, x: Any, *, train: bool = False, start: str | None = None,
-    stop: str | None = None, capture: Sequence[str] | str = (), key: jax.Array | None = None,
+    net: Network,
+    variables: Variables,
+    x: Any,
+    *,
+    train: bool = False,
+    start: str | None = None,
+    stop: str | None = None,
+    capture: Sequence[str] | str = (),
+    key: jax.Array | None = None,
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Run the stages from `start` to `stop`, both included (None: the first and the last).
 
-    x: the input of stage `start`. capture: names of stages (or one name) whose outputs are wanted, or of what lies inside
-    them, "block_3/attn" (`nets.inner`). key: for dropout.
-    Returns (y, activations, batch_stats): the output of `stop`, `{name: output}` for each captured name, and the
-    new batch statistics of each stage that has some. Stages outside start..stop are not traced.
+    x: the input of stage `start`. capture: names of stages (or one name) whose outputs are wanted,
+    or of what lies inside them, "block_3/attn" (`nets.inner`). key: for dropout. Returns (y,
+    activations, batch_stats): the output of `stop`, `{name: output}` for each captured name, and
+    the new batch statistics of each stage that has some. Stages outside start..stop are not traced.
     Raises UserError for a name that is not a stage, or a captured stage that is not run.
     """
     first = 0 if start is None else position(net, start)
     last = len(net.stages) - 1 if stop is None else position(net, stop)
-    run, capture = net.stages[first: last + 1], (capture,) if isinstance(capture, str) else capture
+    run, capture = net.stages[first : last + 1], (capture,) if isinstance(capture, str) else capture
     missing = [name for name in capture if name.split("/")[0] not in {stage.name for stage in run}]
     if missing or not run:
-        raise UserError(f"stages {missing or [start, stop]} are not among those run: {[s.name for s in run]}")
+        raise UserError(
+            f"stages {missing or [start, stop]} are not among those run: {[s.name for s in run]}"
+        )
     activations, statistics = {}, {}
     for i, stage in enumerate(run, start=first):
         stage_key = None if key is None else jax.random.fold_in(key, i)
@@ -181,15 +227,19 @@ def forward(
 
 
 def init(net: Network, key: jax.Array, x: Any) -> Variables:
-    """Fresh variables of every stage for an input like x (array or ShapeDtypeStruct); x's values do not matter.
+    """Fresh variables of every stage for an input like x (array or ShapeDtypeStruct); x's values do
+    not matter.
 
-    Each stage's key is folded from its name, so the same stage in another network starts from the same numbers.
+    Each stage's key is folded from its name, so the same stage in another network starts from the
+    same numbers.
     """
     variables: Variables = {}
     for stage, given in zip(net.stages, (x, *seams(net, x).values())):
         arguments = mode_arguments(stage.module, False)
         stage_key = jax.random.fold_in(key, _number(stage.name))
-        fresh = jax.jit(lambda k, z, m=stage.module: m.init(k, z, **arguments))(stage_key, _zeros(given))
+        fresh = jax.jit(lambda k, z, m=stage.module: m.init(k, z, **arguments))(
+            stage_key, _zeros(given)
+        )
         variables[stage.name] = _owned(net, stage.name, fresh)
     return variables
 
@@ -198,18 +248,31 @@ def _owned(net: Network, name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:
     shared = {tie.name for tie in net.ties if tie.stage == name}
     missing = sorted(shared - set(fresh.get("params", {})))
     if missing:
-        raise UserError(f"stage {name!r} has no parameter {missing[0]!r} to tie; it has {', '.join(sorted(fresh.get('params', {}))) or 'none'}")
-    own = {kind: {key: leaf for key, leaf in tree.items() if kind != "params" or key not in shared} for kind, tree in fresh.items()}
+        raise UserError(
+            f"stage {name!r} has no parameter {missing[0]!r} to tie; it has"
+            f" {', '.join(sorted(fresh.get('params', {}))) or 'none'}"
+        )
+    own = {
+        kind: {key: leaf for key, leaf in tree.items() if kind != "params" or key not in shared}
+        for kind, tree in fresh.items()
+    }
     return {kind: tree for kind, tree in own.items() if tree}
 
 
 def variable_shapes(net: Network, x: Any) -> Variables:
-    """The variables that `init` makes for an input like x, as ShapeDtypeStructs; nothing is computed."""
-    return {stage.name: _owned(net, stage.name, variables) for stage, (variables, _) in zip(net.stages, _shapes(net, x))}
+    """The variables that `init` makes for an input like x, as ShapeDtypeStructs; nothing is
+    computed.
+    """
+    return {
+        stage.name: _owned(net, stage.name, variables)
+        for stage, (variables, _) in zip(net.stages, _shapes(net, x))
+    }
 
 
 def seams(net: Network, x: Any) -> dict[str, Any]:
-    """The shape and dtype of every stage's output for an input like x, in order; nothing is computed."""
+    """The shape and dtype of every stage's output for an input like x, in order; nothing is
+    computed.
+    """
     return {stage.name: out for stage, (_, out) in zip(net.stages, _shapes(net, x))}
 
 
@@ -219,13 +282,18 @@ def _shapes(net: Network, x: Any) -> list[tuple[Any, Any]]:
         leaves, structure = jax.tree.flatten(x)
         given = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
         variables, x = _stage_shapes(stage.module, structure, given, jax.config.jax_enable_x64)
-        found.append((jax.tree.map(lambda leaf: leaf, variables), x))  # a copy, so that nobody changes what the cache holds
+        # a copy, so that nobody changes what the cache holds
+        found.append((jax.tree.map(lambda leaf: leaf, variables), x))
     return found
 
 
 @functools.lru_cache(maxsize=1024)
-def _stage_shapes(module: nn.Module, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], x64: bool) -> tuple[Any, Any]:
-    """A stage's variables and output. Every plan asks for them, and blocks are alike, so each is traced once."""
+def _stage_shapes(
+    module: nn.Module, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], x64: bool
+) -> tuple[Any, Any]:
+    """A stage's variables and output. Every plan asks for them, and blocks are alike, so each is
+    traced once.
+    """
     arguments = mode_arguments(module, False)
 
     def run(key: jax.Array, x: Any) -> tuple[Any, Any]:
@@ -244,22 +312,27 @@ def _zeros(x: Any):
 
 
 def partition(variables: Variables, parts: Sequence[str]) -> tuple[Variables, Variables]:
-    """Split variables in the parameters named by `parts` and all the rest; `merge` puts them together again.
+    """Split variables in the parameters named by `parts` and all the rest; `merge` puts them
+    together again.
 
-    parts: stage names, or "stage/submodule/..." prefixes of parameter paths. Raises UserError for a part that names
-    no parameter.
+    parts: stage names, or "stage/submodule/..." prefixes of parameter paths. Raises UserError for a
+    part that names no parameter.
     """
     unknown = missing_parts(variables, parts)
     if unknown:
-        raise UserError(f"no parameter is named by {', '.join(unknown)}; the stages are {', '.join(variables)}")
+        raise UserError(
+            f"no parameter is named by {', '.join(unknown)}; the stages are {', '.join(variables)}"
+        )
 
     def walk(tree: Any, path: str, inside: bool) -> tuple[Any, Any]:
         inside = inside or path in parts
         if not isinstance(tree, Mapping):
             return (tree, {}) if inside else ({}, tree)
         pairs = {key: walk(value, f"{path}/{key}", inside) for key, value in tree.items()}
-        return ({key: pair[0] for key, pair in pairs.items() if not _empty(pair[0])},
-                {key: pair[1] for key, pair in pairs.items() if not _empty(pair[1])})
+        return (
+            {key: pair[0] for key, pair in pairs.items() if not _empty(pair[0])},
+            {key: pair[1] for key, pair in pairs.items() if not _empty(pair[1])},
+        )
 
     chosen, rest = {}, {}
     for name, collections in variables.items():
@@ -272,6 +345,7 @@ def partition(variables: Variables, parts: Sequence[str]) -> tuple[Variables, Va
 
 def missing_parts(variables: Variables, parts: Sequence[str]) -> list[str]:
     """Those of `parts` (as in `partition`) that name no stage and no parameter of one, sorted."""
+
     def named(part: str) -> bool:
         stage, *path = part.split("/")
         tree = variables.get(stage, {}).get("params", {})
@@ -288,6 +362,12 @@ def _empty(tree: Any) -> bool:
 
 def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     """Two nested dicts as one; where both have a leaf, b's counts."""
-    both = {key: merge(a[key], b[key]) if isinstance(a[key], Mapping) and isinstance(b[key], Mapping) else b[key]
-            for key in a.keys() & b.keys()}
+    both = {
+        key: (
+            merge(a[key], b[key])
+            if isinstance(a[key], Mapping) and isinstance(b[key], Mapping)
+            else b[key]
+        )
+        for key in a.keys() & b.keys()
+    }
     return {**a, **b, **both}

@@ -1,4 +1,7 @@
-"""Networks by name: every architecture that a classification can have as guide or target, of any size."""
+"""Networks by name: every architecture that a classification can have as guide or target, of any
+size.
+"""
+
 from __future__ import annotations
 
 import dataclasses
@@ -22,14 +25,17 @@ from theseus_jax.nets.stage import Masked, Network, Stage, network, replace
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A name of ARCHITECTURES and its sizes; each reads those that it has, and 0 or "" takes the published one where noted.
+    """A name of ARCHITECTURES and its sizes; each reads those that it has, and 0 or "" takes the
+    published one where noted.
 
-    width: channels of a ResNet's first group (64), units of an MLP, width of tokens. depth: hidden layers of an MLP, blocks of
-    the others. hidden: units inside a block's MLP. heads: of attention. patch: pixels a side. norm: batch, layer, group or
-    none. stem: of a ResNet, "cifar" or "imagenet". rank: of the low-rank products of an MLP (0: full), or of a token-wise MLP's
-    adapter over tokens (0: no mixing). read: of a ViT, "class", "mean" or "distilled". residual: an MLP's blocks add to their
-    input. units: of each direction of a recurrence. cell: of `nets.models.recurrent.CELLS`. keep: numbers of blocks that stay
-    attention. size: pixels a side that images are resized to (0: as they are).
+    width: channels of a ResNet's first group (64), units of an MLP, width of tokens. depth: hidden
+    layers of an MLP, blocks of the others. hidden: units inside a block's MLP. heads: of attention.
+    patch: pixels a side. norm: batch, layer, group or none. stem: of a ResNet, "cifar" or
+    "imagenet". rank: of the low-rank products of an MLP (0: full), or of a token-wise MLP's adapter
+    over tokens (0: no mixing). read: of a ViT, "class", "mean" or "distilled". residual: an MLP's
+    blocks add to their input. units: of each direction of a recurrence. cell: of
+    `nets.models.recurrent.CELLS`. keep: numbers of blocks that stay attention. size: pixels a side
+    that images are resized to (0: as they are).
     """
 
     arch: str
@@ -51,7 +57,8 @@ class Architecture:
 
 
 class Reading(NamedTuple):
-    """What a network reads. shape: (height, width, channels) of images of 0..255 levels, or (T,) tokens of a padded text.
+    """What a network reads. shape: (height, width, channels) of images of 0..255 levels, or (T,)
+    tokens of a padded text.
 
     mean, deviation: in levels, a number a channel.
     """
@@ -69,64 +76,133 @@ def example(reading: Reading) -> Any:
 
 
 def _resnet(depth: int, skip: bool) -> Callable[..., Network]:
-    return lambda a, image, classes: resnet(depth=depth, classes=classes, width=a.width or 64, stem=a.stem, norm=a.norm, skip=skip)
+    return lambda a, image, classes: resnet(
+        depth=depth, classes=classes, width=a.width or 64, stem=a.stem, norm=a.norm, skip=skip
+    )
 
 
 def _mlp(a: Architecture, image: tuple[int, ...], classes: int) -> Network:
-    return mlp(classes=classes, width=a.width, depth=a.depth, norm=a.norm, dropout=a.dropout, residual=a.residual, rank=a.rank)
+    return mlp(
+        classes=classes,
+        width=a.width,
+        depth=a.depth,
+        norm=a.norm,
+        dropout=a.dropout,
+        residual=a.residual,
+        rank=a.rank,
+    )
 
 
 def _vit(a: Architecture, image: tuple[int, ...], classes: int) -> Network:
     if image[0] != image[1]:
-        raise UserError(f"a vit reads square images and these are {image[0]} x {image[1]}; set its size to resize them")
-    return vit(classes=classes, image=image[0], patch=a.patch, width=a.width, depth=a.depth, heads=a.heads, hidden=a.hidden,
-               channels=image[2], read=a.read, dropout=a.dropout)
+        raise UserError(
+            f"a vit reads square images and these are {image[0]} x {image[1]}; set its size to"
+            " resize them"
+        )
+    return vit(
+        classes=classes,
+        image=image[0],
+        patch=a.patch,
+        width=a.width,
+        depth=a.depth,
+        heads=a.heads,
+        hidden=a.hidden,
+        channels=image[2],
+        read=a.read,
+        dropout=a.dropout,
+    )
 
 
 def _token_mlp(a: Architecture, image: tuple[int, ...], classes: int) -> Network:
-    return token_mlp(classes=classes, patch=a.patch, width=a.width, depth=a.depth, hidden=a.hidden, norm=a.norm, mix_rank=a.rank)
+    return token_mlp(
+        classes=classes,
+        patch=a.patch,
+        width=a.width,
+        depth=a.depth,
+        hidden=a.hidden,
+        norm=a.norm,
+        mix_rank=a.rank,
+    )
 
 
 def _mixer(a: Architecture, image: tuple[int, ...], classes: int) -> Network:
-    return mixer(classes=classes, patch=a.patch, width=a.width, depth=a.depth, tokens_hidden=a.units, channels_hidden=a.hidden)
+    return mixer(
+        classes=classes,
+        patch=a.patch,
+        width=a.width,
+        depth=a.depth,
+        tokens_hidden=a.units,
+        channels_hidden=a.hidden,
+    )
 
 
 def _lite(a: Architecture, image: tuple[int, ...], classes: int) -> Network:
-    return replace(efficientnet_lite(classes=classes), "classifier", [Stage("head", nn.Dense(classes))])
+    return replace(
+        efficientnet_lite(classes=classes), "classifier", [Stage("head", nn.Dense(classes))]
+    )
 
 
 IMAGES: dict[str, Callable[[Architecture, tuple[int, ...], int], Network]] = {
     **{f"resnet{depth}": _resnet(depth, True) for depth in (18, 34, 50)},
     **{f"plain{depth}": _resnet(depth, False) for depth in (18, 34, 50)},
-    "mlp": _mlp, "vit": _vit, "token_mlp": _token_mlp, "mixer": _mixer, "efficientnet_lite0": _lite}
+    "mlp": _mlp,
+    "vit": _vit,
+    "token_mlp": _token_mlp,
+    "mixer": _mixer,
+    "efficientnet_lite0": _lite,
+}
 TEXTS = ("minilm", "birnn")
 ARCHITECTURES = (*IMAGES, *TEXTS)
-NEEDED = {"mlp": ("width", "depth"), "vit": ("width", "depth", "heads", "hidden", "patch"),
-          "token_mlp": ("width", "depth", "hidden", "patch"), "mixer": ("width", "depth", "hidden", "patch", "units"),
-          "birnn": ("units",)}
+NEEDED = {
+    "mlp": ("width", "depth"),
+    "vit": ("width", "depth", "heads", "hidden", "patch"),
+    "token_mlp": ("width", "depth", "hidden", "patch"),
+    "mixer": ("width", "depth", "hidden", "patch", "units"),
+    "birnn": ("units",),
+}
 
 
 def build(a: Architecture, reading: Reading, classes: int) -> Network:
-    """The network of an architecture for such inputs; images pass a first stage "pixels", and the last stage is "head".
+    """The network of an architecture for such inputs; images pass a first stage "pixels", and the
+    last stage is "head".
 
-    Raises UserError for an unknown name, sizes that are missing, and inputs that the architecture cannot read.
+    Raises UserError for an unknown name, sizes that are missing, and inputs that the architecture
+    cannot read.
     """
     if a.arch not in ARCHITECTURES:
-        raise UserError(f"there is no architecture {a.arch!r}; choose one of {', '.join(ARCHITECTURES)}")
+        raise UserError(
+            f"there is no architecture {a.arch!r}; choose one of {', '.join(ARCHITECTURES)}"
+        )
     missing = [name for name in NEEDED.get(a.arch, ()) if getattr(a, name) < 1]
     if missing:
-        raise UserError(f"the architecture {a.arch} needs {', '.join(missing)}; set each to at least 1")
+        raise UserError(
+            f"the architecture {a.arch} needs {', '.join(missing)}; set each to at least 1"
+        )
     if (a.arch in TEXTS) != (len(reading.shape) == 1):
         kinds = ("texts", "images") if a.arch in TEXTS else ("images", "texts")
-        raise UserError(f"the architecture {a.arch} reads {kinds[0]} and the data are {kinds[1]}; choose another of the two")
+        raise UserError(
+            f"the architecture {a.arch} reads {kinds[0]} and the data are {kinds[1]}; choose"
+            " another of the two"
+        )
     if a.arch in TEXTS:
         return _text(a, classes)
     image = (a.size, a.size, reading.shape[2]) if a.size else reading.shape
     net = IMAGES[a.arch](a, image, classes)
-    return network([("pixels", Pixels(reading.mean, reading.deviation, a.size)), *((s.name, s.module) for s in net.stages)])
+    return network(
+        [
+            ("pixels", Pixels(reading.mean, reading.deviation, a.size)),
+            *((s.name, s.module) for s in net.stages),
+        ]
+    )
 
 
 def _text(a: Architecture, classes: int) -> Network:
-    sizes = MINILM | {name: value for name in ("width", "depth", "heads", "hidden") if (value := getattr(a, name))}
-    net = bert(**sizes) if a.arch == "minilm" else encoder(**sizes, recurrent=a.units, cell=a.cell, keep=a.keep)
+    sizes = MINILM | {
+        name: value for name in ("width", "depth", "heads", "hidden") if (value := getattr(a, name))
+    }
+    net = (
+        bert(**sizes)
+        if a.arch == "minilm"
+        else encoder(**sizes, recurrent=a.units, cell=a.cell, keep=a.keep)
+    )
     return network([*((s.name, s.module) for s in net.stages), ("head", nn.Dense(classes))])

@@ -61,8 +61,9 @@ class Compared(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What a task read. sets(seed): of a seed, negative in a search. facts: of results.json: metric,
-    higher_is_better, chance and data. results(finished): what the task adds to results.json.
+    """What a task read. sets(seed): of a seed, negative in a search. facts: of results.json:
+    metric, higher_is_better, chance and data. results(finished): what the task adds to
+    results.json.
     """
 
     sets: Callable[[int], Sets]
@@ -71,8 +72,8 @@ class Data(NamedTuple):
 
 
 class Task(Protocol):
-    """A checked config's task. example: the shape of one input, (1, ...); batch: of a training batch.
-    unit: what a batch consists of; words: the sizes that decide what fits; both for people.
+    """A checked config's task. example: the shape of one input, (1, ...); batch: of a training
+    batch. unit: what a batch consists of; words: the sizes that decide what fits; both for people.
 
     One whose networks can be converted into each other has besides: samples, how many of each kind
     (`convert.samples`) a batch gives; transforms, of every batch (`feeds`); pair(), a guide and a

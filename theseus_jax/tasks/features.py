@@ -13,8 +13,8 @@ import numpy as np
 
 from theseus_jax.checks import check_values
 from theseus_jax.data import features, labelled
-from theseus_jax.data.episodes import episode
 from theseus_jax.data.dataset import DataSet, Labelled
+from theseus_jax.data.episodes import episode
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Views
 from theseus_jax.nets.stage import Network, Variables
@@ -129,8 +129,8 @@ class Task:
         return self.train // self.config.train.batch
 
     def load(self, cache: pathlib.Path) -> tuple[Task, Data]:
-        """(the task with the data's own number of training examples, the features). Raises UserError
-        for missing data, or features of another width or number of classes.
+        """(the task with the data's own number of training examples, the features). Raises
+        UserError for missing data, or features of another width or number of classes.
 
         Only few-shot episodes differ between seeds: those of a search come from other alphabets
         than those of the seeds.
@@ -212,8 +212,8 @@ def _check_contrast(head: Any) -> None:
 
 
 def _facts(config: Any) -> tuple[int, int, int]:
-    """(width of the features, outputs, training examples) as the config alone says. Raises UserError
-    where it says too little.
+    """(width of the features, outputs, training examples) as the config alone says. Raises
+    UserError where it says too little.
     """
     c, few = config.data, config.data.source == "omniglot"
     inputs, classes, train = SOURCES[c.source]

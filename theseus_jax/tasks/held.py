@@ -1,5 +1,5 @@
-"""Held-out examples, and how a network is scored on them; compared by identity, so that a probe that
-holds some can be hashed.
+"""Held-out examples, and how a network is scored on them; compared by identity, so that a probe
+that holds some can be hashed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class HeldWindows:
     mask: np.ndarray
 
     def inputs(self) -> jax.Array:
-        """Token inputs spread evenly over the split, about HELD_OUT_TOKENS of them; the last, padded
-        window is left out.
+        """Token inputs spread evenly over the split, about HELD_OUT_TOKENS of them; the last,
+        padded window is left out.
         """
         windows = self.windows
         wanted = max(1, HELD_OUT_TOKENS // (windows.shape[1] - 1))
@@ -46,8 +46,8 @@ class HeldWindows:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeldClasses:
-    """Held-out inputs (leaves (N, ...)) and classes (N,). name: what their share of right answers is
-    called.
+    """Held-out inputs (leaves (N, ...)) and classes (N,). name: what their share of right answers
+    is called.
     """
 
     x: Any

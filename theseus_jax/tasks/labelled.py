@@ -69,7 +69,7 @@ def sections() -> dict[str, dict[str, Any]]:
         "mixup": 0.0,  # Beta's parameter; 0: none
     }
     report = {
-        "probe": False,  # also fit a linear probe on every network's features, and compare these
+        "probe": False  # also fit a linear probe on every network's features, and compare these
     }
     return {"data": data, "report": report}
 
@@ -164,8 +164,8 @@ class Task:
         return net
 
     def begin(self, net: Network, fresh: Variables, sets: Sets) -> Variables:
-        """The variables (leading seed axis) of a guide that is not trained here. Raises UserError for
-        weights of another network, or of other data.
+        """The variables (leading seed axis) of a guide that is not trained here. Raises UserError
+        for weights of another network, or of other data.
         """
         c, held = self.config.guide, sets.validation
         if c.origin == "untrained":
@@ -188,7 +188,10 @@ class Task:
         """The data set, as it was promised to the networks. Raises UserError for other data."""
         c = self.config.data
         limit, size = (c.train or None, c.validation or None, c.test or None), c.size or None
-        folder, mode = pathlib.Path(c.cache) if c.cache else cache, "L" if c.channels == 1 else "RGB"
+        folder, mode = (
+            pathlib.Path(c.cache) if c.cache else cache,
+            ("L" if c.channels == 1 else "RGB"),
+        )
         text_limits = {"tokens": c.tokens, "limit": limit}
         sources = {
             "digits": lambda: labelled.digits(image=True, limit=limit),

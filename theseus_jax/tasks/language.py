@@ -29,10 +29,7 @@ from theseus_jax.tasks.held import HeldWindows
 LOG = logging.getLogger("theseus_jax")
 METHOD = "convert"
 CONTEXTS = (128, 1024, 8192)
-CHOICES = {
-    "data.source": ("stdlib", "directory", "tfds"),
-    "data.tokenizer": ("bytes", "bpe"),
-}
+CHOICES = {"data.source": ("stdlib", "directory", "tfds"), "data.tokenizer": ("bytes", "bpe")}
 POSITIVE = ("data.context", "report.sample_tokens")
 PAIR_CHOICES = {"guide.origin": ("trained", "untrained", "file")}
 PAIR_POSITIVE = (
@@ -68,10 +65,7 @@ def sections() -> dict[str, dict[str, Any]]:
         "validation": 0.03,  # of the bytes, by file
         "test": 0.03,  # of the bytes, by file
     }
-    report = {
-        "prompt": "def ",  # start of the generated samples
-        "sample_tokens": 96,
-    }
+    report = {"prompt": "def ", "sample_tokens": 96}  # start of the generated samples
     return {"data": data, "report": report}
 
 

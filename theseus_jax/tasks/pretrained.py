@@ -28,10 +28,7 @@ from theseus_jax.solvers import logistic
 LOG = logging.getLogger("theseus_jax")
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 CALIBRATION = 2048  # examples
-BACKBONES = {
-    "efficientnet_lite0": efficientnet.load_efficientnet_lite0,
-    "minilm": bert.load_minilm,
-}
+BACKBONES = {"efficientnet_lite0": efficientnet.load_efficientnet_lite0, "minilm": bert.load_minilm}
 FILES = ("resnet18", "resnet34", "resnet50", "vit")
 NETWORK_CHOICES = {
     "arch": zoo.ARCHITECTURES,
@@ -51,7 +48,9 @@ PAIR_CHOICES = {
 
 
 def check_pair(config: Any) -> None:
-    """Raises UserError, one line, for the first value of a guide and a target that cannot be meant."""
+    """Raises UserError, one line, for the first value of a guide and a target that cannot
+    be meant.
+    """
     check_values(config, PAIR_CHOICES)
     guide = config.guide
     if guide.origin == "pretrained" and guide.arch not in BACKBONES:
@@ -67,7 +66,9 @@ def check_pair(config: Any) -> None:
 
 
 def calibrated(net: Network, fresh: Variables, x: Any) -> Variables:
-    """Fresh variables (leading seed axis of 1) with batch norm's statistics of training inputs x."""
+    """Fresh variables (leading seed axis of 1) with batch norm's statistics of training
+    inputs x.
+    """
     first = jax.tree.map(lambda leaf: leaf[0], fresh)
     rows = jax.tree.map(lambda leaf: leaf[:CALIBRATION], x)
     statistics = batch_statistics(net, first, rows)
@@ -130,8 +131,8 @@ def fitted_head(
 ) -> dict[str, jax.Array]:
     """Logistic regression on features x (N, D) as a linear head: {"kernel": (D, O), "bias": (O,)}.
 
-    Standardised first, the scale folded in; its penalty out of PENALTIES by accuracy on the held-out
-    features.
+    Standardised first, the scale folded in; its penalty out of PENALTIES by accuracy on the
+    held-out features.
     """
     mean, deviation = x.mean(0), x.std(0) + 1e-6
     ones = [
@@ -152,8 +153,8 @@ def probe(
     net: Network, variables: Variables, original: jax.Array, sets: dict[str, Any], classes: int
 ) -> dict[str, Any]:
     """How much a network's features (stacked seeds) still hold: {"probe_accuracy": mean over seeds,
-    "probe_seeds": each, "agreement": means of `sentence_agreement` with the original's test features
-    (N, D)}.
+    "probe_seeds": each, "agreement": means of `sentence_agreement` with the original's test
+    features (N, D)}.
 
     sets: {"train", "validation", "test"} of {"inputs", "labels"}; the probe is `fitted_head`.
     """

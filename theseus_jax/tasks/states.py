@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax import checkpoints, trees
-from theseus_jax.data.windows import windows as cut
 from theseus_jax.data.dataset import DataSet, Labelled
+from theseus_jax.data.windows import windows as cut
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Network, Variables, forward
 
 
 def lm_states(workdir: str, limit: tuple[int | None, ...], cache: pathlib.Path) -> DataSet:
-    """Hidden states (N, D) of a finished language run's guide, before its head; y is the next token.
+    """Hidden states (N, D) of a finished language run's guide, before its head; y is the next
+    token.
 
-    workdir: of a run with task language_model. limit: states of the three splits, each needed; every
-    8th position counts. Raises UserError for a folder without such a run, or without limits.
+    workdir: of a run with task language_model. limit: states of the three splits, each needed;
+    every 8th position counts. Raises UserError for a folder without such a run, or without limits.
     """
     from theseus_jax.config import stored_config
     from theseus_jax.tasks import language
@@ -61,9 +62,7 @@ def _states(
     rows = np.random.default_rng(0).permutation(len(windows))[: -(-count // per_window)]
     run = jax.jit(lambda tokens: forward(net, variables, tokens, stop=stop)[0][:, 7::8])
     parts = np.array_split(rows, max(1, len(rows) // 32))
-    states = [
-        np.asarray(run(jnp.asarray(windows[part, :-1].astype(np.int32)))) for part in parts
-    ]
+    states = [np.asarray(run(jnp.asarray(windows[part, :-1].astype(np.int32)))) for part in parts]
     x = np.concatenate(states).reshape(len(rows) * per_window, -1)
     y = windows[rows][:, 8::8].reshape(-1)
     if len(x) < count:

@@ -1,5 +1,5 @@
-"""The arms of a conversion's run: a guide, the network that it is converted into, every control, and
-controls as long as the conversion's FLOPs last.
+"""The arms of a conversion's run: a guide, the network that it is converted into, every control,
+and controls as long as the conversion's FLOPs last.
 """
 
 from __future__ import annotations

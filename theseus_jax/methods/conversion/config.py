@@ -1,4 +1,6 @@
-"""The config of a conversion's run: its sections with defaults and units, and what cannot be meant."""
+"""The config of a conversion's run: its sections with defaults and units, and what cannot
+be meant.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def sections(task: Any) -> dict[str, dict[str, Any]]:
     """
     if not hasattr(task, "sizes"):
         raise UserError(
-            f"the method convert needs a task with a guide and a target, and"
+            "the method convert needs a task with a guide and a target, and"
             f" {task.__name__.rpartition('.')[2]} has none; choose method"
             f" {getattr(task, 'METHOD', 'another')!r}, or another task"
         )

@@ -16,8 +16,14 @@ from theseus_jax.methods.claims import fact, leads, recovery
 from theseus_jax.methods.conversion.arms import Pair, pair_of
 from theseus_jax.methods.surgery import stitch_bridge
 from theseus_jax.nets.blocks.adapters import adapter_count
-from theseus_jax.nets.stage import Network, Variables, forward, seams, values_and_mask
-from theseus_jax.nets.stage import variable_shapes
+from theseus_jax.nets.stage import (
+    Network,
+    Variables,
+    forward,
+    seams,
+    values_and_mask,
+    variable_shapes,
+)
 from theseus_jax.program import in_blocks
 from theseus_jax.similarity import metric, samples
 from theseus_jax.trees import parameter_count
@@ -144,9 +150,7 @@ def stage_table(net: Network, variables: Variables, x: Any) -> dict[str, Any]:
             for name, (values, mask) in parts.items()
         }
         similarity = metric("cka_debiased")
-        return jnp.stack(
-            [jnp.stack([similarity(rows[a], rows[b]) for b in names]) for a in names]
-        )
+        return jnp.stack([jnp.stack([similarity(rows[a], rows[b]) for b in names]) for a in names])
 
     table = np.asarray(measure(variables, x), np.float64).round(4).tolist()
     return {"stages": list(names), "cka": table}

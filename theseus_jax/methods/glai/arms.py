@@ -57,8 +57,8 @@ class Heads(NamedTuple):
         return reduced_hidden(tuple(self.config.head.hidden), self.config.glai.rho)
 
     def kept(self, selection: str) -> int:
-        """How many paths (joint) or single entries (else) an estimator keeps: the budget's share, at
-        most all there are.
+        """How many paths (joint) or single entries (else) an estimator keeps: the budget's share,
+        at most all there are.
         """
         spent, outputs = self.budget, self.task.outputs
         kept = round(self.config.glai.budget * spent.kept)
@@ -79,8 +79,8 @@ class Heads(NamedTuple):
         return mlp(self.reduced if name == "mlp_reduced" else hidden, task.outputs)
 
     def parameters(self, name: str) -> int | None:
-        """Trained numbers that a deployed GLAI head holds: the selector's hidden layers and the K or
-        P O weights. None for the others, which hold what their variables do.
+        """Trained numbers that a deployed GLAI head holds: the selector's hidden layers and the K
+        or P O weights. None for the others, which hold what their variables do.
         """
         if FAMILIES[name] != "GLAI":
             return None
@@ -147,7 +147,9 @@ def _arm(heads: Heads, name: str) -> Arm:
 
 
 def _plan(heads: Heads, name: str, turn: Turn) -> Plan:
-    """One trained arm at one point of the search; the selector has the settings of the reduced MLP."""
+    """One trained arm at one point of the search; the selector has the settings of the
+    reduced MLP.
+    """
     config, task = heads.config, heads.task
     epochs = config.search.epochs if turn.searching else config.train.epochs
     if name not in SELECTION:
@@ -249,10 +251,14 @@ def outline(config: Any, task: Any) -> list[str]:
     spent = Heads(config, task).budget
     narrow = narrow_line(tuple(config.head.hidden), task.outputs, config.glai.rho)
     return [
-        f"features: {task.inputs} wide, {task.outputs} outputs, {task.train:,} training examples,"
-        f" {task.steps_per_epoch} steps an epoch",
-        f"GLAI budget: O {spent.original:,}  R {spent.reduced:,}  E {spent.paths:,}  K"
-        f" {spent.kept:,}  mu {spent.share:.2%}  P {spent.pairs:,} ({spent.density:.2%} of the"
-        " pairs)",
+        (
+            f"features: {task.inputs} wide, {task.outputs} outputs, {task.train:,} training"
+            f" examples, {task.steps_per_epoch} steps an epoch"
+        ),
+        (
+            f"GLAI budget: O {spent.original:,}  R {spent.reduced:,}  E {spent.paths:,}  K"
+            f" {spent.kept:,}  mu {spent.share:.2%}  P {spent.pairs:,} ({spent.density:.2%} of the"
+            " pairs)"
+        ),
         *([f"warning: {narrow}"] if narrow else []),
     ]

@@ -1,4 +1,7 @@
-"""GLAI as a plan: train a reduced MLP until its gates settle, turn it into paths, train the linear estimator."""
+"""GLAI as a plan: train a reduced MLP until its gates settle, turn it into paths, train the linear
+estimator.
+"""
+
 from __future__ import annotations
 
 import dataclasses
@@ -34,7 +37,9 @@ SELECTIONS = ("global", "per_output", "joint")
 
 
 class Held(tuple):
-    """Held-out rows of inputs, compared by identity so that Surgery that looks at them can be hashed."""
+    """Held-out rows of inputs, compared by identity so that Surgery that looks at them can be
+    hashed.
+    """
 
     __hash__ = object.__hash__
 
@@ -43,61 +48,97 @@ class Held(tuple):
 
 
 def selector_variables(layers: Layers) -> Variables:
-    """{"params": ...} of a `PathSelector` with the hidden layers of an MLP; its output layer is not needed."""
-    return {"params": {f"hidden_{i}": {"kernel": kernel, "bias": bias} for i, (kernel, bias) in enumerate(layers[:-1], 1)}}
+    """{"params": ...} of a `PathSelector` with the hidden layers of an MLP; its output layer is not
+    needed.
+    """
+    return {
+        "params": {
+            f"hidden_{i}": {"kernel": kernel, "bias": bias}
+            for i, (kernel, bias) in enumerate(layers[:-1], 1)
+        }
+    }
 
 
 def joint_variables(layers: Layers, chosen: Paths) -> Variables:
     """Variables of `nets.models.glai.joint_network` that reproduce the MLP on the chosen paths."""
-    return {"selector": selector_variables(layers), "contributions": {"paths": _indices(chosen)},
-            "estimator": {"params": LinearEstimator.holding(glai_paths.path_weights(layers, chosen))}}
+    return {
+        "selector": selector_variables(layers),
+        "contributions": {"paths": _indices(chosen)},
+        "estimator": {"params": LinearEstimator.holding(glai_paths.path_weights(layers, chosen))},
+    }
 
 
 def _indices(chosen: Paths) -> dict[str, jax.Array]:
-    return {"inputs": jnp.asarray(chosen.inputs), "units": jnp.stack([jnp.asarray(units) for units in chosen.units])}
+    return {
+        "inputs": jnp.asarray(chosen.inputs),
+        "units": jnp.stack([jnp.asarray(units) for units in chosen.units]),
+    }
 
 
-_joint_variables = jax.jit(joint_variables)  # a dozen small operations: dispatched one by one they outlast a training epoch
+# a dozen small operations: dispatched one by one they outlast a training epoch
+_joint_variables = jax.jit(joint_variables)
 
 
 def head_variables(layers: Layers, chosen: Paths) -> dict[str, Any]:
-    """Variables of the one-module `nets.models.glai.GLAIHead` that reproduce the MLP on the chosen paths."""
+    """Variables of the one-module `nets.models.glai.GLAIHead` that reproduce the MLP on the chosen
+    paths.
+    """
     weights = glai_paths.path_weights(layers, chosen)
-    params = {"selector": selector_variables(layers)["params"], "estimator": PathEstimator.holding(weights)}
+    params = {
+        "selector": selector_variables(layers)["params"],
+        "estimator": PathEstimator.holding(weights),
+    }
     return {"params": params, "paths": {"estimator": _indices(chosen)}}
 
 
 def entry_variables(layers: Layers, chosen: Entries) -> Variables:
-    """Variables of `nets.models.glai.entry_network` that reproduce the MLP on the chosen entries. One hidden layer.
+    """Variables of `nets.models.glai.entry_network` that reproduce the MLP on the chosen entries.
+    One hidden layer.
 
-    Raises UserError for more: each output's own choice among triples has no dense form; choose joint.
+    Raises UserError for more: each output's own choice among triples has no dense form; choose
+    joint.
     """
     if len(layers) != 2:
-        raise UserError(f"paths that each output chose by itself need one hidden layer, the network has {len(layers) - 1}; "
-                        "choose the joint selection")
+        raise UserError(
+            "paths that each output chose by itself need one hidden layer, the network has"
+            f" {len(layers) - 1}; choose the joint selection"
+        )
     inputs, hidden = glai_paths.sizes(layers)
     outputs = len(layers[-1][1])
-    index = (jnp.asarray(chosen.paths.inputs), jnp.asarray(chosen.paths.units[0]), jnp.asarray(chosen.outputs))
+    index = (
+        jnp.asarray(chosen.paths.inputs),
+        jnp.asarray(chosen.paths.units[0]),
+        jnp.asarray(chosen.outputs),
+    )
     empty = jnp.zeros((inputs + 1, hidden + 1, outputs))
     weights = empty.at[index].set(glai_paths.entry_weights(layers, chosen))
-    return {"selector": selector_variables(layers), "estimator": {
-        "params": {"weights": weights}, "paths": {"chosen": jnp.zeros(empty.shape, bool).at[index].set(True)}}}
+    return {
+        "selector": selector_variables(layers),
+        "estimator": {
+            "params": {"weights": weights},
+            "paths": {"chosen": jnp.zeros(empty.shape, bool).at[index].set(True)},
+        },
+    }
 
 
 @dataclasses.dataclass(frozen=True)
 class ToPaths:
-    """Surgery: every seed's trained MLP becomes the selector, the chosen paths and the estimator that starts as it.
+    """Surgery: every seed's trained MLP becomes the selector, the chosen paths and the estimator
+    that starts as it.
 
-    selection: "joint" keeps `keep` paths shared by all outputs; "global" and "per_output" keep `keep` single entries.
-    reference: training rows over which path norms are means. report(row): told the seconds that a seed's conversion
-    took and, where there are `held_out` rows, its receipts.
+    selection: "joint" keeps `keep` paths shared by all outputs; "global" and "per_output" keep
+    `keep` single entries. reference: training rows over which path norms are means. report(row):
+    told the seconds that a seed's conversion took and, where there are `held_out` rows, its
+    receipts.
     """
 
     selection: str
     keep: int
     reference: int = 1024
     held_out: Held = Held()
-    report: Callable[[dict[str, Any]], None] = dataclasses.field(default=lambda row: None, compare=False)
+    report: Callable[[dict[str, Any]], None] = dataclasses.field(
+        default=lambda row: None, compare=False
+    )
 
     def __call__(self, state: State, inputs: Inputs) -> State:
         rows = inputs.examples["inputs"]
@@ -108,33 +149,51 @@ class ToPaths:
             for _ in range(2):  # the second time is told: the first may compile
                 began = time.perf_counter()
                 chosen = select(layers, rows[order], kind=self.selection, keep=self.keep)
-                done = _joint_variables(layers, chosen) if self.selection == "joint" else entry_variables(layers, chosen)
+                done = (
+                    _joint_variables(layers, chosen)
+                    if self.selection == "joint"
+                    else entry_variables(layers, chosen)
+                )
                 jax.block_until_ready(done)
                 seconds = time.perf_counter() - began
             made.append(done)
-            row = {"kind": "conversion", "selection": self.selection, "seed": seed, "seconds": seconds}
+            row = {
+                "kind": "conversion",
+                "selection": self.selection,
+                "seed": seed,
+                "seconds": seconds,
+            }
             self.report(row | (receipts(layers, chosen, self.held_out[0]) if self.held_out else {}))
         return state._replace(variables=trees.stack(made))
 
     def __str__(self) -> str:
-        return (f"the MLP becomes paths: {self.selection} selection keeps {self.keep:,} "
-                f"{'paths shared by all outputs' if self.selection == 'joint' else 'entries'}, "
-                f"norms over {self.reference} training rows")
-
+        return (
+            f"the MLP becomes paths: {self.selection} selection keeps {self.keep:,} "
+            f"{'paths shared by all outputs' if self.selection == 'joint' else 'entries'}, "
+            f"norms over {self.reference} training rows"
+        )
 
 
 def receipts(layers: Layers, chosen: Paths | Entries, x: jax.Array) -> dict[str, float]:
-    """What a conversion did to the logits of rows x (B, I): largest difference with every path, mean error of pruning, its bound."""
-    return {"rows": len(x), "largest_logit_difference": float(exactness(layers, x)),
-            "largest_logit": float(jnp.abs(glai_paths.logits(layers, x)).max()),
-            "pruning_error": float(pruning_error(layers, chosen, x)), "pruning_bound": float(pruning_bound(layers, chosen, x))}
+    """What a conversion did to the logits of rows x (B, I): largest difference with every path,
+    mean error of pruning, its bound.
+    """
+    return {
+        "rows": len(x),
+        "largest_logit_difference": float(exactness(layers, x)),
+        "largest_logit": float(jnp.abs(glai_paths.logits(layers, x)).max()),
+        "pruning_error": float(pruning_error(layers, chosen, x)),
+        "pruning_bound": float(pruning_bound(layers, chosen, x)),
+    }
 
 
 def exactness(layers: Layers, x: jax.Array) -> jax.Array:
-    """Largest absolute logit difference on rows x (B, I) between the MLP and a head with every path: a scalar.
+    """Largest absolute logit difference on rows x (B, I) between the MLP and a head with every
+    path: a scalar.
 
-    Both as they are deployed, `nets.models.heads.mlp` and `nets.models.glai.GLAIHead`. Where the paths to one output are more than
-    EVERY_PATH (two hidden layers and up), they are summed unit by unit through the frozen gates: the same sum in another order.
+    Both as they are deployed, `nets.models.heads.mlp` and `nets.models.glai.GLAIHead`. Where the
+    paths to one output are more than EVERY_PATH (two hidden layers and up), they are summed unit by
+    unit through the frozen gates: the same sum in another order.
     """
     widths, outputs = glai_paths.sizes(layers), len(layers[-1][1])
     whole = forward(mlp(widths[1:], outputs), variables_of(layers), x)[0]
@@ -149,7 +208,8 @@ def exactness(layers: Layers, x: jax.Array) -> jax.Array:
 
 
 class Settings(NamedTuple):
-    """What a GLAI plan is made of. hidden: of the reduced MLP. keep: paths (joint) or entries (else).
+    """What a GLAI plan is made of. hidden: of the reduced MLP. keep: paths (joint) or entries
+    (else).
 
     selector_steps, estimator_steps: at most. settled, patience: stopping rules of the two phases.
     """
@@ -170,23 +230,54 @@ class Settings(NamedTuple):
     reference: int = 1024
 
 
-def plan(settings: Settings, *, held_out: Held = Held(), report: Callable[[dict[str, Any]], None] = lambda row: None) -> Plan:
-    """Two phases: "selector" trains the reduced MLP, "estimator" the path weights on stored gates or contributions.
+def plan(
+    settings: Settings,
+    *,
+    held_out: Held = Held(),
+    report: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> Plan:
+    """Two phases: "selector" trains the reduced MLP, "estimator" the path weights on stored gates
+    or contributions.
 
     held_out, report: see `ToPaths`. Raises UserError for another selection.
     """
     s = settings
     if s.selection not in SELECTIONS:
-        raise UserError(f"there is no selection {s.selection!r}; choose from {', '.join(SELECTIONS)}")
+        raise UserError(
+            f"there is no selection {s.selection!r}; choose from {', '.join(SELECTIONS)}"
+        )
     before = (ToPaths(s.selection, s.keep, s.reference, held_out, report),)
     reduced = mlp(s.hidden, s.outputs)
     # transforms change the gates: then nothing can be stored
     stored = "contributions" if s.selection == "joint" else "selector"
-    kept = Feed(transforms=s.transforms) if s.transforms else Feed(route=Whole(start="estimator"), cached=(Cached("target", stored),))
-    return (Phase("selector", reduced, reduced.names, s.terms, s.selector_steps, Feed(transforms=s.transforms), s.selector_optimizer,
-                  stop=s.settled),
-            Phase("estimator", final_network(s), ("estimator",), s.terms, s.estimator_steps, kept, s.optimizer,
-                  stop=s.patience, edits=before))
+    kept = (
+        Feed(transforms=s.transforms)
+        if s.transforms
+        else Feed(route=Whole(start="estimator"), cached=(Cached("target", stored),))
+    )
+    return (
+        Phase(
+            "selector",
+            reduced,
+            reduced.names,
+            s.terms,
+            s.selector_steps,
+            Feed(transforms=s.transforms),
+            s.selector_optimizer,
+            stop=s.settled,
+        ),
+        Phase(
+            "estimator",
+            final_network(s),
+            ("estimator",),
+            s.terms,
+            s.estimator_steps,
+            kept,
+            s.optimizer,
+            stop=s.patience,
+            edits=before,
+        ),
+    )
 
 
 def final_network(settings: Settings) -> Network:
@@ -198,6 +289,8 @@ def final_network(settings: Settings) -> Network:
 
 
 def head_parameters(hidden: Sequence[int], inputs: int, kept: int) -> int:
-    """Parameters of a deployed GLAI head: the selector's hidden layers and the `kept` weights of the estimator."""
+    """Parameters of a deployed GLAI head: the selector's hidden layers and the `kept` weights of
+    the estimator.
+    """
     widths = (inputs, *hidden)
     return sum((before + 1) * after for before, after in zip(widths[:-1], widths[1:])) + kept

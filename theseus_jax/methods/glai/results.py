@@ -1,5 +1,5 @@
-"""What a comparison of heads adds to results.json: time to declared scores, receipts, the budget, and
-claims.
+"""What a comparison of heads adds to results.json: time to declared scores, receipts, the budget,
+and claims.
 """
 
 from __future__ import annotations

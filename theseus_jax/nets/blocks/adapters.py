@@ -1,4 +1,5 @@
 """Low-rank linear adapters: the glue between parts whose widths differ."""
+
 from __future__ import annotations
 
 import math
@@ -23,12 +24,17 @@ class LowRank(nn.Module):
 
 
 def adapter_count(variables: Any) -> int:
-    """How many parameters of a network stand in adapters: in a `LowRank`, or in a submodule named "adapter"."""
+    """How many parameters of a network stand in adapters: in a `LowRank`, or in a submodule named
+    "adapter".
+    """
+
     def count(tree: Any, inside: bool) -> int:
         if not isinstance(tree, Mapping):
             return math.prod(tree.shape) if inside else 0
         low_rank = {"down", "up"} == set(tree) and not any("bias" in leaf for leaf in tree.values())
-        return sum(count(value, inside or low_rank or name == "adapter") for name, value in tree.items())
+        return sum(
+            count(value, inside or low_rank or name == "adapter") for name, value in tree.items()
+        )
 
     return sum(count(collections.get("params", {}), False) for collections in variables.values())
 
@@ -64,6 +70,8 @@ def adapted(inner: nn.Module, inner_width: int, seam_width: int, rank: int) -> n
     Raises UserError when rank is not in 1..min(inner_width, seam_width).
     """
     if not 1 <= rank <= min(inner_width, seam_width):
-        raise UserError(f"guide width {seam_width} and target width {inner_width} differ, and an adapter rank of {rank} "
-                        f"is not in 1..{min(inner_width, seam_width)}; set target.adapter_rank")
+        raise UserError(
+            f"guide width {seam_width} and target width {inner_width} differ, and an adapter rank"
+            f" of {rank} is not in 1..{min(inner_width, seam_width)}; set target.adapter_rank"
+        )
     return Adapted(inner, inner_width, seam_width, rank)

@@ -1,4 +1,7 @@
-"""The normalisations of the vision networks by name: batch, layer, group, none; all with epsilon 1e-5, as in PyTorch."""
+"""The normalisations of the vision networks by name: batch, layer, group, none; all with epsilon
+1e-5, as in PyTorch.
+"""
+
 from __future__ import annotations
 
 import inspect
@@ -19,9 +22,10 @@ _flax_batch_norm = inspect.unwrap(nn.BatchNorm.__call__)
 class BatchNorm(nn.BatchNorm):
     """flax's BatchNorm with PyTorch's running variance, the unbiased one: (..., D) -> (..., D).
 
-    Ioffe & Szegedy 2015 (arXiv 1502.03167), algorithms 1 and 2: a batch is normalised by its biased variance, and
-    n / (n - 1) of it goes into the running one, n being the number of values per channel. Momentum 0.9 is PyTorch's 0.1.
-    Raises UserError for a batch of one value per channel, whose variance is 0.
+    Ioffe & Szegedy 2015 (arXiv 1502.03167), algorithms 1 and 2: a batch is normalised by its biased
+    variance, and n / (n - 1) of it goes into the running one, n being the number of values per
+    channel. Momentum 0.9 is PyTorch's 0.1. Raises UserError for a batch of one value per channel,
+    whose variance is 0.
     """
 
     momentum: float = 0.9
@@ -30,12 +34,17 @@ class BatchNorm(nn.BatchNorm):
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
-        running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
+        running = nn.merge_param(
+            "use_running_average", self.use_running_average, use_running_average
+        )
         if running or self.is_initializing():
             return _flax_batch_norm(self, x, use_running_average)
         n = math.prod(x.shape) // x.shape[self.axis]
         if n < 2:
-            raise UserError(f"batch norm in training needs 2 values per channel, given 1 in {x.shape}; raise the batch")
+            raise UserError(
+                f"batch norm in training needs 2 values per channel, given 1 in {x.shape}; raise"
+                " the batch"
+            )
         kept = self.momentum * self.get_variable("batch_stats", "var")
         y = _flax_batch_norm(self, x, use_running_average)
         added = self.get_variable("batch_stats", "var") - kept
@@ -44,7 +53,9 @@ class BatchNorm(nn.BatchNorm):
 
 
 def group_count(channels: int) -> int:
-    """The number of groups of a group norm: the largest divisor of `channels` that is not above 32."""
+    """The number of groups of a group norm: the largest divisor of `channels` that is not
+    above 32.
+    """
     return max(count for count in range(1, min(GROUPS, channels) + 1) if channels % count == 0)
 
 
@@ -56,13 +67,15 @@ def known_norm(kind: str) -> str:
 
 
 def normalized(kind: str, x: jax.Array, *, train: bool, name: str, scale: float = 1.0) -> jax.Array:
-    """x normalised, for use inside a compact method: (B, ..., D) -> (B, ..., D), each value of the order of 1.
+    """x normalised, for use inside a compact method: (B, ..., D) -> (B, ..., D), each value of the
+    order of 1.
 
-    kind: "batch" (over all but D; train=True uses the batch's statistics and updates the running ones), "layer" (over D,
-    each position by itself), "group" (over positions and the channels of a group, of which there are `group_count(D)`)
-    or "none" (x itself, no variables). scale: where the learned scale starts. The variables stand under `name`: scale and
-    bias in "params", mean and var in "batch_stats". Raises UserError for another kind, or groups of one value, which
-    would all become 0.
+    kind: "batch" (over all but D; train=True uses the batch's statistics and updates the running
+    ones), "layer" (over D, each position by itself), "group" (over positions and the channels of a
+    group, of which there are `group_count(D)`) or "none" (x itself, no variables). scale: where the
+    learned scale starts. The variables stand under `name`: scale and bias in "params", mean and var
+    in "batch_stats". Raises UserError for another kind, or groups of one value, which would all
+    become 0.
     """
     if known_norm(kind) == "none":
         return x
@@ -70,8 +83,15 @@ def normalized(kind: str, x: jax.Array, *, train: bool, name: str, scale: float 
     if kind == "batch":
         return BatchNorm(use_running_average=not train, scale_init=scale_init, name=name)(x)
     if kind == "layer":
-        return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False, scale_init=scale_init, name=name)(x)
+        return nn.LayerNorm(
+            epsilon=EPSILON, use_fast_variance=False, scale_init=scale_init, name=name
+        )(x)
     groups = group_count(x.shape[-1])
     if math.prod(x.shape[1:]) == groups:
-        raise UserError(f"group norm of {x.shape} has {groups} groups of one value; take layer norm or more channels")
-    return nn.GroupNorm(groups, epsilon=EPSILON, use_fast_variance=False, scale_init=scale_init, name=name)(x)
+        raise UserError(
+            f"group norm of {x.shape} has {groups} groups of one value; take layer norm or more"
+            " channels"
+        )
+    return nn.GroupNorm(
+        groups, epsilon=EPSILON, use_fast_variance=False, scale_init=scale_init, name=name
+    )(x)

@@ -3,6 +3,7 @@
 A module that is one says so by a class attribute `readout = Layout(...)`; flax's `nn.Dense`, which
 cannot, is known here. So whoever solves or folds a read-out names no architecture.
 """
+
 from __future__ import annotations
 
 from typing import Any, Mapping, NamedTuple
@@ -23,13 +24,17 @@ class Layout(NamedTuple):
     outputs_first: bool = False
 
     def read(self, params: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
-        """(kernel (..., D, O), bias (..., O)) of a module's parameters; zeros where it has no bias."""
+        """(kernel (..., D, O), bias (..., O)) of a module's parameters; zeros where it has
+        no bias.
+        """
         held = params[self.inside] if self.inside else params
         kernel = self._turned(held["kernel"])
         return kernel, held.get("bias", jnp.zeros((*kernel.shape[:-2], kernel.shape[-1])))
 
     def write(self, kernel: jax.Array, bias: jax.Array) -> dict[str, Any]:
-        """The parameters of a module that multiplies by kernel (..., D, O) and adds bias (..., O)."""
+        """The parameters of a module that multiplies by kernel (..., D, O) and adds bias
+        (..., O).
+        """
         held = {"kernel": self._turned(kernel), "bias": bias}
         return {self.inside: held} if self.inside else held
 

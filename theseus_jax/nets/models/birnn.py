@@ -1,9 +1,11 @@
 """Sentence encoders whose blocks read both ways by recurrence instead of attention.
 
-A block takes the place of a `bert.Block`: what follows the mixing of tokens (attention_norm, up, down, norm) has the same
-names, shapes and formulas, so that it is inherited from the guide by name. Masks are those of texts padded at their ends:
-ones, then zeros. A zero between two tokens is read as a token of value 0.
+A block takes the place of a `bert.Block`: what follows the mixing of tokens (attention_norm, up,
+down, norm) has the same names, shapes and formulas, so that it is inherited from the guide by name.
+Masks are those of texts padded at their ends: ones, then zeros. A zero between two tokens is read
+as a token of value 0.
 """
+
 from __future__ import annotations
 
 from typing import Sequence
@@ -13,16 +15,19 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.models import bert, recurrent as rnn
+from theseus_jax.nets.models import bert
+from theseus_jax.nets.models import recurrent as rnn
 from theseus_jax.nets.stage import Masked, Network, network
 
 _normal = nn.initializers.normal(0.02)
 
 
 class Bidirectional(nn.Module):
-    """Two recurrences of J = hidden units: Masked of (B, T, D) -> (B, T, 2 J), first the one that reads forwards.
+    """Two recurrences of J = hidden units: Masked of (B, T, D) -> (B, T, 2 J), first the one that
+    reads forwards.
 
-    The other starts at each text's last token. Padding is 0 before and after, and no token's result depends on it.
+    The other starts at each text's last token. Padding is 0 before and after, and no token's result
+    depends on it.
     """
 
     kind: str
@@ -36,16 +41,20 @@ class Bidirectional(nn.Module):
         real = x.mask > 0
         places = jnp.arange(real.shape[1])
         length = jnp.max(jnp.where(real, places + 1, 0), axis=1, keepdims=True)
-        # Tokens turned round, padding left where it is: a flip would let the recurrence run over the padding first
+        # Tokens turned round, padding left where it is: a flip would let the recurrence run over
+        # the padding first
         mirrored = jnp.where(places < length, length - 1 - places, places)[..., None]
         values = jnp.where(real[..., None], x.values, 0)
         back = self.backwards(jnp.take_along_axis(values, mirrored, axis=1))
-        both = jnp.concatenate([self.forwards(values), jnp.take_along_axis(back, mirrored, axis=1)], axis=-1)
+        both = jnp.concatenate(
+            [self.forwards(values), jnp.take_along_axis(back, mirrored, axis=1)], axis=-1
+        )
         return jnp.where(real[..., None], both, 0)
 
 
 class Block(nn.Module):
-    """h = norm(x + out(birnn(x))), then norm(h + mlp(h)): Masked of (B, T, D) -> of (B, T, D), 0 where the mask is.
+    """h = norm(x + out(birnn(x))), then norm(h + mlp(h)): Masked of (B, T, D) -> of (B, T, D), 0
+    where the mask is.
 
     recurrent: units of each direction. cell: one of `recurrent.CELLS`. There are no heads.
     """
@@ -67,28 +76,57 @@ class Block(nn.Module):
         read = linear(self.width, "out")(Bidirectional(self.cell, self.recurrent, name="birnn")(x))
         h = layer_norm("attention_norm")(jnp.where(real, x.values, 0) + read)
         up = nn.gelu(linear(self.hidden, "up")(h), approximate=False)
-        return Masked(jnp.where(real, layer_norm("norm")(h + linear(self.width, "down")(up)), 0), x.mask)
+        return Masked(
+            jnp.where(real, layer_norm("norm")(h + linear(self.width, "down")(up)), 0), x.mask
+        )
 
 
-def encoder(*, vocabulary: int, width: int, depth: int, hidden: int, positions: int, recurrent: int, cell: str = "linear",
-            keep: Sequence[int] = (), heads: int = 0) -> Network:
-    """`bert.bert` with recurrent blocks: Masked of (B, T) int32 ids and mask -> (B, D) float32 features.
+def encoder(
+    *,
+    vocabulary: int,
+    width: int,
+    depth: int,
+    hidden: int,
+    positions: int,
+    recurrent: int,
+    cell: str = "linear",
+    keep: Sequence[int] = (),
+    heads: int = 0,
+) -> Network:
+    """`bert.bert` with recurrent blocks: Masked of (B, T) int32 ids and mask -> (B, D) float32
+    features.
 
-    recurrent: units of each direction; with 2 * recurrent = width the kernel of "out" has the guide's shape too. cell: one
-    of `recurrent.CELLS`. keep: numbers (from 1) of the blocks that stay `bert.Block`s with `heads` heads.
-    A text's features do not depend on its padding: not on the ids there, and on its length by rounding alone.
-    Raises UserError for an unknown cell, for units below 1, for a kept block that is none of 1..depth, and for kept blocks
-    whose heads do not divide the width.
+    recurrent: units of each direction; with 2 * recurrent = width the kernel of "out" has the
+    guide's shape too. cell: one of `recurrent.CELLS`. keep: numbers (from 1) of the blocks that
+    stay `bert.Block`s with `heads` heads. A text's features do not depend on its padding: not on
+    the ids there, and on its length by rounding alone. Raises UserError for an unknown cell, for
+    units below 1, for a kept block that is none of 1..depth, and for kept blocks whose heads do not
+    divide the width.
     """
     rnn.cell(cell, recurrent)
     if recurrent < 1:
-        raise UserError(f"a recurrence of {recurrent} units in each direction holds nothing; take 1 or more")
+        raise UserError(
+            f"a recurrence of {recurrent} units in each direction holds nothing; take 1 or more"
+        )
     unknown = sorted(set(keep) - set(range(1, depth + 1)))
     if unknown:
-        raise UserError(f"blocks {unknown} cannot be kept: the encoder's are numbered 1 to {depth}; correct keep")
+        raise UserError(
+            f"blocks {unknown} cannot be kept: the encoder's are numbered 1 to {depth}; correct"
+            " keep"
+        )
     if keep and (heads < 1 or width % heads):
-        raise UserError(f"kept attention of width {width} cannot have {heads} heads; give a number that divides the width")
-    blocks = [bert.Block(width, heads, hidden) if i in keep else Block(width, hidden, recurrent, cell)
-              for i in range(1, depth + 1)]
-    return network([("embed", bert.Embed(vocabulary, width, positions)),
-                    *((f"block_{i}", block) for i, block in enumerate(blocks, start=1)), ("features", bert.Features())])
+        raise UserError(
+            f"kept attention of width {width} cannot have {heads} heads; give a number that divides"
+            " the width"
+        )
+    blocks = [
+        bert.Block(width, heads, hidden) if i in keep else Block(width, hidden, recurrent, cell)
+        for i in range(1, depth + 1)
+    ]
+    return network(
+        [
+            ("embed", bert.Embed(vocabulary, width, positions)),
+            *((f"block_{i}", block) for i, block in enumerate(blocks, start=1)),
+            ("features", bert.Features()),
+        ]
+    )

@@ -1,7 +1,9 @@
 """Fully connected networks on images or vectors as named stages: stem, block_1 .. block_L, head.
 
-`heads.mlp` is the bare ReLU MLP on features, made to be taken apart; these are networks of their own, with norms.
+`heads.mlp` is the bare ReLU MLP on features, made to be taken apart; these are networks of their
+own, with norms.
 """
+
 from __future__ import annotations
 
 import functools
@@ -14,11 +16,17 @@ from theseus_jax.nets.blocks.adapters import LowRank
 from theseus_jax.nets.blocks.norms import known_norm, normalized
 from theseus_jax.nets.stage import Network, network
 
-ACTIVATIONS = {"relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=False), "tanh": nn.tanh}
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "tanh": nn.tanh,
+}
 
 
 class LowRankDense(nn.Module):
-    """x U V + b with U (I, rank) and V (rank, J): (B, I) -> (B, J). Raises UserError for a rank above I or J."""
+    """x U V + b with U (I, rank) and V (rank, J): (B, I) -> (B, J). Raises UserError for a rank
+    above I or J.
+    """
 
     features: int
     rank: int
@@ -26,7 +34,10 @@ class LowRankDense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.rank > min(x.shape[-1], self.features):
-            raise UserError(f"a product {x.shape[-1]} -> {self.features} has no rank of {self.rank}; lower the rank")
+            raise UserError(
+                f"a product {x.shape[-1]} -> {self.features} has no rank of {self.rank}; lower the"
+                " rank"
+            )
         product = LowRank(self.features, self.rank, name="product")(x)
         return product + self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
@@ -50,7 +61,9 @@ class Hidden(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if x.ndim < 2:
-            raise UserError(f"an MLP reads examples (B, ...), given an array {x.shape}; put the batch in front")
+            raise UserError(
+                f"an MLP reads examples (B, ...), given an array {x.shape}; put the batch in front"
+            )
         h = _dense(self.width, self.rank)(x.reshape(x.shape[0], -1))
         h = ACTIVATIONS[self.activation](normalized(self.norm, h, train=train, name="norm"))
         return nn.Dropout(self.dropout, deterministic=not train)(h)
@@ -70,45 +83,80 @@ class Residual(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         h = ACTIVATIONS[self.activation](normalized(self.norm, x, train=train, name="norm"))
-        return x + nn.Dropout(self.dropout, deterministic=not train)(_dense(x.shape[-1], self.rank)(h))
+        return x + nn.Dropout(self.dropout, deterministic=not train)(
+            _dense(x.shape[-1], self.rank)(h)
+        )
 
 
 def mlp(
-    *, classes: int, width: int, depth: int, stem_width: int = 0, norm: str = "layer", dropout: float = 0.0,
-    activation: str = "relu", residual: bool = False, rank: int = 0,
+    *,
+    classes: int,
+    width: int,
+    depth: int,
+    stem_width: int = 0,
+    norm: str = "layer",
+    dropout: float = 0.0,
+    activation: str = "relu",
+    residual: bool = False,
+    rank: int = 0,
 ) -> Network:
-    """An MLP of `depth` hidden layers on images or vectors: (B, ...) float32 -> (B, classes) float32 logits.
+    """An MLP of `depth` hidden layers on images or vectors: (B, ...) float32 -> (B, classes)
+    float32 logits.
 
-    The stem flattens to `stem_width` units (0: width), the blocks block_1 .. block_{depth - 1} have `width`; each layer is a
-    dense one, a norm of `norms.NORMS` and an activation of ACTIVATIONS, with a dropout rate in [0, 1) in the blocks.
-    residual: each block adds its pre-normalised layer to its input. rank: > 0 makes each hidden layer's kernel a low-rank
-    product (stem/params/linear/product/...), whose parameters count apart.
-    Raises UserError for another norm or activation, sizes below 1, a rate or rank out of range, residual widths that differ.
+    The stem flattens to `stem_width` units (0: width), the blocks block_1 .. block_{depth - 1} have
+    `width`; each layer is a dense one, a norm of `norms.NORMS` and an activation of ACTIVATIONS,
+    with a dropout rate in [0, 1) in the blocks. residual: each block adds its pre-normalised layer
+    to its input. rank: > 0 makes each hidden layer's kernel a low-rank product
+    (stem/params/linear/product/...), whose parameters count apart. Raises UserError for another
+    norm or activation, sizes below 1, a rate or rank out of range, residual widths that differ.
     """
     if activation not in ACTIVATIONS:
-        raise UserError(f"there is no activation {activation!r}; take one of {', '.join(ACTIVATIONS)}")
+        raise UserError(
+            f"there is no activation {activation!r}; take one of {', '.join(ACTIVATIONS)}"
+        )
     first, norm = stem_width or width, known_norm(norm)
     if min(classes, width, depth, first) < 1:
-        raise UserError(f"an MLP of depth {depth}, widths {first} and {width} and {classes} classes: each is at least 1")
+        raise UserError(
+            f"an MLP of depth {depth}, widths {first} and {width} and {classes} classes: each is at"
+            " least 1"
+        )
     if not 0 <= dropout < 1:
         raise UserError(f"a dropout rate of {dropout:g} is not in [0, 1); change it")
     if not 0 <= rank <= min(first, width):
-        raise UserError(f"a rank of {rank} is not in 0..{min(first, width)}, the narrowest layer; change it")
+        raise UserError(
+            f"a rank of {rank} is not in 0..{min(first, width)}, the narrowest layer; change it"
+        )
     if residual and first != width:
-        raise UserError(f"a stem of {first} units cannot be added to blocks of {width}; make both as wide")
-    block = Residual(norm, activation, dropout, rank) if residual else Hidden(width, norm, activation, dropout, rank)
+        raise UserError(
+            f"a stem of {first} units cannot be added to blocks of {width}; make both as wide"
+        )
+    block = (
+        Residual(norm, activation, dropout, rank)
+        if residual
+        else Hidden(width, norm, activation, dropout, rank)
+    )
     stem = Hidden(first, norm, activation, rank=rank)
-    return network([("stem", stem), *((f"block_{i}", block) for i in range(1, depth)), ("head", nn.Dense(classes))])
+    return network(
+        [
+            ("stem", stem),
+            *((f"block_{i}", block) for i in range(1, depth)),
+            ("head", nn.Dense(classes)),
+        ]
+    )
 
 
 def deep_fcn(classes: int = 1000) -> Network:
-    """The Deep FCN of "Training the Untrainable" (arXiv 2410.20035): 2048 units, then 47 layers of 1024 with dropout 0.1.
+    """The Deep FCN of "Training the Untrainable" (arXiv 2410.20035): 2048 units, then 47 layers of
+    1024 with dropout 0.1.
 
-    359,788,520 parameters on images of 224 x 224 x 3 with 1000 classes, of which 4,096 are the first layer's batch norm.
+    359,788,520 parameters on images of 224 x 224 x 3 with 1000 classes, of which 4,096 are the
+    first layer's batch norm.
     """
     return mlp(classes=classes, width=1024, depth=48, stem_width=2048, norm="batch", dropout=0.1)
 
 
 def wide_fcn(classes: int = 1000) -> Network:
-    """The Wide FCN of the same paper, three layers of 8192 units: 1,375,609,832 parameters on images of 224 x 224 x 3."""
+    """The Wide FCN of the same paper, three layers of 8192 units: 1,375,609,832 parameters on
+    images of 224 x 224 x 3.
+    """
     return mlp(classes=classes, width=8192, depth=3, norm="batch")

@@ -1,8 +1,9 @@
 """GPT-2 (Radford et al. 2019) as named stages: embed, block_1 .. block_L, norm, head.
 
-Pre-layer-norm blocks, learned positions, GELU by its tanh form, a head tied to the token embedding, initial weights
-N(0, 0.02) with the residual projections divided by sqrt(2 L).
+Pre-layer-norm blocks, learned positions, GELU by its tanh form, a head tied to the token embedding,
+initial weights N(0, 0.02) with the residual projections divided by sqrt(2 L).
 """
+
 from __future__ import annotations
 
 import functools
@@ -21,7 +22,9 @@ _normal = nn.initializers.normal(0.02)
 
 
 class Embed(nn.Module):
-    """Token plus learned position embedding: (B, T) int -> (B, T, D). positions = 0: tokens alone."""
+    """Token plus learned position embedding: (B, T) int -> (B, T, D). positions = 0: tokens
+    alone.
+    """
 
     vocabulary: int
     width: int
@@ -38,8 +41,10 @@ class Embed(nn.Module):
         y = self.tokens[x]
         if self.positions:
             if x.shape[1] > self.positions:
-                raise UserError(f"{x.shape[1]} tokens are more than the {self.positions} learned positions; "
-                                "shorten the context or raise positions")
+                raise UserError(
+                    f"{x.shape[1]} tokens are more than the {self.positions} learned positions; "
+                    "shorten the context or raise positions"
+                )
             y = y + self.positional[: x.shape[1]]
         return self.drop(y, deterministic=not train)
 
@@ -61,13 +66,22 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         h = nn.gelu(nn.Dense(self.hidden, kernel_init=_normal, name="c_fc")(x), approximate=True)
-        return nn.Dense(self.width, kernel_init=nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5), name="c_proj")(h)
+        return nn.Dense(
+            self.width,
+            kernel_init=nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5),
+            name="c_proj",
+        )(h)
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Causal attention of (B, T, H, D / H): cuDNN's fused kernel where it can run, which holds no (T, T) array."""
+    """Causal attention of (B, T, H, D / H): cuDNN's fused kernel where it can run, which holds no
+    (T, T) array.
+    """
+
     def through(kernel: str | None) -> Callable[..., jax.Array]:
-        return functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=kernel)
+        return functools.partial(
+            jax.nn.dot_product_attention, is_causal=True, implementation=kernel
+        )
 
     fits = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
     if not fits or jax.default_backend() != "gpu":
@@ -76,7 +90,9 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention with one fused query-key-value projection: (B, T, D) -> (B, T, D)."""
+    """Causal multi-head self-attention with one fused query-key-value projection: (B, T, D) -> (B,
+    T, D).
+    """
 
     width: int
     heads: int
@@ -84,7 +100,9 @@ class Attention(nn.Module):
 
     def setup(self) -> None:
         self.c_attn = nn.Dense(3 * self.width, kernel_init=_normal)
-        self.c_proj = nn.Dense(self.width, kernel_init=nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5))
+        self.c_proj = nn.Dense(
+            self.width, kernel_init=nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5)
+        )
 
     def _split(self, x: jax.Array) -> list[jax.Array]:
         shape = (*x.shape[:-1], self.heads, self.width // self.heads)
@@ -95,7 +113,9 @@ class Attention(nn.Module):
         y = _attend(q, k, v)
         return self.c_proj(y.reshape(x.shape))
 
-    def step(self, x: jax.Array, carry: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def step(
+        self, x: jax.Array, carry: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         q, k, v = self._split(x)
         t = carry["length"]
         keys, values = carry["keys"].at[:, t].set(k), carry["values"].at[:, t].set(v)
@@ -128,16 +148,24 @@ class Block(nn.Module):
 
     def initial_carry(self, batch: int, context: int) -> dict[str, jax.Array]:
         shape = (batch, context, self.heads, self.width // self.heads)
-        return {"keys": jnp.zeros(shape), "values": jnp.zeros(shape), "length": jnp.zeros((), jnp.int32)}
+        return {
+            "keys": jnp.zeros(shape),
+            "values": jnp.zeros(shape),
+            "length": jnp.zeros((), jnp.int32),
+        }
 
-    def step(self, x: jax.Array, carry: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def step(
+        self, x: jax.Array, carry: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         y, carry = self.attn.step(self.ln_1(x), carry)
         x = x + y
         return x + self.mlp(self.ln_2(x)), carry
 
 
 class Head(nn.Module):
-    """Linear read-out (..., D) -> (..., V) whose `kernel` is stored (V, D), as an embedding is, so that it can be tied."""
+    """Linear read-out (..., D) -> (..., V) whose `kernel` is stored (V, D), as an embedding is, so
+    that it can be tied.
+    """
 
     vocabulary: int
     width: int
@@ -147,18 +175,40 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x @ self.param("kernel", _normal, (self.vocabulary, self.width)).T
-        return y + self.param("bias", nn.initializers.zeros, (self.vocabulary,)) if self.use_bias else y
+        return (
+            y + self.param("bias", nn.initializers.zeros, (self.vocabulary,))
+            if self.use_bias
+            else y
+        )
 
 
-def gpt2(*, vocabulary: int, width: int, depth: int, heads: int, positions: int, expansion: int = 4,
-         dropout: float = 0.0) -> Network:
-    """GPT-2 of any size: (B, T) int32 tokens -> (B, T, V) float32 logits. GPT-2 small: 50257, 768, 12, 12, 1024.
+def gpt2(
+    *,
+    vocabulary: int,
+    width: int,
+    depth: int,
+    heads: int,
+    positions: int,
+    expansion: int = 4,
+    dropout: float = 0.0,
+) -> Network:
+    """GPT-2 of any size: (B, T) int32 tokens -> (B, T, V) float32 logits. GPT-2 small: 50257, 768,
+    12, 12, 1024.
 
     Raises UserError when width is not a multiple of heads.
     """
     if width % heads:
-        raise UserError(f"a width of {width} is not a multiple of {heads} heads; change model.width or model.heads")
-    blocks = [(f"block_{i + 1}", Block(width, heads, depth, expansion, dropout)) for i in range(depth)]
-    stages = [("embed", Embed(vocabulary, width, positions, dropout)), *blocks,
-              ("norm", nn.LayerNorm(epsilon=EPSILON)), ("head", Head(vocabulary, width))]
+        raise UserError(
+            f"a width of {width} is not a multiple of {heads} heads; change model.width or"
+            " model.heads"
+        )
+    blocks = [
+        (f"block_{i + 1}", Block(width, heads, depth, expansion, dropout)) for i in range(depth)
+    ]
+    stages = [
+        ("embed", Embed(vocabulary, width, positions, dropout)),
+        *blocks,
+        ("norm", nn.LayerNorm(epsilon=EPSILON)),
+        ("head", Head(vocabulary, width)),
+    ]
     return network(stages, ties=[Tie("head", "kernel", "embed", "tokens")])

@@ -1,4 +1,7 @@
-"""Heads on features: linear, MLP and low-rank MLP, as networks whose stages a method can take apart."""
+"""Heads on features: linear, MLP and low-rank MLP, as networks whose stages a method can take
+apart.
+"""
+
 from __future__ import annotations
 
 from typing import Sequence
@@ -33,11 +36,17 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.relu(nn.Dense(self.features, name="linear")(nn.Dense(self.rank, use_bias=False, name="down")(x)))
+        return nn.relu(
+            nn.Dense(self.features, name="linear")(
+                nn.Dense(self.rank, use_bias=False, name="down")(x)
+            )
+        )
 
 
 class Linear(nn.Module):
-    """x W^T + b: (..., I) -> (..., O), the kernel (O, I): on a CPU up to 2.7 times as fast as (I, O) where O is small."""
+    """x W^T + b: (..., I) -> (..., O), the kernel (O, I): on a CPU up to 2.7 times as fast as (I,
+    O) where O is small.
+    """
 
     features: int
     readout = Layout(outputs_first=True)
@@ -46,7 +55,9 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         start = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
         kernel = self.param("kernel", start, (self.features, x.shape[-1]), jnp.float32)
-        return x @ kernel.T + self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        return x @ kernel.T + self.param(
+            "bias", nn.initializers.zeros_init(), (self.features,), jnp.float32
+        )
 
 
 class Output(nn.Module):
@@ -67,32 +78,46 @@ def mlp(hidden: Sequence[int], outputs: int) -> Network:
 
 
 def low_rank_mlp(inputs: int, hidden: int, outputs: int, *, parameters: int) -> Network:
-    """A ReLU MLP of one hidden layer, its first matrix factorised to the largest rank that keeps to `parameters`.
+    """A ReLU MLP of one hidden layer, its first matrix factorised to the largest rank that keeps to
+    `parameters`.
 
     Raises UserError when not even rank 1 does.
     """
     rank = (parameters - hidden - (hidden + 1) * outputs) // (inputs + hidden)
     if rank < 1:
-        raise UserError(f"a low-rank MLP {inputs}-{hidden}-{outputs} of {parameters} parameters has no rank left; raise rho")
+        raise UserError(
+            f"a low-rank MLP {inputs}-{hidden}-{outputs} of {parameters} parameters has no rank"
+            " left; raise rho"
+        )
     return network([("hidden_1", Bottleneck(rank, hidden)), ("output", Output(outputs))])
 
 
 def layers_of(variables: Variables) -> Layers:
-    """((kernel (n_in, n_out), bias (n_out,)), ...) of an `mlp`'s variables, hidden layers in order, then the output.
+    """((kernel (n_in, n_out), bias (n_out,)), ...) of an `mlp`'s variables, hidden layers in order,
+    then the output.
 
     Raises UserError for variables of another network.
     """
     there = {name for name, tree in variables.items() if tree.get("params")}
     names = [f"hidden_{i}" for i in range(1, len(there))] + ["output"]
     if set(names) != there:
-        raise UserError(f"stages {', '.join(variables)} are not those of a ReLU MLP (hidden_1, ..., output); convert an MLP")
+        raise UserError(
+            f"stages {', '.join(variables)} are not those of a ReLU MLP (hidden_1, ..., output);"
+            " convert an MLP"
+        )
     found = [variables[name]["params"] for name in names]
     if any(set(tree) != {"linear"} for tree in found):
-        raise UserError("a stage of this MLP is factorised or not a dense layer; only dense ReLU layers become paths")
+        raise UserError(
+            "a stage of this MLP is factorised or not a dense layer; only dense ReLU layers become"
+            " paths"
+        )
     return (*(DENSE.read(tree) for tree in found[:-1]), Output.readout.read(found[-1]))
 
 
 def variables_of(layers: Layers) -> Variables:
     """The variables of the `mlp` with these layers: what `layers_of` undoes."""
-    hidden = {f"hidden_{i}": {"params": DENSE.write(*layer)} for i, layer in enumerate(layers[:-1], start=1)}
+    hidden = {
+        f"hidden_{i}": {"params": DENSE.write(*layer)}
+        for i, layer in enumerate(layers[:-1], start=1)
+    }
     return {**hidden, "output": {"params": Output.readout.write(*layers[-1])}}

@@ -1,10 +1,12 @@
 """Token-wise MLPs and MLP-Mixers on patches as named stages: stem, block_1 .. block_L, pool, head.
 
-The token-wise MLP is a ViT (`nets.models.vit`) without its attention: what Network of Theseus (arXiv 2512.04198) turns a ViT into,
-by a definition of ours. The Mixer (Tolstikhin et al. 2021, arXiv 2105.01601, section 2 and table 1) puts an MLP over the
-tokens in attention's place. Submodules bear the names that they have in a ViT, so that they can be inherited from one. GELU
-is exact.
+The token-wise MLP is a ViT (`nets.models.vit`) without its attention: what Network of Theseus
+(arXiv 2512.04198) turns a ViT into, by a definition of ours. The Mixer (Tolstikhin et al. 2021,
+arXiv 2105.01601, section 2 and table 1) puts an MLP over the tokens in attention's place.
+Submodules bear the names that they have in a ViT, so that they can be inherited from one. GELU is
+exact.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -19,7 +21,8 @@ from theseus_jax.nets.blocks.norms import normalized
 from theseus_jax.nets.models.vit import MLP, Patches
 from theseus_jax.nets.stage import Network, network
 
-MIXER_B16 = {"patch": 16, "width": 768, "depth": 12, "tokens_hidden": 384, "channels_hidden": 3072}  # for images of 224
+# for images of 224
+MIXER_B16 = {"patch": 16, "width": 768, "depth": 12, "tokens_hidden": 384, "channels_hidden": 3072}
 LEARNED = "learned"
 NORMS = ("layer", "batch", "none")  # not "group", whose statistics are over all tokens of an image
 _positions = nn.initializers.normal(0.02)
@@ -30,15 +33,18 @@ def _check_tokens(module: nn.Module, path: tuple[str, ...], axis: int, count: in
     for key in path:
         stored = stored.get(key, {})
     if hasattr(stored, "shape") and stored.shape[axis] != count:
-        raise UserError(f"{count} tokens are not the {stored.shape[axis]} that {'/'.join(module.path + path)} was made for; "
-                        "give images of the size that the network was initialised with, or initialise it anew")
+        raise UserError(
+            f"{count} tokens are not the {stored.shape[axis]} that {'/'.join(module.path + path)}"
+            " was made for; give images of the size that the network was initialised with, or"
+            " initialise it anew"
+        )
 
 
 class Stem(nn.Module):
     """Patches plus positions: (B, height, width, channels) -> (B, T, D).
 
-    positions: "learned", one for each of the patches of the image at initialisation, or how many there are (0: none).
-    Raises UserError for an image of another number of patches.
+    positions: "learned", one for each of the patches of the image at initialisation, or how many
+    there are (0: none). Raises UserError for an image of another number of patches.
     """
 
     patch: int
@@ -51,16 +57,20 @@ class Stem(nn.Module):
         if self.positions == 0:
             return y
         if self.positions not in (LEARNED, y.shape[1]):
-            raise UserError(f"an image of {y.shape[1]} patches has not the {self.positions} positions asked for; change "
-                            "positions, patch or the images")
+            raise UserError(
+                f"an image of {y.shape[1]} patches has not the {self.positions} positions asked"
+                " for; change positions, patch or the images"
+            )
         _check_tokens(self, ("positions",), 1, y.shape[1])
         return y + self.param("positions", _positions, (1, *y.shape[1:]))
 
 
 class Adapter(nn.Module):
-    """U V norm(x) over the tokens, with V (T, rank) and U (rank, T) shared by all channels: (B, T, D) -> (B, T, D).
+    """U V norm(x) over the tokens, with V (T, rank) and U (rank, T) shared by all channels: (B, T,
+    D) -> (B, T, D).
 
-    2 T rank parameters and the norm's. Raises UserError for a rank above T, and for another T than at initialisation.
+    2 T rank parameters and the norm's. Raises UserError for a rank above T, and for another T than
+    at initialisation.
     """
 
     norm: str
@@ -70,14 +80,19 @@ class Adapter(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         count = x.shape[1]
         if self.rank > count:
-            raise UserError(f"a mix_rank of {self.rank} is more than the {count} tokens; lower it or take smaller patches")
+            raise UserError(
+                f"a mix_rank of {self.rank} is more than the {count} tokens; lower it or take"
+                " smaller patches"
+            )
         _check_tokens(self, ("tokens", "down", "kernel"), 0, count)
         y = jnp.swapaxes(normalized(self.norm, x, train=train, name="norm"), 1, 2)
         return jnp.swapaxes(LowRank(count, self.rank, name="tokens")(y), 1, 2)
 
 
 class TokenBlock(nn.Module):
-    """x + mlp(norm(x)), every token by itself, after x + adapter(x) where mix_rank > 0: (B, T, D) -> (B, T, D)."""
+    """x + mlp(norm(x)), every token by itself, after x + adapter(x) where mix_rank > 0: (B, T, D)
+    -> (B, T, D).
+    """
 
     hidden: int
     norm: str
@@ -92,7 +107,8 @@ class TokenBlock(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """x + an MLP over the tokens of norm(x), then x + an MLP over the channels: (B, T, D) -> (B, T, D) (equation 1).
+    """x + an MLP over the tokens of norm(x), then x + an MLP over the channels: (B, T, D) -> (B, T,
+    D) (equation 1).
 
     Raises UserError for another T than at initialisation.
     """
@@ -105,7 +121,9 @@ class MixerBlock(nn.Module):
         _check_tokens(self, ("tokens_mlp", "up", "kernel"), 0, x.shape[1])
         y = jnp.swapaxes(normalized("layer", x, train=False, name="ln_1"), 1, 2)
         x = x + jnp.swapaxes(MLP(self.tokens_hidden, name="tokens_mlp")(y), 1, 2)
-        return x + MLP(self.channels_hidden, name="mlp")(normalized("layer", x, train=False, name="ln_2"))
+        return x + MLP(self.channels_hidden, name="mlp")(
+            normalized("layer", x, train=False, name="ln_2")
+        )
 
 
 class Pool(nn.Module):
@@ -118,33 +136,68 @@ class Pool(nn.Module):
         return normalized(self.norm, x, train=train, name="norm").mean(1)
 
 
-def token_mlp(*, classes: int, patch: int, width: int, depth: int, hidden: int, norm: str = "layer", mix_rank: int = 0,
-              positions: int | str = LEARNED) -> Network:
-    """A ViT without attention: (B, height, width, channels) float32, normalised -> (B, classes) float32 logits.
+def token_mlp(
+    *,
+    classes: int,
+    patch: int,
+    width: int,
+    depth: int,
+    hidden: int,
+    norm: str = "layer",
+    mix_rank: int = 0,
+    positions: int | str = LEARNED,
+) -> Network:
+    """A ViT without attention: (B, height, width, channels) float32, normalised -> (B, classes)
+    float32 logits.
 
-    Tokens meet in the final mean alone, or with mix_rank > 0 in every block, through a product of that rank over the tokens
-    whose parameters are those under block_i/params/adapter. norm: "layer", "batch" (in training its statistics are over all
-    tokens) or "none". positions: "learned" for the size of image at initialisation, or their number, 0 for none.
-    Stages: stem, block_1 .. block_depth, pool, head. Raises UserError for another norm, a negative rank or other positions,
-    and when it runs for images that do not divide into patches or divide into another number than at initialisation.
+    Tokens meet in the final mean alone, or with mix_rank > 0 in every block, through a product of
+    that rank over the tokens whose parameters are those under block_i/params/adapter. norm:
+    "layer", "batch" (in training its statistics are over all tokens) or "none". positions:
+    "learned" for the size of image at initialisation, or their number, 0 for none. Stages: stem,
+    block_1 .. block_depth, pool, head. Raises UserError for another norm, a negative rank or other
+    positions, and when it runs for images that do not divide into patches or divide into another
+    number than at initialisation.
     """
     if norm not in NORMS:
         raise UserError(f"a token-wise MLP has no norm {norm!r}; take one of {', '.join(NORMS)}")
     if mix_rank < 0:
-        raise UserError(f"a mix_rank of {mix_rank} is negative; give 0 for no mixing of tokens, or a rank")
+        raise UserError(
+            f"a mix_rank of {mix_rank} is negative; give 0 for no mixing of tokens, or a rank"
+        )
     if positions != LEARNED and (not isinstance(positions, int) or positions < 0):
-        raise UserError(f"positions {positions!r} are neither {LEARNED!r} nor a number from 0; give one of the two")
+        raise UserError(
+            f"positions {positions!r} are neither {LEARNED!r} nor a number from 0; give one of"
+            " the two"
+        )
     blocks = [(f"block_{i + 1}", TokenBlock(hidden, norm, mix_rank)) for i in range(depth)]
-    return network([("stem", Stem(patch, width, positions)), *blocks, ("pool", Pool(norm)), ("head", nn.Dense(classes))])
+    return network(
+        [
+            ("stem", Stem(patch, width, positions)),
+            *blocks,
+            ("pool", Pool(norm)),
+            ("head", nn.Dense(classes)),
+        ]
+    )
 
 
-def mixer(*, classes: int, patch: int, width: int, depth: int, tokens_hidden: int, channels_hidden: int) -> Network:
-    """An MLP-Mixer of any size: (B, height, width, channels) float32, normalised -> (B, classes) float32 logits.
+def mixer(
+    *, classes: int, patch: int, width: int, depth: int, tokens_hidden: int, channels_hidden: int
+) -> Network:
+    """An MLP-Mixer of any size: (B, height, width, channels) float32, normalised -> (B, classes)
+    float32 logits.
 
-    Mixer-B/16: `mixer(classes=1000, **MIXER_B16)`, 59,880,472 parameters on images of 224 x 224 x 3. tokens_hidden and
-    channels_hidden: the hidden widths of the MLPs over tokens and over channels (D_S and D_C). Layer norms have epsilon
-    1e-5. Stages: stem, block_1 .. block_depth, pool, head. Raises UserError when it runs for images that do not divide into
-    patches or divide into another number than at initialisation.
+    Mixer-B/16: `mixer(classes=1000, **MIXER_B16)`, 59,880,472 parameters on images of 224 x 224 x
+    3. tokens_hidden and channels_hidden: the hidden widths of the MLPs over tokens and over
+    channels (D_S and D_C). Layer norms have epsilon 1e-5. Stages: stem, block_1 .. block_depth,
+    pool, head. Raises UserError when it runs for images that do not divide into patches or divide
+    into another number than at initialisation.
     """
     blocks = [(f"block_{i + 1}", MixerBlock(tokens_hidden, channels_hidden)) for i in range(depth)]
-    return network([("stem", Stem(patch, width, 0)), *blocks, ("pool", Pool("layer")), ("head", nn.Dense(classes))])
+    return network(
+        [
+            ("stem", Stem(patch, width, 0)),
+            *blocks,
+            ("pool", Pool("layer")),
+            ("head", nn.Dense(classes)),
+        ]
+    )

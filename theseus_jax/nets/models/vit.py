@@ -1,10 +1,11 @@
 """Vision Transformers as named stages: stem, block_1 .. block_L, pool, head.
 
-ViT (Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1 and table 1) and DeiT, with or without its distillation token
-(Touvron et al. 2020, arXiv 2012.12877, section 4 and table 1). Pre-layer-norm blocks, GELU by its exact form, learned
-positions; layer norms with epsilon 1e-12 as in Hugging Face's files. Fresh kernels are LeCun normal, tokens and positions
-N(0, 0.02).
+ViT (Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1 and table 1) and DeiT, with or without
+its distillation token (Touvron et al. 2020, arXiv 2012.12877, section 4 and table 1).
+Pre-layer-norm blocks, GELU by its exact form, learned positions; layer norms with epsilon 1e-12 as
+in Hugging Face's files. Fresh kernels are LeCun normal, tokens and positions N(0, 0.02).
 """
+
 from __future__ import annotations
 
 import os
@@ -24,7 +25,8 @@ from theseus_jax.nets.weights.placed import KERNEL, Place, placed
 EPSILON = 1e-12
 VIT_B16 = {"image": 224, "patch": 16, "width": 768, "depth": 12, "heads": 12, "hidden": 3072}
 DEIT_S16 = {"image": 224, "patch": 16, "width": 384, "depth": 12, "heads": 6, "hidden": 1536}
-TOKENS = {"class": ("class_token",), "mean": (), "distilled": ("class_token", "distillation_token")}  # before the patches
+# before the patches
+TOKENS = {"class": ("class_token",), "mean": (), "distilled": ("class_token", "distillation_token")}
 _normal = nn.initializers.normal(0.02)
 
 
@@ -35,9 +37,11 @@ def layer_norm(name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
 
 
 class Patches(nn.Module):
-    """One linear map of every patch x patch square: (B, height, width, channels) -> (B, T, D), row by row.
+    """One linear map of every patch x patch square: (B, height, width, channels) -> (B, T, D), row
+    by row.
 
-    T = height / patch * width / patch. Raises UserError for sides that are no multiples of the patch.
+    T = height / patch * width / patch. Raises UserError for sides that are no multiples of the
+    patch.
     """
 
     patch: int
@@ -47,14 +51,17 @@ class Patches(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         p = self.patch
         if x.ndim != 4 or not x.shape[1] or not x.shape[2] or x.shape[1] % p or x.shape[2] % p:
-            raise UserError(f"images (B, height, width, channels) of shape {x.shape} do not divide into patches of {p} x {p}"
-                            "; resize them or change patch")
+            raise UserError(
+                f"images (B, height, width, channels) of shape {x.shape} do not divide into patches"
+                f" of {p} x {p}; resize them or change patch"
+            )
         y = Conv(self.width, (p, p), p, padding="VALID", name="conv")(x)
         return y.reshape(y.shape[0], -1, self.width)
 
 
 class Stem(nn.Module):
-    """Special tokens, then patches, plus learned positions: (B, image, image, channels) -> (B, T, D).
+    """Special tokens, then patches, plus learned positions: (B, image, image, channels) -> (B, T,
+    D).
 
     T counts the special tokens too. Raises UserError for images of another size.
     """
@@ -69,11 +76,17 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if x.shape[1:] != (self.image, self.image, self.channels):
-            raise UserError(f"images of shape {x.shape[1:]} are not the {(self.image, self.image, self.channels)} that this "
-                            "ViT reads; resize them or change image and channels")
+            raise UserError(
+                f"images of shape {x.shape[1:]} are not the"
+                f" {(self.image, self.image, self.channels)} that this ViT reads; resize them or"
+                " change image and channels"
+            )
         patches = Patches(self.patch, self.width, name="patches")(x)
         special = [self.param(name, _normal, (1, 1, self.width)) for name in self.tokens]
-        y = jnp.concatenate([*(jnp.broadcast_to(token, (x.shape[0], 1, self.width)) for token in special), patches], axis=1)
+        y = jnp.concatenate(
+            [*(jnp.broadcast_to(token, (x.shape[0], 1, self.width)) for token in special), patches],
+            axis=1,
+        )
         y = y + self.param("positions", _normal, (1, *y.shape[1:]))
         return nn.Dropout(self.dropout)(y, deterministic=not train)
 
@@ -86,8 +99,12 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         split = (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
-        q, k, v = (nn.Dense(x.shape[-1], name=name)(x).reshape(split) for name in ("query", "key", "value"))
-        return nn.Dense(x.shape[-1], name="out")(jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
+        q, k, v = (
+            nn.Dense(x.shape[-1], name=name)(x).reshape(split) for name in ("query", "key", "value")
+        )
+        return nn.Dense(x.shape[-1], name="out")(
+            jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
+        )
 
 
 class MLP(nn.Module):
@@ -100,11 +117,15 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         h = nn.gelu(nn.Dense(self.hidden, name="up")(x), approximate=False)
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
-        return nn.Dropout(self.dropout)(nn.Dense(x.shape[-1], name="down")(h), deterministic=not train)
+        return nn.Dropout(self.dropout)(
+            nn.Dense(x.shape[-1], name="down")(h), deterministic=not train
+        )
 
 
 class Block(nn.Module):
-    """x + attn(ln_1(x)), then + mlp(ln_2(.)): (B, T, D) -> (B, T, D) (arXiv 2010.11929, equations 2 and 3)."""
+    """x + attn(ln_1(x)), then + mlp(ln_2(.)): (B, T, D) -> (B, T, D) (arXiv 2010.11929, equations 2
+    and 3).
+    """
 
     heads: int
     hidden: int
@@ -118,7 +139,8 @@ class Block(nn.Module):
 
 
 class Pool(nn.Module):
-    """Layer norm, then the first `special` tokens side by side, or with none the mean of all tokens.
+    """Layer norm, then the first `special` tokens side by side, or with none the mean of all
+    tokens.
 
     (B, T, D) -> (B, max(special, 1) D).
     """
@@ -128,13 +150,15 @@ class Pool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = layer_norm("norm")(x)
-        return y[:, :self.special].reshape(y.shape[0], -1) if self.special else y.mean(1)
+        return y[:, : self.special].reshape(y.shape[0], -1) if self.special else y.mean(1)
 
 
 class Heads(nn.Module):
-    """DeiT's classifiers as its files hold them, the mean of one for each of the first tokens: (B, 2 D) -> (B, classes).
+    """DeiT's classifiers as its files hold them, the mean of one for each of the first tokens: (B,
+    2 D) -> (B, classes).
 
-    names: ("class",) or ("class", "distillation"). A network keeps `merged` of their parameters instead, in one nn.Dense.
+    names: ("class",) or ("class", "distillation"). A network keeps `merged` of their parameters
+    instead, in one nn.Dense.
     """
 
     classes: int
@@ -143,13 +167,17 @@ class Heads(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         parts = zip(self.names, jnp.split(x, 2, axis=-1))
-        return sum(nn.Dense(self.classes, name=name)(part) for name, part in parts) / len(self.names)
+        return sum(nn.Dense(self.classes, name=name)(part) for name, part in parts) / len(
+            self.names
+        )
 
 
 def merged(heads: Mapping[str, Mapping[str, jax.Array]]) -> dict[str, jax.Array]:
-    """The nn.Dense (2 D, classes) that gives what `Heads` gives: its parameters, from {name: {"kernel", "bias"}} of theirs.
+    """The nn.Dense (2 D, classes) that gives what `Heads` gives: its parameters, from {name:
+    {"kernel", "bias"}} of theirs.
 
-    (c W + b + d V + e) / 2 = [c, d] [W; V] / 2 + (b + e) / 2; of a class head alone V is 0 and nothing is halved.
+    (c W + b + d V + e) / 2 = [c, d] [W; V] / 2 + (b + e) / 2; of a class head alone V is 0 and
+    nothing is halved.
     """
     given = [heads[name] for name in ("class", "distillation") if name in heads]
     kernels = [head["kernel"] for head in given]
@@ -157,53 +185,105 @@ def merged(heads: Mapping[str, Mapping[str, jax.Array]]) -> dict[str, jax.Array]
     return {"kernel": rows / len(given), "bias": sum(head["bias"] for head in given) / len(given)}
 
 
-def vit(*, classes: int, image: int, patch: int, width: int, depth: int, heads: int, hidden: int, channels: int = 3,
-        read: str = "class", dropout: float = 0.0) -> Network:
-    """A ViT of any size: (B, image, image, channels) float32, normalised -> (B, classes) float32 logits.
+def vit(
+    *,
+    classes: int,
+    image: int,
+    patch: int,
+    width: int,
+    depth: int,
+    heads: int,
+    hidden: int,
+    channels: int = 3,
+    read: str = "class",
+    dropout: float = 0.0,
+) -> Network:
+    """A ViT of any size: (B, image, image, channels) float32, normalised -> (B, classes) float32
+    logits.
 
-    ViT-B/16: `vit(classes=1000, **VIT_B16)`, 86,567,656 parameters; DeiT-S: `vit(classes=1000, **DEIT_S16)`, 22,050,664.
-    read: what the head sees after the last layer norm: "class", a class token, (B, D); "mean" over the patches, no class
-    token, (B, D); "distilled", DeiT's class and distillation tokens, (B, 2 D). With the latter the head is DeiT's test-time
-    classifier, the mean of two, as one Dense: DeiT-S has 22,436,432 parameters with two heads, and here one bias less.
-    dropout: rate in [0, 1], after the stem, attention and both layers of an MLP (arXiv 2010.11929, appendix B.1).
-    Raises UserError for an image that is no multiple of the patch, a width that is none of the heads, an unknown read.
+    ViT-B/16: `vit(classes=1000, **VIT_B16)`, 86,567,656 parameters; DeiT-S: `vit(classes=1000,
+    **DEIT_S16)`, 22,050,664. read: what the head sees after the last layer norm: "class", a class
+    token, (B, D); "mean" over the patches, no class token, (B, D); "distilled", DeiT's class and
+    distillation tokens, (B, 2 D). With the latter the head is DeiT's test-time classifier, the mean
+    of two, as one Dense: DeiT-S has 22,436,432 parameters with two heads, and here one bias less.
+    dropout: rate in [0, 1], after the stem, attention and both layers of an MLP (arXiv 2010.11929,
+    appendix B.1). Raises UserError for an image that is no multiple of the patch, a width that is
+    none of the heads, an unknown read.
     """
     if read not in TOKENS:
         raise UserError(f"read {read!r} is not one of {', '.join(TOKENS)}; choose one")
     if image < patch or image % patch:
-        raise UserError(f"an image side of {image} is not a multiple of the patch side {patch}; change one of them")
+        raise UserError(
+            f"an image side of {image} is not a multiple of the patch side {patch}; change one of"
+            " them"
+        )
     if width % heads:
-        raise UserError(f"a width of {width} is not a multiple of {heads} heads; change one of them")
+        raise UserError(
+            f"a width of {width} is not a multiple of {heads} heads; change one of them"
+        )
     blocks = [(f"block_{i + 1}", Block(heads, hidden, dropout)) for i in range(depth)]
-    return network([("stem", Stem(image, patch, width, channels, TOKENS[read], dropout)), *blocks,
-                    ("pool", Pool(len(TOKENS[read]))), ("head", nn.Dense(classes))])
+    return network(
+        [
+            ("stem", Stem(image, patch, width, channels, TOKENS[read], dropout)),
+            *blocks,
+            ("pool", Pool(len(TOKENS[read]))),
+            ("head", nn.Dense(classes)),
+        ]
+    )
 
 
-# The names of one file: "encoder.layer." is what Hugging Face's files hold, "layers." what transformers 5 calls it in memory
-STEM = {"cls_token": Place("class_token"), "distillation_token": Place("distillation_token"),
-        "position_embeddings": Place("positions"),
-        "patch_embeddings.projection.weight": Place("patches/conv/kernel", KERNEL[4]),
-        "patch_embeddings.projection.bias": Place("patches/conv/bias")}
+# The names of one file: "encoder.layer." is what Hugging Face's files hold, "layers." what
+# transformers 5 calls it in memory
+STEM = {
+    "cls_token": Place("class_token"),
+    "distillation_token": Place("distillation_token"),
+    "position_embeddings": Place("positions"),
+    "patch_embeddings.projection.weight": Place("patches/conv/kernel", KERNEL[4]),
+    "patch_embeddings.projection.bias": Place("patches/conv/bias"),
+}
 LINEAR = {
-    "encoder.layer.": {"attention.attention.query": "attn/query", "attention.attention.key": "attn/key",
-                       "attention.attention.value": "attn/value", "attention.output.dense": "attn/out",
-                       "intermediate.dense": "mlp/up", "output.dense": "mlp/down"},
-    "layers.": {"attention.q_proj": "attn/query", "attention.k_proj": "attn/key", "attention.v_proj": "attn/value",
-                "attention.o_proj": "attn/out", "mlp.fc1": "mlp/up", "mlp.fc2": "mlp/down"},
+    "encoder.layer.": {
+        "attention.attention.query": "attn/query",
+        "attention.attention.key": "attn/key",
+        "attention.attention.value": "attn/value",
+        "attention.output.dense": "attn/out",
+        "intermediate.dense": "mlp/up",
+        "output.dense": "mlp/down",
+    },
+    "layers.": {
+        "attention.q_proj": "attn/query",
+        "attention.k_proj": "attn/key",
+        "attention.v_proj": "attn/value",
+        "attention.o_proj": "attn/out",
+        "mlp.fc1": "mlp/up",
+        "mlp.fc2": "mlp/down",
+    },
 }
 NORMS = {"layernorm_before": "ln_1", "layernorm_after": "ln_2"}
 UNUSED = r"(vit|deit)\.pooler\.dense\.(weight|bias)"  # a read-out that classifiers do not use
 
 
-def tensor_places(depth: int, *, model: str, layers: str = "encoder.layer.",
-                  heads: Mapping[str, str] | None = None) -> dict[str, Place]:
+def tensor_places(
+    depth: int,
+    *,
+    model: str,
+    layers: str = "encoder.layer.",
+    heads: Mapping[str, str] | None = None,
+) -> dict[str, Place]:
     """{Hugging Face name: place} of every tensor of a ViT with `depth` blocks.
 
-    model: "vit" (class token) or "deit" (also a distillation token). layers: a key of `LINEAR`. heads: {linear layer of the
-    file: its path}; None: {"classifier": "head/params"}.
+    model: "vit" (class token) or "deit" (also a distillation token). layers: a key of `LINEAR`.
+    heads: {linear layer of the file: its path}; None: {"classifier": "head/params"}.
     """
-    stem = {name: place for name, place in STEM.items() if model == "deit" or name != "distillation_token"}
-    places = {f"{model}.embeddings.{name}": place._replace(path=f"stem/params/{place.path}") for name, place in stem.items()}
+    stem = {
+        name: place
+        for name, place in STEM.items()
+        if model == "deit" or name != "distillation_token"
+    }
+    places = {
+        f"{model}.embeddings.{name}": place._replace(path=f"stem/params/{place.path}")
+        for name, place in stem.items()
+    }
     linear = {"classifier": "head/params"} if heads is None else dict(heads)
     norms = {f"{model}.layernorm": "pool/params/norm"}
     for i in range(depth):
@@ -211,40 +291,77 @@ def tensor_places(depth: int, *, model: str, layers: str = "encoder.layer.",
         linear |= {given + name: ours + path for name, path in LINEAR[layers].items()}
         norms |= {given + name: ours + path for name, path in NORMS.items()}
     for name, path in linear.items():
-        places |= {f"{name}.weight": Place(f"{path}/kernel", KERNEL[2]), f"{name}.bias": Place(f"{path}/bias")}
+        places |= {
+            f"{name}.weight": Place(f"{path}/kernel", KERNEL[2]),
+            f"{name}.bias": Place(f"{path}/bias"),
+        }
     for name, path in norms.items():
         places |= {f"{name}.weight": Place(f"{path}/scale"), f"{name}.bias": Place(f"{path}/bias")}
     return places
 
 
 def _layers(tensors: Mapping[str, np.ndarray], model: str) -> str:
-    return "layers." if any(name.startswith(f"{model}.layers.") for name in tensors) else "encoder.layer."
+    return (
+        "layers."
+        if any(name.startswith(f"{model}.layers.") for name in tensors)
+        else "encoder.layer."
+    )
 
 
 def _pixels(image: int, channels: int = 3) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, image, image, channels), jnp.float32)
 
 
-def load_vit(path: str | os.PathLike, *, classes: int, image: int, patch: int, width: int, depth: int, heads: int,
-             hidden: int) -> Variables:
-    """The variables of `vit(read="class", ...)` of these sizes from a file of transformers' ViTForImageClassification.
+def load_vit(
+    path: str | os.PathLike,
+    *,
+    classes: int,
+    image: int,
+    patch: int,
+    width: int,
+    depth: int,
+    heads: int,
+    hidden: int,
+) -> Variables:
+    """The variables of `vit(read="class", ...)` of these sizes from a file of transformers'
+    ViTForImageClassification.
 
-    path: .safetensors or .pth, named as in Hugging Face's files ("vit.encoder.layer.0.attention.attention.query.weight") or
-    as in transformers 5's state_dict ("vit.layers.0.attention.q_proj.weight"). A DeiT with no distillation token is one too.
-    Raises UserError for tensors that are not those of the network.
+    path: .safetensors or .pth, named as in Hugging Face's files
+    ("vit.encoder.layer.0.attention.attention.query.weight") or as in transformers 5's state_dict
+    ("vit.layers.0.attention.q_proj.weight"). A DeiT with no distillation token is one too. Raises
+    UserError for tensors that are not those of the network.
     """
-    net = vit(classes=classes, image=image, patch=patch, width=width, depth=depth, heads=heads, hidden=hidden)
+    net = vit(
+        classes=classes,
+        image=image,
+        patch=patch,
+        width=width,
+        depth=depth,
+        heads=heads,
+        hidden=hidden,
+    )
     tensors = read_tensors(path)
     places = tensor_places(depth, model="vit", layers=_layers(tensors, "vit"))
     return placed(net, _pixels(image), tensors, places, unused=UNUSED, what="ViT")
 
 
-def load_deit(path: str | os.PathLike, *, classes: int, image: int, patch: int, width: int, depth: int, heads: int,
-              hidden: int) -> Variables:
-    """The variables of `vit(read="distilled", ...)` of these sizes from a file of transformers' DeiT with both tokens.
+def load_deit(
+    path: str | os.PathLike,
+    *,
+    classes: int,
+    image: int,
+    patch: int,
+    width: int,
+    depth: int,
+    heads: int,
+    hidden: int,
+) -> Variables:
+    """The variables of `vit(read="distilled", ...)` of these sizes from a file of transformers'
+    DeiT with both tokens.
 
-    path: as for `load_vit`, "deit." for "vit.". The two heads of DeiTForImageClassificationWithTeacher become the one of
-    `merged`; the one of DeiTForImageClassification reads the class token, and its rows for the distillation token are 0.
+    path: as for `load_vit`, "deit." for "vit.". The two heads of
+    DeiTForImageClassificationWithTeacher become the one of `merged`; the one of
+    DeiTForImageClassification reads the class token, and its rows for the distillation token are 0.
     Raises UserError for tensors that are not those of the network.
     """
     tensors = read_tensors(path)
@@ -252,10 +369,22 @@ def load_deit(path: str | os.PathLike, *, classes: int, image: int, patch: int, 
         named = {"cls_classifier": "class", "distillation_classifier": "distillation"}
     else:
         named = {"classifier": "class"}
-    net = vit(classes=classes, image=image, patch=patch, width=width, depth=depth, heads=heads, hidden=hidden,
-              read="distilled")
+    net = vit(
+        classes=classes,
+        image=image,
+        patch=patch,
+        width=width,
+        depth=depth,
+        heads=heads,
+        hidden=hidden,
+        read="distilled",
+    )
     filed = replace(net, "head", [Stage("head", Heads(classes, tuple(named.values())))])
-    places = tensor_places(depth, model="deit", layers=_layers(tensors, "deit"),
-                           heads={name: f"head/params/{path}" for name, path in named.items()})
+    places = tensor_places(
+        depth,
+        model="deit",
+        layers=_layers(tensors, "deit"),
+        heads={name: f"head/params/{path}" for name, path in named.items()},
+    )
     variables = placed(filed, _pixels(image), tensors, places, unused=UNUSED, what="DeiT")
     return variables | {"head": {"params": merged(variables["head"]["params"])}}

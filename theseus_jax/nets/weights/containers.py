@@ -2,6 +2,7 @@
 
 No reader runs code that a file names, and none follows a link out of the file.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -15,8 +16,18 @@ import numpy as np
 from theseus_jax.errors import UserError
 from theseus_jax.nets.weights.pth import read_pth
 
-SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
-                      "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
+SAFETENSORS_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 
 
 class Tensor(NamedTuple):
@@ -28,7 +39,8 @@ class Tensor(NamedTuple):
 
 
 def library(name: str) -> ModuleType:
-    """The package that a file format needs, imported now; `name` may be a module inside it, which is imported too.
+    """The package that a file format needs, imported now; `name` may be a module inside it, which
+    is imported too.
 
     Raises UserError with the pip line where the package is missing.
     """
@@ -37,15 +49,19 @@ def library(name: str) -> ModuleType:
         importlib.import_module(name)
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"the package {package} is not installed; pip install it: pip install {package}") from error
+        raise UserError(
+            f"the package {package} is not installed; pip install it: pip install {package}"
+        ) from error
 
 
 def open_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
-    """{name: Tensor} of a file, by its suffix; a .safetensors file gives its values only when asked.
+    """{name: Tensor} of a file, by its suffix; a .safetensors file gives its values only when
+    asked.
 
-    .safetensors needs the package safetensors. A .pth, .pt or .bin file gives the tensors of a state dict. Dtypes are in
-    this machine's byte order. Raises UserError for another suffix, a missing package, and a file that is not there, is
-    damaged, or is of another format than its suffix says.
+    .safetensors needs the package safetensors. A .pth, .pt or .bin file gives the tensors of a
+    state dict. Dtypes are in this machine's byte order. Raises UserError for another suffix, a
+    missing package, and a file that is not there, is damaged, or is of another format than its
+    suffix says.
     """
     source = Path(path).expanduser()
     if source.suffix not in READERS:
@@ -68,7 +84,9 @@ def _refusing(path: Path, read: Callable[[], dict]) -> dict:
         raise
     except Exception as error:  # a damaged file raises whatever its bytes run into
         told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{path} is not a readable {path.suffix} file ({told}); download it again") from error
+        raise UserError(
+            f"{path} is not a readable {path.suffix} file ({told}); download it again"
+        ) from error
 
 
 def _held(array: np.ndarray) -> Tensor:
@@ -79,8 +97,14 @@ def _held(array: np.ndarray) -> Tensor:
 def _safetensors(path: Path) -> dict[str, Tensor]:
     file = library("safetensors.numpy").safe_open(path, framework="numpy")
     slices = {name: file.get_slice(name) for name in file.keys()}
-    return {name: Tensor(tuple(part.get_shape()), SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()),
-                         lambda name=name: file.get_tensor(name)) for name, part in slices.items()}
+    return {
+        name: Tensor(
+            tuple(part.get_shape()),
+            SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()),
+            lambda name=name: file.get_tensor(name),
+        )
+        for name, part in slices.items()
+    }
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
@@ -93,4 +117,9 @@ def _pth(path: Path) -> dict[str, Tensor]:
 
 
 READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-    ".safetensors": _safetensors, ".npz": _npz, ".pth": _pth, ".pt": _pth, ".bin": _pth}
+    ".safetensors": _safetensors,
+    ".npz": _npz,
+    ".pth": _pth,
+    ".pt": _pth,
+    ".bin": _pth,
+}

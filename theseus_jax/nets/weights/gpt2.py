@@ -1,8 +1,10 @@
 """GPT-2 weights in Hugging Face naming, read from and written to one .safetensors or .npz file.
 
-Nothing is guessed: every tensor must be there under its name, with its shape and dtype, and no other may be.
-Hugging Face stores GPT-2's kernels as (inputs, outputs), as flax does, so no tensor is transposed on the way.
+Nothing is guessed: every tensor must be there under its name, with its shape and dtype, and no
+other may be. Hugging Face stores GPT-2's kernels as (inputs, outputs), as flax does, so no tensor
+is transposed on the way.
 """
+
 from __future__ import annotations
 
 import os
@@ -23,88 +25,122 @@ from theseus_jax.trees import bit_equal, difference, host_array, leaves_by_path
 
 PREFIX = "transformer."
 TIED_HEAD = "lm_head.weight"
-BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask and its fill value: constants
+# the causal mask and its fill value: constants
+BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 TENSORS = {
-    "wte.weight": "embed/params/tokens", "wpe.weight": "embed/params/positions",
-    "ln_f.weight": "norm/params/scale", "ln_f.bias": "norm/params/bias",
+    "wte.weight": "embed/params/tokens",
+    "wpe.weight": "embed/params/positions",
+    "ln_f.weight": "norm/params/scale",
+    "ln_f.bias": "norm/params/bias",
 }
 BLOCK_TENSORS = {
-    "ln_1.weight": "ln_1/scale", "ln_1.bias": "ln_1/bias",
-    "attn.c_attn.weight": "attn/c_attn/kernel", "attn.c_attn.bias": "attn/c_attn/bias",
-    "attn.c_proj.weight": "attn/c_proj/kernel", "attn.c_proj.bias": "attn/c_proj/bias",
-    "ln_2.weight": "ln_2/scale", "ln_2.bias": "ln_2/bias",
-    "mlp.c_fc.weight": "mlp/c_fc/kernel", "mlp.c_fc.bias": "mlp/c_fc/bias",
-    "mlp.c_proj.weight": "mlp/c_proj/kernel", "mlp.c_proj.bias": "mlp/c_proj/bias",
+    "ln_1.weight": "ln_1/scale",
+    "ln_1.bias": "ln_1/bias",
+    "attn.c_attn.weight": "attn/c_attn/kernel",
+    "attn.c_attn.bias": "attn/c_attn/bias",
+    "attn.c_proj.weight": "attn/c_proj/kernel",
+    "attn.c_proj.bias": "attn/c_proj/bias",
+    "ln_2.weight": "ln_2/scale",
+    "ln_2.bias": "ln_2/bias",
+    "mlp.c_fc.weight": "mlp/c_fc/kernel",
+    "mlp.c_fc.bias": "mlp/c_fc/bias",
+    "mlp.c_proj.weight": "mlp/c_proj/kernel",
+    "mlp.c_proj.bias": "mlp/c_proj/bias",
 }
 
 
 def tensor_names(depth: int) -> dict[str, str]:
-    """{Hugging Face name without "transformer.": path in the variables} of every tensor of a GPT-2."""
-    blocks = {f"h.{i}.{name}": f"block_{i + 1}/params/{path}"
-              for i in range(depth) for name, path in BLOCK_TENSORS.items()}
+    """{Hugging Face name without "transformer.": path in the variables} of every tensor of
+    a GPT-2.
+    """
+    blocks = {
+        f"h.{i}.{name}": f"block_{i + 1}/params/{path}"
+        for i in range(depth)
+        for name, path in BLOCK_TENSORS.items()
+    }
     return TENSORS | blocks
 
 
 def load_gpt2(
-    path: str | os.PathLike, *, vocabulary: int, width: int, depth: int, heads: int, positions: int,
+    path: str | os.PathLike, *, vocabulary: int, width: int, depth: int, heads: int, positions: int
 ) -> Variables:
-    """The variables of `gpt2(vocabulary=..., width=..., depth=..., heads=..., positions=...)` from a file.
+    """The variables of `gpt2(vocabulary=..., width=..., depth=..., heads=..., positions=...)` from
+    a file.
 
-    path: a .safetensors or .npz file of float32 tensors, named with or without "transformer.". The buffers of
-    the mask (`attn.bias`, `attn.masked_bias`) are ignored; `lm_head.weight` may be there and must equal
-    `wte.weight`, to which it is tied. `gpt2_sizes` reads all sizes but heads, which show in no shape: no file
-    can contradict them, as no shape can tell that a square kernel is transposed.
-    Raises UserError naming the tensors that are missing, extra, renamed, transposed, of other shape or dtype.
+    path: a .safetensors or .npz file of float32 tensors, named with or without "transformer.". The
+    buffers of the mask (`attn.bias`, `attn.masked_bias`) are ignored; `lm_head.weight` may be there
+    and must equal `wte.weight`, to which it is tied. `gpt2_sizes` reads all sizes but heads, which
+    show in no shape: no file can contradict them, as no shape can tell that a square kernel is
+    transposed. Raises UserError naming the tensors that are missing, extra, renamed, transposed, of
+    other shape or dtype.
     """
     expected = _expected(vocabulary, width, depth, heads, positions)
     leaves, paths = leaves_by_path(expected), tensor_names(depth)
     tensors = _weights(path)
     lines = _problems({name: leaves[leaf] for name, leaf in paths.items()}, tensors)
     if lines:
-        raise UserError(f"{path} does not hold the expected GPT-2: {listed(lines)}; compare the sizes "
-                        "with gpt2_sizes(path), or correct the file")
+        raise UserError(
+            f"{path} does not hold the expected GPT-2: {listed(lines)}; compare the sizes "
+            "with gpt2_sizes(path), or correct the file"
+        )
     names = {leaf: name for name, leaf in paths.items()}
     arrays = [jnp.asarray(tensors[names[leaf]].read()) for leaf in leaves]
     return jax.tree.unflatten(jax.tree.structure(expected), arrays)
 
 
 def save_gpt2(path: str | os.PathLike, variables: Variables) -> None:
-    """Write the variables of a `gpt2(...)` to a file that `load_gpt2` and transformers' GPT2LMHeadModel read.
+    """Write the variables of a `gpt2(...)` to a file that `load_gpt2` and transformers'
+    GPT2LMHeadModel read.
 
-    path: .safetensors or .npz, overwritten if it exists. The tied head is stored once, as `wte.weight`.
-    Raises UserError for variables that are not those of a `gpt2(...)`, or a folder that is not there.
+    path: .safetensors or .npz, overwritten if it exists. The tied head is stored once, as
+    `wte.weight`. Raises UserError for variables that are not those of a `gpt2(...)`, or a folder
+    that is not there.
     """
     target, leaves = _checked(path), leaves_by_path(variables)
     tables = [np.shape(leaves.get(TENSORS[name], 0.0)) for name in ("wte.weight", "wpe.weight")]
     if [len(shape) for shape in tables] != [2, 2]:
-        raise UserError(f"embed/params/tokens and positions have shapes {tables[0]} and {tables[1]}, not the "
-                        "(V, D) and (T, D) of a gpt2(...); give the variables of one seed of such a network")
+        raise UserError(
+            f"embed/params/tokens and positions have shapes {tables[0]} and {tables[1]}, not the "
+            "(V, D) and (T, D) of a gpt2(...); give the variables of one seed of such a network"
+        )
     depth = sum(name.startswith("block_") for name in variables)
     lines = difference(_expected(*tables[0], depth, 1, tables[1][0]), variables)
     if lines:
-        raise UserError(f"the variables are not those of a gpt2(...): {listed(lines)}; give those of one")
+        raise UserError(
+            f"the variables are not those of a gpt2(...): {listed(lines)}; give those of one"
+        )
     if not target.parent.is_dir():
         raise UserError(f"there is no folder {target.parent} to write {target.name} in; create it")
-    arrays = {PREFIX + name: np.ascontiguousarray(host_array(leaves[leaf]))
-              for name, leaf in tensor_names(depth).items()}
+    arrays = {
+        PREFIX + name: np.ascontiguousarray(host_array(leaves[leaf]))
+        for name, leaf in tensor_names(depth).items()
+    }
     if target.suffix == ".npz":
         np.savez(target, **arrays)
     else:
-        # transformers refuses a file without this metadata; save_file would ignore the umask (mode 0600)
-        target.write_bytes(library("safetensors.numpy").numpy.save(arrays, metadata={"format": "pt"}))
+        # transformers refuses a file without this metadata; save_file would ignore the umask (mode
+        # 0600)
+        target.write_bytes(
+            library("safetensors.numpy").numpy.save(arrays, metadata={"format": "pt"})
+        )
 
 
 def gpt2_sizes(path: str | os.PathLike) -> dict[str, int]:
     """{"vocabulary", "width", "depth", "positions"} of the GPT-2 in a file, from its shapes.
 
-    Raises UserError for a file that cannot be read, or that lacks blocks or the two embeddings of one width.
+    Raises UserError for a file that cannot be read, or that lacks blocks or the two embeddings of
+    one width.
     """
     tensors = _weights(path)
-    tables = [tensors[name].shape if name in tensors else () for name in ("wte.weight", "wpe.weight")]
+    tables = [
+        tensors[name].shape if name in tensors else () for name in ("wte.weight", "wpe.weight")
+    ]
     depth = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
     if not depth or [len(shape) for shape in tables] != [2, 2] or tables[0][1] != tables[1][1]:
-        raise UserError(f"{path} holds no GPT-2: {depth} blocks h.*, wte.weight {tables[0]} and wpe.weight "
-                        f"{tables[1]} instead of (V, D) and (T, D); give another file")
+        raise UserError(
+            f"{path} holds no GPT-2: {depth} blocks h.*, wte.weight {tables[0]} and wpe.weight "
+            f"{tables[1]} instead of (V, D) and (T, D); give another file"
+        )
     (vocabulary, width), (positions, _) = tables
     return {"vocabulary": vocabulary, "width": width, "depth": depth, "positions": positions}
 
@@ -115,10 +151,16 @@ def _expected(vocabulary: int, width: int, depth: int, heads: int, positions: in
     return variable_shapes(net, tokens)
 
 
-def _problems(expected: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str, Tensor]) -> list[str]:
+def _problems(
+    expected: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str, Tensor]
+) -> list[str]:
     tied = {TIED_HEAD: expected["wte.weight"]} if TIED_HEAD in tensors else {}
     found = problems({**expected, **tied}, tensors)
-    if tied and not found and not bit_equal(tensors[TIED_HEAD].read(), tensors["wte.weight"].read()):
+    if (
+        tied
+        and not found
+        and not bit_equal(tensors[TIED_HEAD].read(), tensors["wte.weight"].read())
+    ):
         found.append(f"{TIED_HEAD} differs from wte.weight, to which the network ties it")
     return found
 

@@ -1,7 +1,9 @@
 """Tensors of a file put in their declared places in the variables of a network.
 
-Nothing is guessed: every tensor must be there under its declared name with its shape and dtype, and no other may be.
+Nothing is guessed: every tensor must be there under its declared name with its shape and dtype, and
+no other may be.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -17,49 +19,84 @@ from theseus_jax.nets.stage import Network, Variables, variable_shapes
 from theseus_jax.trees import leaves_by_path
 
 SHOWN = 4  # problems spelled out in an error's one line; the others are counted
-KERNEL = {2: (1, 0), 4: (2, 3, 1, 0)}  # PyTorch's (O, I) as flax's (I, O), and (O, I, h, w) as (h, w, I, O)
+# PyTorch's (O, I) as flax's (I, O), and (O, I, h, w) as (h, w, I, O)
+KERNEL = {2: (1, 0), 4: (2, 3, 1, 0)}
 
 
 class Place(NamedTuple):
-    """Where a tensor of a file goes: a path in the variables, and how to transpose it (None: as it is)."""
+    """Where a tensor of a file goes: a path in the variables, and how to transpose it (None: as it
+    is).
+    """
 
     path: str
     axes: tuple[int, ...] | None = None
 
 
 def placed(
-    net: Network, x: Any, tensors: Mapping[str, np.ndarray], places: Mapping[str, Place], *, unused: str = "", what: str,
+    net: Network,
+    x: Any,
+    tensors: Mapping[str, np.ndarray],
+    places: Mapping[str, Place],
+    *,
+    unused: str = "",
+    what: str,
 ) -> Variables:
     """The variables of `net` (for an input like x) with each tensor in its declared place.
 
-    places: {tensor name: place}, one for every leaf of the variables. unused: a regular expression of tensor names that
-    may be in the file and have no place. what: the name of the network in errors.
-    Raises UserError naming the tensors that are missing, extra, renamed, transposed, of other shape or dtype, and leaves
-    without one.
+    places: {tensor name: place}, one for every leaf of the variables. unused: a regular expression
+    of tensor names that may be in the file and have no place. what: the name of the network in
+    errors. Raises UserError naming the tensors that are missing, extra, renamed, transposed, of
+    other shape or dtype, and leaves without one.
     """
     expected = variable_shapes(net, x)
     leaves = leaves_by_path(expected)
     wanted = {place.path: name for name, place in places.items()}
     if set(wanted) != set(leaves):
         lines = [f"no tensor is declared for {path}" for path in leaves if path not in wanted]
-        lines += [f"{name} is declared for {path}, which is no leaf" for path, name in wanted.items() if path not in leaves]
-        raise UserError(f"the name map does not fit the {what}: {listed(lines)}; correct one of the two")
-    given = {name: tensor for name, tensor in tensors.items() if name in places or not re.fullmatch(unused, name)}
-    lines = problems({name: _in_file(leaves[place.path], place.axes) for name, place in places.items()}, given)
+        lines += [
+            f"{name} is declared for {path}, which is no leaf"
+            for path, name in wanted.items()
+            if path not in leaves
+        ]
+        raise UserError(
+            f"the name map does not fit the {what}: {listed(lines)}; correct one of the two"
+        )
+    given = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in places or not re.fullmatch(unused, name)
+    }
+    lines = problems(
+        {name: _in_file(leaves[place.path], place.axes) for name, place in places.items()}, given
+    )
     if lines:
-        raise UserError(f"the file does not hold the expected {what}: {listed(lines)}; give the file of that network")
-    arrays = [jnp.asarray(np.transpose(given[wanted[path]], places[wanted[path]].axes)
-                          if places[wanted[path]].axes else given[wanted[path]]) for path in leaves]
+        raise UserError(
+            f"the file does not hold the expected {what}: {listed(lines)}; give the file of that"
+            " network"
+        )
+    arrays = [
+        jnp.asarray(
+            np.transpose(given[wanted[path]], places[wanted[path]].axes)
+            if places[wanted[path]].axes
+            else given[wanted[path]]
+        )
+        for path in leaves
+    ]
     return jax.tree.unflatten(jax.tree.structure(expected), arrays)
 
 
 def _in_file(leaf: jax.ShapeDtypeStruct, axes: tuple[int, ...] | None) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct([leaf.shape[axes.index(i)] for i in range(len(axes))], leaf.dtype) if axes else leaf
+    return (
+        jax.ShapeDtypeStruct([leaf.shape[axes.index(i)] for i in range(len(axes))], leaf.dtype)
+        if axes
+        else leaf
+    )
 
 
 def problems(expected: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str, Any]) -> list[str]:
-    """One line for each tensor that is missing, extra (and of which name it may be a misspelling), transposed, of another
-    shape, or of another dtype; `tensors` need only `shape` and `dtype`. [] means that all fit.
+    """One line for each tensor that is missing, extra (and of which name it may be a misspelling),
+    transposed, of another shape, or of another dtype; `tensors` need only `shape` and `dtype`. []
+    means that all fit.
     """
     missing = [name for name in expected if name not in tensors]
     found = [f"missing {name}" for name in missing]
@@ -78,4 +115,6 @@ def problems(expected: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str,
 
 def listed(lines: list[str]) -> str:
     """The first lines as one, and how many more there are."""
-    return "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
+    return "; ".join(lines[:SHOWN]) + (
+        f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    )

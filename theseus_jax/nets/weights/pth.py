@@ -1,9 +1,11 @@
 """A reader of PyTorch's .pth files of plain tensors, without PyTorch.
 
-Such a file is a pickle that describes tensors as views (offset, shape, strides) of flat storages, and the storages' bytes.
-Since PyTorch 1.6 both are entries of a zip archive; before, the pickles and the storages followed each other in one stream.
-A pickle calls whatever function it names, so here it can name only what rebuilds a tensor.
+Such a file is a pickle that describes tensors as views (offset, shape, strides) of flat storages,
+and the storages' bytes. Since PyTorch 1.6 both are entries of a zip archive; before, the pickles
+and the storages followed each other in one stream. A pickle calls whatever function it names, so
+here it can name only what rebuilds a tensor.
 """
+
 from __future__ import annotations
 
 import collections
@@ -19,15 +21,25 @@ from theseus_jax.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"
 STREAM_MAGIC, STREAM_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-DTYPES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
-          "ShortStorage": "<i2", "CharStorage": "<i1", "ByteStorage": "<u1", "BoolStorage": "?"}
+DTYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "?",
+}
 
 
 def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """{name: array} of a file that `torch.save(module.state_dict(), path)` wrote, in either format; C-contiguous copies.
+    """{name: array} of a file that `torch.save(module.state_dict(), path)` wrote, in either format;
+    C-contiguous copies.
 
-    Raises UserError for a file that is not there or is damaged, and for one that names anything but dense CPU tensors
-    of plain dtypes in a flat dict: nothing else of the pickle is ever called.
+    Raises UserError for a file that is not there or is damaged, and for one that names anything but
+    dense CPU tensors of plain dtypes in a flat dict: nothing else of the pickle is ever called.
     """
     try:
         with open(path, "rb") as file:
@@ -37,11 +49,17 @@ def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except UserError as error:
         raise UserError(f"{path} {error}; save a plain state_dict() instead") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}); give the .pth file of the weights") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}); give the .pth file of the weights"
+        ) from error
     except Exception as error:  # a damaged pickle raises whatever its opcodes run into
-        raise UserError(f"{path} is not a readable .pth file ({type(error).__name__}: {error}); "
-                        "download it again") from error
-    if not isinstance(described, Mapping) or not all(isinstance(tensor, _View) for tensor in described.values()):
+        raise UserError(
+            f"{path} is not a readable .pth file ({type(error).__name__}: {error}); "
+            "download it again"
+        ) from error
+    if not isinstance(described, Mapping) or not all(
+        isinstance(tensor, _View) for tensor in described.values()
+    ):
         raise UserError(f"{path} holds no flat dict of tensors; save a plain state_dict() instead")
     return {str(name): _viewed(path, name, tensor, storages) for name, tensor in described.items()}
 
@@ -59,7 +77,9 @@ class _View(NamedTuple):
     strides: tuple[int, ...]
 
 
-def _rebuilt(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> _View:
+def _rebuilt(
+    storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
+) -> _View:
     return _View(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -90,12 +110,17 @@ def _archive(file: BinaryIO) -> tuple[Any, dict[str, np.ndarray]]:
     with zipfile.ZipFile(file) as archive:
         pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = pickled.removesuffix("data.pkl")
-        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+        if (
+            f"{root}byteorder" in archive.namelist()
+            and archive.read(f"{root}byteorder") != b"little"
+        ):
             raise UserError("was written in big-endian byte order")
         unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
         described = unpickler.load()
-        return described, {key: np.frombuffer(archive.read(f"{root}data/{key}"), storage.dtype, storage.count)
-                           for key, storage in unpickler.storages.items()}
+        return described, {
+            key: np.frombuffer(archive.read(f"{root}data/{key}"), storage.dtype, storage.count)
+            for key, storage in unpickler.storages.items()
+        }
 
 
 def _stream(file: BinaryIO) -> tuple[Any, dict[str, np.ndarray]]:
@@ -111,17 +136,35 @@ def _following(file: BinaryIO, storages: Iterable[_Storage]) -> Iterable[tuple[s
     for storage in storages:
         count = int.from_bytes(file.read(8), "little")
         if count != storage.count:
-            raise ValueError(f"storage {storage.key} has {count} elements instead of {storage.count}")
-        yield storage.key, np.frombuffer(file.read(count * np.dtype(storage.dtype).itemsize), storage.dtype, count)
+            raise ValueError(
+                f"storage {storage.key} has {count} elements instead of {storage.count}"
+            )
+        yield (
+            storage.key,
+            np.frombuffer(
+                file.read(count * np.dtype(storage.dtype).itemsize), storage.dtype, count
+            ),
+        )
 
 
 def _viewed(path: Any, name: str, view: _View, storages: Mapping[str, np.ndarray]) -> np.ndarray:
     flat = storages[view.storage.key]
     numbers = (view.offset, *view.shape, *view.strides)
-    last = view.offset + sum((length - 1) * stride for length, stride in zip(view.shape, view.strides))
+    last = view.offset + sum(
+        (length - 1) * stride for length, stride in zip(view.shape, view.strides)
+    )
     # as_strided trusts its arguments: a view past the storage would read foreign memory
-    if len(view.shape) != len(view.strides) or min(numbers) < 0 or (0 not in view.shape and last >= len(flat)):
-        raise UserError(f"{path}: tensor {name} lies outside its storage of {len(flat)} elements; download it again")
+    if (
+        len(view.shape) != len(view.strides)
+        or min(numbers) < 0
+        or (0 not in view.shape and last >= len(flat))
+    ):
+        raise UserError(
+            f"{path}: tensor {name} lies outside its storage of {len(flat)} elements; download it"
+            " again"
+        )
     item = flat.dtype.itemsize
-    strided = np.lib.stride_tricks.as_strided(flat[view.offset:], view.shape, [item * stride for stride in view.strides])
+    strided = np.lib.stride_tricks.as_strided(
+        flat[view.offset :], view.shape, [item * stride for stride in view.strides]
+    )
     return np.ascontiguousarray(strided).reshape(view.shape)
