@@ -11,14 +11,15 @@ import tiny
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed
 from theseus_jax.methods.mapping import auto_mapping
-from theseus_jax.methods.surgery import fit_stitch, hybrid, hybrid_module_variables, ridge
+from theseus_jax.methods.stitch import fit_stitch, hybrid, hybrid_module_variables, ridge
 from theseus_jax.nets.blocks.adapters import adapter_count
 from theseus_jax.nets.blocks.bridge import Bridge, bridge, fitted
+from theseus_jax.nets.masked import Masked
 from theseus_jax.nets.models.fcn import mlp
 from theseus_jax.nets.models.resnet import resnet
 from theseus_jax.nets.models.token_mlp import token_mlp
 from theseus_jax.nets.models.vit import vit
-from theseus_jax.nets.stage import Masked, init
+from theseus_jax.nets.stage import init
 from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Phase
 from theseus_jax.train import Inputs, State

@@ -13,15 +13,8 @@ from theseus_jax.errors import UserError
 from theseus_jax.feeds import Segments, Whole
 from theseus_jax.methods import baselines, convert
 from theseus_jax.methods.probes import StageProbe
-from theseus_jax.methods.surgery import (
-    Fold,
-    Inherit,
-    Stitch,
-    fit_stitch,
-    hybrid,
-    hybrid_module_variables,
-    ridge,
-)
+from theseus_jax.methods.stitch import Stitch, fit_stitch, hybrid, hybrid_module_variables, ridge
+from theseus_jax.methods.surgery import Fold, Inherit
 from theseus_jax.nets.blocks.bridge import Bridge
 from theseus_jax.nets.stage import network
 from theseus_jax.plan import describe

@@ -14,7 +14,8 @@ import pytest
 
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Cached, Feed, Views, Whole
-from theseus_jax.nets.stage import Tie, init, network, partition
+from theseus_jax.nets.stage import Tie, init, network
+from theseus_jax.nets.variables import partition
 from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Optimizer, Phase, describe
 from theseus_jax.program import loss_fn, program_of

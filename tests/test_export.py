@@ -10,10 +10,11 @@ import tiny
 from jax import export
 
 from theseus_jax.nets import zoo
+from theseus_jax.nets.masked import Masked, values_and_mask
 from theseus_jax.nets.models.glai import fused_network, joint_network
 from theseus_jax.nets.models.heads import low_rank_mlp, mlp
 from theseus_jax.nets.models.recurrent import CELLS
-from theseus_jax.nets.stage import Masked, forward, init, values_and_mask, variable_shapes
+from theseus_jax.nets.stage import forward, init, variable_shapes
 
 PICTURES = zoo.Reading((32, 32, 3), (0.0,) * 3, (1.0,) * 3)
 SIZES = {"width": 8, "depth": 2, "heads": 2, "hidden": 8, "patch": 8, "units": 8}

@@ -14,7 +14,7 @@ import tiny
 import theseus_jax as tj
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed, Whole
-from theseus_jax.nets.stage import Masked
+from theseus_jax.nets.masked import Masked
 from theseus_jax.objectives import Alignment, Signals, Term
 from theseus_jax.plan import Optimizer, Phase
 from theseus_jax.similarity import metric

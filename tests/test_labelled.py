@@ -17,7 +17,7 @@ import tokenizers
 from mistakes import refusal
 from sklearn.datasets import load_digits
 
-from theseus_jax.data import labelled
+from theseus_jax.data import labelled, pieces
 from theseus_jax.data.dataset import DataSet, Labelled, checked, subset
 from theseus_jax.data.labelled import (
     CIFAR10,
@@ -788,7 +788,8 @@ import sys
 import tensorflow_datasets as tfds
 from theseus_jax.data import labelled
 from theseus_jax.packaged import Pinned
-labelled.MINILM_TOKENIZER = Pinned(*sys.argv[1:])
+from theseus_jax.data import pieces
+pieces.MINILM_TOKENIZER = Pinned(*sys.argv[1:])
 names = {"imagenet2012": ("train", "validation"), "cifar10": ("train", "test"),
          "oxford_iiit_pet": ("train", "test"), "stl10": ("train", "test", "unlabelled"),
          "omniglot": ("train", "test", "small1", "small2"),
@@ -817,7 +818,7 @@ def test_the_catalogue_is_read_where_tensorflow_cannot_be_imported(packages):
         map(str, (packages / "stub", packages, root, os.environ.get("PYTHONPATH", "")))
     )
     done = subprocess.run(
-        [sys.executable, "-c", CATALOGUE, *labelled.MINILM_TOKENIZER],
+        [sys.executable, "-c", CATALOGUE, *pieces.MINILM_TOKENIZER],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": paths},

@@ -20,13 +20,12 @@ from theseus_jax.nets.stage import (
     Tie,
     forward,
     init,
-    merge,
     network,
-    partition,
     replace,
     seams,
     variable_shapes,
 )
+from theseus_jax.nets.variables import merge, partition
 from theseus_jax.trees import bit_equal, leaves_by_path, nested
 
 V, D, J, T, B = 11, 8, 6, 9, 2

@@ -16,8 +16,9 @@ import safetensors.numpy
 from flax.errors import InvalidRngError
 from mistakes import refusal
 
-from theseus_jax.nets.models.vit import DEIT_S16, VIT_B16, Heads, load_deit, load_vit, merged, vit
+from theseus_jax.nets.models.vit import DEIT_S16, VIT_B16, Heads, merged, vit
 from theseus_jax.nets.stage import Stage, forward, init, replace
+from theseus_jax.nets.weights.vit import load_deit, load_vit
 from theseus_jax.trees import bit_equal, leaves_by_path, parameter_count
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

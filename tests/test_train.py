@@ -20,7 +20,8 @@ from theseus_jax.chunk import Moving, Still, _compile, compiled_chunk
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed, Whole
 from theseus_jax.methods import convert
-from theseus_jax.nets.stage import forward, network, partition
+from theseus_jax.nets.stage import forward, network
+from theseus_jax.nets.variables import partition
 from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Optimizer, Phase
 from theseus_jax.program import constant_terms, loss_fn, program_of

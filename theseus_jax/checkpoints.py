@@ -30,7 +30,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from theseus_jax import manifest, trees
-from theseus_jax.errors import UserError
+from theseus_jax.errors import UserError, root_of
 
 PyTree = Any
 _KEPT = 2
@@ -41,9 +41,7 @@ _REMEDY = (
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint whose files are damaged or incomplete; one line with the reason and the
-    remedy.
-    """
+    """A checkpoint whose files are damaged or incomplete."""
 
 
 def save(path: str | Path, *, tree: dict[str, PyTree], metadata: dict[str, Any]) -> None:
@@ -281,7 +279,7 @@ def _writing(path: Path) -> Iterator[None]:
             yield
     except Exception as error:
         raise UserError(
-            f"cannot write checkpoint {path}: {_reason(error)}; the earlier state is kept; "
+            f"cannot write checkpoint {path}: {root_of(error)}; the earlier state is kept; "
             "free disk space or choose a writable directory"
         ) from error
 
@@ -291,7 +289,7 @@ def _orbax_read(path: Path, call: Callable[[], Any]) -> Any:
         try:
             return call()
         except Exception as error:
-            reason = _reason(error)
+            reason = root_of(error)
         # orbax's dropped coroutines warn when they are freed: free them while warnings are off
         gc.collect()
     raise _damaged(path, reason)
@@ -299,11 +297,3 @@ def _orbax_read(path: Path, call: Callable[[], Any]) -> Any:
 
 def _damaged(path: Path, reason: str) -> DamagedCheckpoint:
     return DamagedCheckpoint(f"checkpoint {path} is damaged or unreadable: {reason}; {_REMEDY}")
-
-
-def _reason(error: BaseException) -> str:
-    """The root of an exception chain in one line: orbax hides it below a list of its handlers."""
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    text = " ".join(f"{type(error).__name__}: {error}".partition("[tensorstore_spec=")[0].split())
-    return text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from theseus_jax import cost, schedules
-from theseus_jax.nets.stage import merge
+from theseus_jax.nets.variables import merge
 from theseus_jax.program import Program, StepRecord, loss_fn, over_seeds, transformation
 
 LOG = logging.getLogger("theseus_jax")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import Variables, partition
+from theseus_jax.nets.stage import Variables
+from theseus_jax.nets.variables import partition
 from theseus_jax.plan import Phase
 from theseus_jax.program import optimizer_init, program_of
 from theseus_jax.state import Inputs, State

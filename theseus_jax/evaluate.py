@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import Network, Variables, forward, seams, values_and_mask
+from theseus_jax.nets.masked import values_and_mask
+from theseus_jax.nets.stage import Network, Variables, forward, seams
 from theseus_jax.objectives import InfoNCE, Signals, as_classes, cross_entropy, two_views
 from theseus_jax.program import over_seeds
 from theseus_jax.similarity import NamedSimilarity, samples

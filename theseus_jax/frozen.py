@@ -11,7 +11,8 @@ from typing import Any, Callable, NamedTuple
 import jax
 
 from theseus_jax import cost
-from theseus_jax.nets.stage import Network, Variables, forward, partition
+from theseus_jax.nets.stage import Network, Variables, forward
+from theseus_jax.nets.variables import partition
 from theseus_jax.plan import Phase
 from theseus_jax.program import (
     block_count,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from theseus_jax.nets.stage import values_and_mask
+from theseus_jax.nets.masked import values_and_mask
 from theseus_jax.similarity import NamedSimilarity, samples
 
 

@@ -16,7 +16,8 @@ import optax
 from theseus_jax import balance
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import ForwardPass, Route, Whole
-from theseus_jax.nets.stage import Network, Variables, forward, merge, position
+from theseus_jax.nets.stage import Network, Variables, forward, position
+from theseus_jax.nets.variables import merge
 from theseus_jax.objectives import Signals, Term
 from theseus_jax.plan import Optimizer, Phase
 

@@ -14,7 +14,7 @@ from theseus_jax.balance import Sums, is_number
 from theseus_jax.chunk import Moving, Still, compiled_chunk
 from theseus_jax.edits import edited
 from theseus_jax.errors import Diverged
-from theseus_jax.nets.stage import merge, partition
+from theseus_jax.nets.variables import merge, partition
 from theseus_jax.order import seed_rows
 from theseus_jax.plan import Phase
 from theseus_jax.program import program_of

@@ -12,7 +12,7 @@ import jax
 from theseus_jax import frozen, trees
 from theseus_jax.edits import edited, fresh_optimizer
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import missing_parts
+from theseus_jax.nets.variables import missing_parts
 from theseus_jax.order import batch_rows
 from theseus_jax.plan import Phase, Plan, check_plan
 from theseus_jax.program import guide_stages, program_of

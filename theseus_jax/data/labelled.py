@@ -14,12 +14,11 @@ from theseus_jax.data import archives, catalogue
 from theseus_jax.data.archives import bbc_texts, jpeg_streams, omniglot_images
 from theseus_jax.data.cached import content_sha256
 from theseus_jax.data.dataset import DataSet, Labelled, checked, drawn_note, stratified_note, taken
+from theseus_jax.data.pieces import word_pieces
 from theseus_jax.data.splits import Limit, published_rows, shortened, stratified_split
 from theseus_jax.errors import UserError
-from theseus_jax.packaged import MINILM_TOKENIZER, pinned_file
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-TEXTS_AT_ONCE = 1024
 
 
 def digits(
@@ -115,7 +114,7 @@ def bbc(
     texts = bbc_texts()
     names = sorted(texts)
     classes = tuple(sorted({name.split("/")[0] for name in names}))
-    x = _word_pieces([texts[name] for name in names], tokens)
+    x = word_pieces([texts[name] for name in names], tokens)
     y = np.array([classes.index(name.split("/")[0]) for name in names])
     first = (
         np.arange(len(x))
@@ -130,30 +129,6 @@ def bbc(
     )
     parts = shortened(stratified_split(y, validation_fraction, test_fraction, seed), limit)
     return checked(DataSet("bbc", *(taken(x, y, part) for part in parts), classes, sha256, note))
-
-
-def _word_pieces(texts: Sequence[str], tokens: int) -> np.ndarray:
-    if tokens < 2:
-        raise UserError(
-            f"tokens is {tokens}, but every text starts and ends with a mark of its own; set at"
-            " least 2"
-        )
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise UserError(
-            f"word pieces need the package tokenizers ({error}); pip install tokenizers"
-        ) from error
-    tokenizer = Tokenizer.from_file(str(pinned_file(MINILM_TOKENIZER)))
-    tokenizer.enable_truncation(tokens)
-    tokenizer.enable_padding(length=tokens)
-    pieces = np.empty((len(texts), 2, tokens), np.int32)
-    for begin in range(0, len(texts), TEXTS_AT_ONCE):
-        encoded = tokenizer.encode_batch(list(texts[begin : begin + TEXTS_AT_ONCE]))
-        pieces[begin : begin + TEXTS_AT_ONCE] = [
-            (text.ids, text.attention_mask) for text in encoded
-        ]
-    return pieces
 
 
 def omniglot(
@@ -265,7 +240,7 @@ def tfds_texts(
         texts = [" ".join(_text(example[key]) for key in keys) for example in chosen]
         parts.append(
             Labelled(
-                _word_pieces(texts, tokens),
+                word_pieces(texts, tokens),
                 np.array([example[label_key] for example in chosen], np.int32),
             )
         )

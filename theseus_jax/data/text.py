@@ -144,23 +144,10 @@ def load_corpus(
     names = {split: tuple(document.name for document in splits[split]) for split in SPLITS}
     texts = {split: [document.text for document in splits[split]] for split in SPLITS}
     sha256 = _digest(part for document in documents for part in document)
-    if tokenizer == "bytes":
-        encoder: Tokenizer = ByteTokenizer()
-        streams = {split: encode_documents(encoder, texts[split]) for split in SPLITS}
-    elif cache_dir is None:
-        encoder = train_bpe(texts["train"], vocabulary)
-        streams = {split: encode_documents(encoder, texts[split]) for split in SPLITS}
-    else:
-        settings = json.dumps([tokenizers_library().__version__, vocabulary, names])
-        cache = Path(cache_dir).expanduser() / f"bpe-{_digest([sha256, settings])[:32]}.cache"
-        encoder, streams = cached_bpe_streams(cache, texts, vocabulary)
-    label = {
-        "stdlib": "stdlib",
-        "directory": f"directory:{Path(path).expanduser().resolve().name}",
-        "tfds": f"tfds:{dataset}",
-    }[source]
+    encoder, streams = _encoded(texts, tokenizer, vocabulary, cache_dir, sha256, names)
+    inside = {"directory": f":{Path(path).expanduser().resolve().name}", "tfds": f":{dataset}"}
     return Corpus(
-        label,
+        source + inside.get(source, ""),
         sha256,
         platform.python_version() if source == "stdlib" else "",
         encoder,
@@ -170,6 +157,23 @@ def load_corpus(
         names,
         {split: sum(len(text.encode("utf-8")) for text in texts[split]) for split in SPLITS},
     )
+
+
+def _encoded(
+    texts: dict[str, list[str]],
+    tokenizer: str,
+    vocabulary: int,
+    cache_dir: str | Path | None,
+    sha256: str,
+    names: dict[str, tuple[str, ...]],
+) -> tuple[Tokenizer, dict[str, np.ndarray]]:
+    """The tokenizer, trained where it is a BPE, and the streams of all splits."""
+    if tokenizer == "bpe" and cache_dir is not None:
+        settings = json.dumps([tokenizers_library().__version__, vocabulary, names])
+        cache = Path(cache_dir).expanduser() / f"bpe-{_digest([sha256, settings])[:32]}.cache"
+        return cached_bpe_streams(cache, texts, vocabulary)
+    encoder = ByteTokenizer() if tokenizer == "bytes" else train_bpe(texts["train"], vocabulary)
+    return encoder, {split: encode_documents(encoder, texts[split]) for split in SPLITS}
 
 
 def split_documents(

@@ -15,7 +15,8 @@ from theseus_jax.errors import UserError
 from theseus_jax.experiment.jobs import fresh, side_variables
 from theseus_jax.experiment.rehearse import rehearse
 from theseus_jax.methods import convert as conversion
-from theseus_jax.nets.stage import Network, Variables, seams, values_and_mask, variable_shapes
+from theseus_jax.nets.masked import values_and_mask
+from theseus_jax.nets.stage import Network, Variables, seams, variable_shapes
 from theseus_jax.plan import Optimizer, sides
 from theseus_jax.train import Hooks, State, fit
 

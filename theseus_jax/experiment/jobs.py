@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from theseus_jax import checkpoints
 from theseus_jax.balance import Sums
 from theseus_jax.experiment.workdir import Workdir
-from theseus_jax.nets.stage import Network, Variables, init, partition
+from theseus_jax.nets.stage import Network, Variables, init
+from theseus_jax.nets.variables import partition
 from theseus_jax.objectives import Side
 from theseus_jax.plan import Phase, Plan
 from theseus_jax.train import Hooks, Position, State, fit, fresh_optimizer

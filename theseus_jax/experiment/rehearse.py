@@ -13,7 +13,8 @@ from theseus_jax import cost
 from theseus_jax.arms import Arm
 from theseus_jax.errors import UserError
 from theseus_jax.experiment.jobs import side_variables
-from theseus_jax.nets.stage import forward, partition, variable_shapes
+from theseus_jax.nets.stage import forward, variable_shapes
+from theseus_jax.nets.variables import partition
 from theseus_jax.plan import Phase, describe, sides
 from theseus_jax.program import constant_terms, program_of
 from theseus_jax.trees import parameter_count

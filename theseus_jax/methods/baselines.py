@@ -15,7 +15,8 @@ from theseus_jax.feeds import Mixed, Whole
 from theseus_jax.methods import convert
 from theseus_jax.methods.surgery import Inherit
 from theseus_jax.nets.blocks.bridge import bridge
-from theseus_jax.nets.stage import Network, seams, values_and_mask, variable_shapes
+from theseus_jax.nets.masked import values_and_mask
+from theseus_jax.nets.stage import Network, seams, variable_shapes
 from theseus_jax.objectives import CrossEntropy, Distillation, FilterTask, Regression, Side, Term
 from theseus_jax.plan import Optimizer, Phase, Plan
 

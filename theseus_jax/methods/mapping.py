@@ -7,7 +7,8 @@ from typing import Any, Sequence
 import flax.linen as nn
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import Network, position, seams, values_and_mask, variable_shapes
+from theseus_jax.nets.masked import values_and_mask
+from theseus_jax.nets.stage import Network, position, seams, variable_shapes
 
 NORMALISATIONS = (nn.LayerNorm, nn.BatchNorm, nn.GroupNorm, nn.RMSNorm)
 Mapping = tuple[tuple[str, str], ...]

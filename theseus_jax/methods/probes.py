@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.evaluate import stage_similarity
-from theseus_jax.methods.surgery import Stitch, fit_stitch, hybrid, hybrid_module_variables
+from theseus_jax.methods.stitch import Stitch, fit_stitch, hybrid, hybrid_module_variables
 from theseus_jax.nets.stage import forward
 from theseus_jax.similarity import NamedSimilarity, metric
 from theseus_jax.train import Inputs, State

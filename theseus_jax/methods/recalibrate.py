@@ -21,9 +21,10 @@ import numpy as np
 
 from theseus_jax.errors import UserError
 from theseus_jax.methods.moments import PARTS, Moments, moments, pooled
-from theseus_jax.methods.surgery import drawn
+from theseus_jax.methods.stitch import drawn
 from theseus_jax.nets.modes import mode_arguments
-from theseus_jax.nets.stage import Network, Stage, Variables, merge, position, tied
+from theseus_jax.nets.stage import Network, Stage, Variables, position, tied
+from theseus_jax.nets.variables import merge
 from theseus_jax.train import Inputs, State
 from theseus_jax.trees import leaves_by_path, nested, stack, unstack
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.pixels import Pixels
+from theseus_jax.nets.masked import Masked
 from theseus_jax.nets.models.bert import MINILM, bert
 from theseus_jax.nets.models.birnn import encoder
 from theseus_jax.nets.models.efficientnet import efficientnet_lite
@@ -20,7 +21,7 @@ from theseus_jax.nets.models.fcn import mlp
 from theseus_jax.nets.models.resnet import resnet
 from theseus_jax.nets.models.token_mlp import mixer, token_mlp
 from theseus_jax.nets.models.vit import vit
-from theseus_jax.nets.stage import Masked, Network, Stage, network, replace
+from theseus_jax.nets.stage import Network, Stage, network, replace
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,8 @@ from theseus_jax.data.dataset import DataSet, Labelled, subset
 from theseus_jax.errors import UserError
 from theseus_jax.methods.guide_modes import batch_mode
 from theseus_jax.nets import zoo
-from theseus_jax.nets.stage import Masked, Network, Variables
+from theseus_jax.nets.masked import Masked
+from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.tasks import Compared, Data, Sets, pretrained
 from theseus_jax.tasks.costs import network_costs
 from theseus_jax.tasks.held import HeldClasses

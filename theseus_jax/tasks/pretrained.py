@@ -18,8 +18,9 @@ from theseus_jax.methods.guide_modes import GUIDE_MODES
 from theseus_jax.methods.recalibrate import batch_statistics
 from theseus_jax.nets import zoo
 from theseus_jax.nets.blocks.norms import NORMS
-from theseus_jax.nets.models import bert, efficientnet, resnet, vit
+from theseus_jax.nets.models import bert, efficientnet, resnet
 from theseus_jax.nets.stage import Network, Variables, forward
+from theseus_jax.nets.weights.vit import load_deit, load_vit
 from theseus_jax.nets.zoo import Reading
 from theseus_jax.program import in_blocks
 from theseus_jax.similarity.sentences import sentence_agreement
@@ -81,7 +82,7 @@ def from_file(config: Any, net: Network, reading: Reading, classes: int) -> Vari
     """
     c = config.guide
     if c.arch == "vit":
-        load = vit.load_deit if c.read == "distilled" else vit.load_vit
+        load = load_deit if c.read == "distilled" else load_vit
         variables = load(
             c.weights,
             classes=classes,

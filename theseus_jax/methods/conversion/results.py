@@ -14,16 +14,10 @@ from theseus_jax import cost
 from theseus_jax.arms import Finished
 from theseus_jax.methods.claims import fact, leads, recovery
 from theseus_jax.methods.conversion.arms import Pair, pair_of
-from theseus_jax.methods.surgery import stitch_bridge
+from theseus_jax.methods.stitch import stitch_bridge
 from theseus_jax.nets.blocks.adapters import adapter_count
-from theseus_jax.nets.stage import (
-    Network,
-    Variables,
-    forward,
-    seams,
-    values_and_mask,
-    variable_shapes,
-)
+from theseus_jax.nets.masked import values_and_mask
+from theseus_jax.nets.stage import Network, Variables, forward, seams, variable_shapes
 from theseus_jax.program import in_blocks
 from theseus_jax.similarity import metric, samples
 from theseus_jax.trees import parameter_count

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import Masked, values_and_mask
+from theseus_jax.nets.masked import Masked, values_and_mask
 
 LARGEST = 2**28  # numbers in one map: 1 GiB
 

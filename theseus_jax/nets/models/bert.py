@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.stage import Masked, Network, Variables, network
+from theseus_jax.nets.masked import Masked
+from theseus_jax.nets.stage import Network, Variables, network
 from theseus_jax.nets.weights.containers import read_tensors
 from theseus_jax.nets.weights.placed import KERNEL, Place, placed
 from theseus_jax.packaged import MINILM_FILE, pinned_file

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
+from theseus_jax.nets.masked import Masked
 from theseus_jax.nets.models import bert
 from theseus_jax.nets.models import recurrent as rnn
-from theseus_jax.nets.stage import Masked, Network, network
+from theseus_jax.nets.stage import Network, network
 
 _normal = nn.initializers.normal(0.02)
 
