@@ -31,15 +31,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from launch.alignment_step import (  # noqa: E402
-    SHAPES,
-    Bench,
-    built,
-    epoch,
-    losses_of,
-    programs,
-    step,
-)
+from launch.alignment_step import SHAPES, Bench, built, epoch, losses_of, programs, step  # noqa: E402
 from launch.record import first_line, record, spread  # noqa: E402
 from pallas_kernels.timing import measured_roof  # noqa: E402
 from theseus_jax.cost import lowered_flops  # noqa: E402

@@ -20,7 +20,7 @@ from theseus_jax.errors import UserError
 from theseus_jax.trees import bit_equal
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "extending.md"
-NAMES = ("alignment_cosine", "gated", "spirals", "width_study", "spirals_width")
+NAMES = ("alignment_cosine", "gated", "spirals", "width_study", "spirals_width", "seed_spread")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,20 @@ def test_a_task_is_one_file_that_is_converted_on(folder):
     assert results["data"]["name"] == "spirals" and results["metric"] == "accuracy"
     assert [stage["stage"] for stage in results["stages"]]
     assert "spirals" in report.html(report.read_run(folder / "c"))
+
+
+def test_a_panel_shows_what_the_files_hold(finished):
+    from theseus_jax.report.panel import section
+
+    panel = importlib.import_module("seed_spread").PANEL
+    run = report.read_run(finished[1])
+    shown = section(panel, run, True)
+    assert [row[0] for row in shown["grids"][0].rows] == ["wide", "narrow"]
+    seeds = run.results["models"][0]["seeds"]
+    assert float(shown["grids"][0].rows[0][1]) == pytest.approx(max(seeds) - min(seeds), abs=0.005)
+    assert "<svg" in shown["pictures"][0][0]
+    models = [{**model, "seeds": [0.5]} for model in run.results["models"]]
+    assert section(panel, run._replace(results={**run.results, "models": models}), True) == {}
 
 
 def test_what_does_not_fit_is_refused_by_name(folder):

@@ -17,7 +17,8 @@ import tokenizers
 from mistakes import refusal
 from sklearn.datasets import load_digits
 
-from theseus_jax.data import labelled, pieces
+from theseus_jax.data import labelled
+from theseus_jax.data import pieces as word_pieces
 from theseus_jax.data.dataset import DataSet, Labelled, checked, subset
 from theseus_jax.data.labelled import (
     CIFAR10,
@@ -818,7 +819,7 @@ def test_the_catalogue_is_read_where_tensorflow_cannot_be_imported(packages):
         map(str, (packages / "stub", packages, root, os.environ.get("PYTHONPATH", "")))
     )
     done = subprocess.run(
-        [sys.executable, "-c", CATALOGUE, *pieces.MINILM_TOKENIZER],
+        [sys.executable, "-c", CATALOGUE, *word_pieces.MINILM_TOKENIZER],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": paths},

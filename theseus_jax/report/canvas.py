@@ -119,7 +119,7 @@ def axis_units(axis: Any, text: Callable[[float], str]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     def tick(value: float, _: int) -> str:
-        figure, _, unit = text(value).partition(" ")
+        figure, _, unit = text(float(value)).partition(" ")
         return f"{float(figure):g} {unit}".strip().replace("us", "µs")
 
     axis.set_major_formatter(FuncFormatter(tick))

@@ -25,6 +25,7 @@ NOTE = (
     "probe: test accuracy of a linear classifier on the features. Agreement with the guide's of "
     "the same examples: mean cosine, and correlations over pairs of how similar both find them."
 )
+SEARCHED = "rate, decay (of a solver: its penalty): what the search chose; at edge: of the tried."
 
 
 def grids(run: Run) -> list[Grid]:
@@ -95,12 +96,12 @@ def speed_grid(results: Results) -> Grid:
     content = grid.of(rows, columns)
     scores = [(" and ".join(names), value) for names, value in standing.declared(results)]
     levels = ", ".join(f"{names} {standing.level(results, value)}" for names, value in scores)
-    note = "rate, decay: what the search chose, a solver's decay being its penalty; at edge: the "
-    note += "smallest or largest that was tried."
+    title = "What the search chose, and speed" if "decay" in content.header else "Speed"
+    note = SEARCHED if "decay" in content.header else "One seed's."
     if levels:
         note += f" To a score: training until the best {standing.score_name(results)} that every "
         note += f"seed of that model reaches ({levels}); where not all seeds reach it, how many do."
-    return content._replace(title="What the search chose, and speed", note=note)
+    return content._replace(title=title, note=note)
 
 
 def _partly(model: Model, name: str) -> str:
