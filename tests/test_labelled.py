@@ -382,7 +382,7 @@ def packages(tmp_path, monkeypatch):
             (tmp_path / path).write_bytes(text)
     sha256 = hashlib.sha256((tmp_path / "words.json").read_bytes()).hexdigest()
     monkeypatch.setattr(
-        labelled, "MINILM_TOKENIZER", Pinned("tiny-words", "1.0.0", "words.json", sha256)
+        word_pieces, "MINILM_TOKENIZER", Pinned("tiny-words", "1.0.0", "words.json", sha256)
     )
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
@@ -779,7 +779,7 @@ def pieces(texts, tokens):
 
 def test_many_texts_are_tokenised_in_order(packages, monkeypatch):
     whole = bbc(tokens=5, validation_fraction=0.3, test_fraction=0.3)
-    monkeypatch.setattr(labelled, "TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr(word_pieces, "TEXTS_AT_ONCE", 2)
     for a, b in zip(parts(whole), parts(bbc(tokens=5, validation_fraction=0.3, test_fraction=0.3))):
         np.testing.assert_array_equal(a.x, b.x)
 
