@@ -16,7 +16,7 @@ from theseus_jax import checkpoints
 from theseus_jax import config as schema
 from theseus_jax.data import labelled
 from theseus_jax.errors import UserError
-from theseus_jax.experiment import engine
+from theseus_jax.experiment import parts
 from theseus_jax.similarity import metric, samples
 from theseus_jax.trees import bit_equal
 
@@ -240,9 +240,17 @@ def test_a_probe_is_scikit_learns_logistic_regression(finished):
     assert (np.argmax(x @ head["kernel"] + head["bias"], 1) == scores[best][1]).mean() > 0.98
 
 
+def test_a_network_is_known_whatever_else_is_no_longer_possible():
+    """A checkpoint outlives a metric of one's own, a control's name, a guide's architecture."""
+    gone = {"convert__metric": "mine", "controls__names": ("luck",), "guide__arch": "resnet19"}
+    assert parts.network(small(**gone), "converted") == parts.network(small(), "converted")
+    with pytest.raises(UserError):
+        tj.dry_run(small(**gone))
+
+
 def test_a_guide_in_batch_mode_is_run_by_its_batches():
     c = small(guide__origin="untrained", guide__mode="batch")
-    net = engine.network(c, "guide")
+    net = parts.network(c, "guide")
     assert [type(stage.module).__name__ for stage in net.stages][1:3] == ["BatchMode", "BatchMode"]
     assert "BatchMode" in tj.dry_run(c)
 

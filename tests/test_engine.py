@@ -2,20 +2,25 @@
 for or not needed.
 """
 
+import dataclasses
 import json
+import re
 import sys
 import types
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from killing import rows
+from killing import rows, timeless
 from settings import changed
 
 import theseus_jax as tj
-from theseus_jax.arms import OURS, Arm, Search, Trial
+from theseus_jax.arms import OURS, RESERVED, Arm, Search, Trial
 from theseus_jax.config import base
 from theseus_jax.errors import UserError
+from theseus_jax.experiment.models import stages
+from theseus_jax.feeds import Feed
 from theseus_jax.nets.zoo import Architecture, build
 from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Optimizer, Patience, Phase
@@ -136,26 +141,145 @@ def test_a_stopping_rule_looks_at_validation_accuracy(tmp_path):
     assert results["models"][-1]["optimizer_steps"] == scores[-1]["step"]
 
 
-def test_a_search_goes_on_where_it_was_stopped(together, tmp_path, monkeypatch):
+def stopped(monkeypatch, when):
+    """The engine raises KeyboardInterrupt after the score for which `when(turn, tags)` is true."""
     from theseus_jax.experiment import engine
 
     scored = engine._score
 
     def stopping(run, arm, turn, tags, variables):
         scored(run, arm, turn, tags, variables)
-        if tags.get("trial") == 1:
+        if when(turn, tags):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "_score", stopping)
+
+
+def test_a_search_goes_on_behind_its_last_whole_trial(together, tmp_path, monkeypatch):
+    stopped(monkeypatch, lambda turn, tags: tags.get("trial") == 1)
     with pytest.raises(KeyboardInterrupt):
         tj.run(config(), tmp_path / "b")
     monkeypatch.undo()
+    before = rows(tmp_path / "b")
+    assert before[-1]["kind"] == "trial" and before[-1]["trial"] == 1
     tj.run(config(), tmp_path / "b")
-    timeless = [
-        {k: v for k, v in row.items() if "seconds" not in k} for row in rows(tmp_path / "b")
-    ]
-    whole = [{k: v for k, v in row.items() if "seconds" not in k} for row in rows(together[0])]
-    assert [row for row in timeless if row["kind"] == "model"] == [
-        row for row in whole if row["kind"] == "model"
-    ]
+    assert rows(tmp_path / "b")[: len(before)] == before  # seconds too: nothing was done again
+    assert timeless(rows(tmp_path / "b")) == timeless(rows(together[0]))
     assert bit_equal(tj.restore(tmp_path / "b", "tuned")[1], tj.restore(together[0], "tuned")[1])
+
+
+def test_seeds_apart_go_on_where_one_was_done(tmp_path, monkeypatch):
+    """The first stage has no parameters, which no checkpoint holds."""
+    whole = tj.run(config(apart=True), tmp_path / "a")
+    stopped(monkeypatch, lambda turn, tags: turn.seeds == (1,) and "trial" not in tags)
+    with pytest.raises(KeyboardInterrupt):
+        tj.run(config(apart=True), tmp_path / "b")
+    monkeypatch.undo()
+    again = tj.run(config(apart=True), tmp_path / "b")
+    assert [m["seeds"] for m in again["models"]] == [m["seeds"] for m in whole["models"]]
+    left = sorted(path.name for path in (tmp_path / "b" / "checkpoints").glob("*"))
+    assert [name for name in left if name not in RESERVED] == ["fixed", "fresh", "tuned"]
+    folders = (tmp_path / "b" / "checkpoints" / name for name in RESERVED)
+    assert not [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"name": "tuned"}, "the arm 'tuned' cannot be called so; give it a name without '/'"),
+        ({"name": "search"}, "the arm 'search' cannot be called so"),
+        ({"role": "our"}, "has the role 'our'; choose guide, ours or rival"),
+        ({"plan": None}, "needs a plan or a solve, and one of them alone"),
+        ({"guide": "later"}, "is guided by 'later', which is none of the earlier arms (tuned)"),
+        ({"examples": "al"}, "may use the examples 'al'; the data have all, share, unlabelled"),
+        ({"search": Search((), 2)}, "has a search without trials or seeds"),
+        ({"net": tj.network([("head", nn.Dense(3))])}, "has another network than its last phase"),
+    ],
+)
+def test_arms_that_cannot_be_made_are_refused_before_anything_is_trained(
+    changes, words, tmp_path, monkeypatch
+):
+    def wrong(config, task):
+        first, *_, last = arms(config, task)
+        return first, last._replace(**changes)
+
+    monkeypatch.setattr(sys.modules["toy"], "arms", wrong)
+    with pytest.raises(UserError, match=re.escape(words)):
+        tj.run(config(), tmp_path / "r")
+    assert not (tmp_path / "r" / "metrics.jsonl").exists()
+
+
+def test_a_phase_with_a_guide_needs_an_arm_with_one(tmp_path, monkeypatch):
+    def unguided(config, task):
+        first, *_ = arms(config, task)
+        phase = first.plan(first.first())[0]
+        fed = dataclasses.replace(phase, feed=Feed(guide=first.net))
+        return (first, Arm("taught", first.net, lambda turn: (fed,)))
+
+    monkeypatch.setattr(sys.modules["toy"], "arms", unguided)
+    with pytest.raises(UserError, match="is fed by a guide and the arm names none; give Arm"):
+        tj.dry_run(config())
+
+
+def test_hybrids_are_means_of_each_models_own_seeds():
+    task = types.SimpleNamespace(value=lambda scores: scores["accuracy"])
+    measured = [
+        {
+            "kind": "stage",
+            "model": model,
+            "stage": "block_1",
+            "guide_stage": "block_1",
+            "seed": seed,
+            "hybrid_accuracy": value,
+            "hybrid_loss": 1.0,
+            "stitch_parameters": 1,
+            "optimizer_steps": 1,
+        }
+        for model, seed, value in (("a", 0, 0.9), ("a", 1, 0.7), ("a", -1, 0.1), ("b", 0, 0.2))
+    ]
+    records = stages(measured, task)
+    assert [(one["model"], one["hybrid_value"]) for one in records] == [
+        ("a", pytest.approx(0.8)),
+        ("b", 0.2),
+    ]
+
+
+def test_a_config_of_another_pair_is_refused_by_the_key_that_it_lacks():
+    made = base("classification")
+    made.method = "toy"
+    with pytest.raises(UserError, match="config.apart is missing, which the task 'classification'"):
+        tj.dry_run(made)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("def sections(", "cannot be imported: SyntaxError"),
+        (
+            "from jax import nothing",
+            "cannot be imported: ImportError: cannot import name 'nothing'",
+        ),
+        ("import nowhere_at_all", "cannot be imported: ModuleNotFoundError: No module named"),
+        ("1 / 0", "cannot be imported: ZeroDivisionError"),
+    ],
+)
+def test_a_module_that_breaks_is_told_apart_from_none(text, words, tmp_path, monkeypatch):
+    (tmp_path / "broken_method.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=re.escape(words)):
+        base("classification", "broken_method")
+    with pytest.raises(
+        UserError, match="choose one of convert, glai, or name a module of your own"
+    ):
+        base("classification", "no_such_method")
+
+
+def test_a_mistyped_key_is_refused_where_it_is_written():
+    with pytest.raises((AttributeError, KeyError), match="sorce"):
+        config().data.sorce = "digits"
+
+
+def test_task_and_method_may_not_have_the_same_key(monkeypatch):
+    monkeypatch.setattr(sys.modules["toy"], "sections", lambda task: {"data": {"source": "mine"}})
+    with pytest.raises(UserError, match="have the key data.source; rename one of them"):
+        base("classification", "toy")

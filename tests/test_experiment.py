@@ -431,6 +431,7 @@ def test_claims_are_decided_by_the_t_interval_of_paired_seeds():
         return {
             "name": name,
             "role": ROLES.get(name, "rival"),
+            "prolongs": "one_shot" if name == "one_shot_equal_flops" else "",
             "loss": float(np.mean(losses)),
             "losses": losses,
             "training_flops": flops,

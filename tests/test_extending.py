@@ -3,8 +3,10 @@ their panel, and nothing else of the project was edited.
 """
 
 import importlib
+import os
 import pathlib
 import re
+import subprocess
 import sys
 
 import jax
@@ -19,8 +21,9 @@ from theseus_jax.config import base
 from theseus_jax.errors import UserError
 from theseus_jax.trees import bit_equal
 
-PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "extending.md"
-NAMES = ("alignment_cosine", "gated", "spirals", "width_study", "spirals_width", "seed_spread")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "extending.md"
+NAMES = ("congruence", "gated", "spirals", "width_study", "spirals_width", "seed_spread", "taught")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def folder(tmp_path_factory):
     sys.path.insert(0, str(folder))
     yield folder
     sys.path.remove(str(folder))
-    similarity.METRICS.pop("alignment_cosine", None)
+    similarity.METRICS.pop("congruence", None)
     for name in NAMES:
         sys.modules.pop(name, None)
 
@@ -41,23 +44,40 @@ def test_every_example_has_its_file(folder):
 
 
 def test_a_metric_is_a_choice_and_what_it_says(folder):
-    importlib.import_module("alignment_cosine")
+    importlib.import_module("congruence")
     x, y = np.random.default_rng(0).normal(size=(2, 9, 4))
     mask = np.arange(9) < 7
-    ours = similarity.metric("alignment_cosine")(jnp.asarray(x), jnp.asarray(y), jnp.asarray(mask))
-    a, b = (z[:7] - z[:7].mean(0) for z in (x, y))
-    cosines = [u @ v / np.linalg.norm(u) / np.linalg.norm(v) for u, v in zip(a, b)]
-    assert float(ours) == pytest.approx(np.mean(cosines), abs=1e-6)
+    ours = similarity.metric("congruence")(jnp.asarray(x), jnp.asarray(y), jnp.asarray(mask))
+    a, b = ((z[:7] - z[:7].mean(0)).ravel() for z in (x, y))
+    assert float(ours) == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-6)
+    config = base("classification")
+    config.convert.metric, config.guide.arch, config.target.arch = "congruence", "mlp", "mlp"
+    for side in (config.guide, config.target):
+        side.width, side.depth = 8, 2
+    assert "distance" in tj.dry_run(config)
+
+
+@pytest.mark.slow
+def test_a_metric_passes_the_projects_tests_of_every_metric(folder):
+    """Registered by a plugin before the tests are collected."""
+    command = [sys.executable, "-m", "pytest", "-p", "congruence", "-n", "0", "-k", "congruence"]
+    path = os.pathsep.join((str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")))
+    done = subprocess.run(
+        [*command, "tests/test_similarity.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_a_network_is_converted_by_a_metric_of_ones_own(folder):
-    importlib.import_module("alignment_cosine")
+    importlib.import_module("congruence")
     gated = importlib.import_module("gated").gated
     guide, target = gated(6, 3, 2), gated(6, 2, 2)
     x = np.random.default_rng(1).normal(size=(64, 2)).astype(np.float32)
-    settings = tj.methods.convert.Settings(
-        metric="alignment_cosine", steps=8, align=0.5, finish_kl=1.0
-    )
+    settings = tj.methods.convert.Settings(metric="congruence", steps=8, align=0.5, finish_kl=1.0)
     variables, history = tj.convert(
         guide,
         tj.init(guide, jax.random.key(0), x[:1]),
@@ -119,6 +139,21 @@ def test_a_task_is_one_file_that_is_converted_on(folder):
     assert results["data"]["name"] == "spirals" and results["metric"] == "accuracy"
     assert [stage["stage"] for stage in results["stages"]]
     assert "spirals" in report.html(report.read_run(folder / "c"))
+
+
+@pytest.mark.slow
+def test_a_method_with_a_guide_and_a_search(folder):
+    config = base("spirals", "taught")
+    config.study.steps, config.seeds = 20, 2
+    results = tj.run(config, folder / "t")
+    roles = {model["name"]: model["role"] for model in results["models"]}
+    assert roles == {"teacher": "guide", "taught": "ours", "alone": "rival"}
+    assert all(model["learning_rate"] in (3e-3, 1e-2) for model in results["models"])
+    assert [len(model["seeds"]) for model in results["models"]] == [1, 2, 2]
+    assert results["claims"][0]["text"] == "taught beats alone at equal optimizer steps"
+    logged = rows(folder / "t")
+    taught = [row for row in logged if row["kind"] == "train" and row["model"] == "taught"]
+    assert all("kl" in row for row in taught) and {row["seed"] for row in taught} == {-1, -2, 0, 1}
 
 
 def test_a_panel_shows_what_the_files_hold(finished):

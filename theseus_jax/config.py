@@ -10,6 +10,15 @@ from typing import Any
 from theseus_jax import methods, tasks
 from theseus_jax.errors import UserError
 
+# what the engine itself reads, where a method says nothing else
+ENGINE = {
+    "train": {
+        "batch": 32,  # examples
+        "save_seconds": 120.0,  # between checkpoints inside a phase
+    },
+    "report": {"latency_repeats": 30},
+}
+
 
 def base(task: str = "language_model", method: str = "") -> Any:
     """A ConfigDict with every key that a run of this task and method reads; types are fixed by the
@@ -22,20 +31,56 @@ def base(task: str = "language_model", method: str = "") -> Any:
     from ml_collections import ConfigDict
 
     source = tasks.module(task)
-    method = method or source.METHOD
+    method = method or getattr(source, "METHOD", "")
+    if not method:
+        raise UserError(f"the task {task!r} has no usual method; give base({task!r}, METHOD)")
     way = methods.module(method)
     config = ConfigDict()
     config.task, config.method = task, method
     config.smoke = False  # so short a run that its numbers mean nothing, which its report then says
     config.seed = 0  # the run's one key
     config.seeds = getattr(way, "SEEDS", 3)
-    for part in (source.sections(), way.sections(source)):
+    theirs, ours = source.sections(), way.sections(source)
+    twice = [
+        f"{name}.{key}"
+        for name, part in ours.items()
+        for key in (part if isinstance(part, dict) else ())
+        if key in theirs.get(name, {})
+    ]
+    twice += [name for name in ours if name in ("task", "method", "smoke", "seed", "seeds")]
+    if twice:
+        raise UserError(
+            f"both task {task!r} and method {method!r} have the key {twice[0]}; rename one of them"
+        )
+    for part in (ENGINE, theirs, ours):
         for name, content in part.items():
             if isinstance(content, dict):
                 config[name] = ConfigDict({**config.get(name, {}), **content})
             else:
                 config[name] = content
-    return config
+    return config.lock()  # a mistyped key is refused where it is written
+
+
+def missing_keys(config: Any) -> list[str]:
+    """The keys of `base(config.task, config.method)` that a config has not."""
+    known = json.loads(base(config.task, config.method).to_json())
+    return [path for path in _paths(known) if not _has(config, path)]
+
+
+def _paths(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    paths = []
+    for key, value in tree.items():
+        inside = isinstance(value, dict)
+        paths += _paths(value, f"{prefix}{key}.") if inside else [prefix + key]
+    return paths
+
+
+def _has(config: Any, path: str) -> bool:
+    for key in path.split("."):
+        if not hasattr(config, "keys") or key not in config:
+            return False
+        config = config[key]
+    return True
 
 
 def preset(name: str | None, choices: dict[str, Any]) -> Any:
@@ -93,7 +138,10 @@ def current(known: dict[str, Any]) -> dict[str, Any]:
         for key, value in idle.items():
             if key in known.get(name, {}) and value in (None, known[name][key]):
                 del known[name][key]
-    default = base(known.get("task", "language_model"), known.get("method", ""))
+    try:
+        default = base(known.get("task", "language_model"), known.get("method", ""))
+    except UserError:
+        return known  # its module is gone: what differs is said all the same
     return _filled(known, json.loads(default.to_json()))
 
 

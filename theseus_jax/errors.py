@@ -1,5 +1,11 @@
 """The user's mistakes: one clear line, naming what was given and the remedy."""
 
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Iterable
+
 
 class UserError(ValueError):
     """A mistake in a config, a path, a shape or a pair of networks; the launcher prints it and
@@ -11,6 +17,27 @@ class UserError(ValueError):
 
 class Diverged(UserError):
     """A loss that is no longer finite: the setting is at fault, which a search may pass over."""
+
+
+def module_of(key: str, name: str, inside: str, choices: Iterable[str]) -> ModuleType:
+    """The module that config.<key> names; inside: where it is, for one of `choices`. Raises
+    UserError for one that there is not, or that cannot be imported.
+    """
+    try:
+        return importlib.import_module(inside or name)
+    except Exception as error:  # whatever a user's module does when it is run
+        missing = isinstance(error, ModuleNotFoundError) and name.startswith(error.name or " ")
+        if missing or not name or name.startswith("."):
+            raise UserError(
+                f"config.{key} is {name!r}; choose one of {', '.join(choices)}, or name a module of"
+                " your own whose folder is on PYTHONPATH"
+            ) from error
+        place = getattr(error, "filename", None)
+        where = f" ({place}, line {error.lineno})" if isinstance(error, SyntaxError) else ""
+        raise UserError(
+            f"config.{key} is {name!r}, whose module cannot be imported: {type(error).__name__}:"
+            f" {error}{where}; mend it"
+        ) from error
 
 
 def root_of(error: BaseException) -> str:

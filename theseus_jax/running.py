@@ -46,8 +46,10 @@ class _Running(NamedTuple):
     def epoch(self) -> int:
         return self.count // self.batch
 
-    def stored(self, state: State) -> Any:
-        return frozen.prefix(self.name, self.phase, state, self.raw.examples, self.hooks.log)
+    def stored(self, state: State, told: bool = True) -> Any:
+        """What is kept of the target; told: its cost is logged, once for every time it changes."""
+        log = self.hooks.log if told else lambda row: None
+        return frozen.prefix(self.name, self.phase, state, self.raw.examples, log)
 
     def length(self, step: int) -> int:
         """Steps until the chunk's end, or until something has to be done."""
@@ -74,7 +76,7 @@ def run_phase(
     even = -(-phase.steps // max(1, -(-phase.steps // chunk_steps)))
     state = _own(phase, state)
     run = _Running(name, phase, raw, raw, batch, even, hooks)
-    stored = run.stored(state)
+    stored = run.stored(state, told=not state.step)
     run = run._replace(
         inputs=raw._replace(
             examples=frozen.with_guide(name, phase, state, raw.examples, memory, hooks.log)

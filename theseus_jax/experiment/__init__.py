@@ -9,9 +9,10 @@ import time
 from typing import Any
 
 from theseus_jax import checkpoints, report, trees
+from theseus_jax.arms import RESERVED
 from theseus_jax.config import stored_config
 from theseus_jax.errors import UserError
-from theseus_jax.experiment import engine
+from theseus_jax.experiment import engine, parts
 from theseus_jax.experiment.workdir import device, open_workdir, write
 from theseus_jax.nets.stage import Network, Variables
 
@@ -64,10 +65,10 @@ def restore(
     path = pathlib.Path(workdir) / "checkpoints" / model
     if not path.exists():
         finished = sorted(one.name for one in path.parent.glob("*"))
-        there = [name for name in finished if name not in ("unfinished", "seeds", "search")]
+        there = [name for name in finished if name not in RESERVED]
         raise UserError(
             f"{workdir} holds no finished model {model!r}; it has {', '.join(there) or 'none'}"
         )
     tree, note = checkpoints.load(path, items=("variables",))
-    net = engine.network(stored_config(note["config"]), model)
+    net = parts.network(stored_config(note["config"]), model)
     return net, {**{name: {} for name in net.names}, **trees.unstack(tree["variables"], seed)}

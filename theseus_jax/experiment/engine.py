@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,19 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax import checkpoints, methods, tasks
-from theseus_jax.arms import GUIDE, Arm, Finished, Search, Trial, Turn
-from theseus_jax.errors import UserError
+from theseus_jax.arms import GUIDE, Arm, Finished, Search, Trial, Turn, check_arms
 from theseus_jax.experiment import models
 from theseus_jax.experiment.jobs import (
     Job,
     finished,
     fresh,
     initial,
+    mark,
     rewind,
     run_keys,
     run_plan,
+    searched_mark,
     side_variables,
 )
+from theseus_jax.experiment.parts import arms_of, parts
 from theseus_jax.experiment.rehearse import outline, rehearse
 from theseus_jax.experiment.search import best_trial, groups, seeds_of, try_all
 from theseus_jax.experiment.workdir import Workdir, write
@@ -60,32 +61,12 @@ class Run(NamedTuple):
         return tuple(range(arm.seeds or self.config.seeds))
 
 
-def parts(config: Any) -> tuple[Any, ModuleType]:
-    """(the task of a config, its method's module). Raises UserError, one line."""
-    return tasks.module(config.task).Task(config), methods.module(config.method)
-
-
-def arms_of(config: Any) -> tuple[Arm, ...]:
-    """Every arm that a run of this config may make. Raises UserError."""
-    task, method = parts(config)
-    return method.arms(config, task)
-
-
-def network(config: Any, model: str) -> Network:
-    """The network of a model of a run of this config. Raises UserError for one that it has not."""
-    nets = {arm.name: arm.net for arm in arms_of(config)}
-    if model not in nets:
-        raise UserError(f"this config makes no model {model!r}; it makes {', '.join(nets)}")
-    return nets[model]
-
-
 def rehearsed(config: Any) -> str:
     """plan.txt as the config alone has it, after every phase was traced on shapes. Raises
     UserError.
     """
-    task, method = parts(config)
-    arms = method.arms(config, task)
-    rehearse(arms, task)
+    (task, method), arms = parts(config), arms_of(config)
+    rehearse(arms, task, getattr(method, "REMEDY", ""))
     return outline(config, task, method, arms)
 
 
@@ -93,7 +74,9 @@ def opened(config: Any, home: Workdir) -> Run:
     """The run of a config, its data read. Raises UserError for missing data."""
     task, method = parts(config)
     task, data = task.load(home.path / "cache")
-    return Run(config, task, home, data, method.arms(config, task), {}, {})
+    arms = tuple(method.arms(config, task))
+    check_arms(arms, data.sets(0).train, data.apart)
+    return Run(config, task, home, data, arms, {}, {})
 
 
 def execute(config: Any, home: Workdir) -> dict[str, Any]:
@@ -111,24 +94,21 @@ def execute(config: Any, home: Workdir) -> dict[str, Any]:
         models.record(arm, rows, run.task, run.seeds(arm), run.chosen.get(arm.name), run.data)
         for arm in there
     ]
+    LOG.info("measuring what using the networks takes")
     costs = models.costs(there, run.done, run.task, config.report.latency_repeats)
     records = [one | cost for one, cost in zip(records, costs)]
     results = {**run.data.facts, "models": records, "stages": models.stages(rows, run.task)}
     adding = [run.data.results, *([method.results] if hasattr(method, "results") else [])]
     for add in adding:
-        results |= add(
-            Finished(
-                config, run.task, run.data, there, rows, results["models"], run.done, run.chosen
-            )
-        )
+        known = (there, rows, results["models"], run.done, run.chosen)
+        results |= add(Finished(config, run.task, run.data, *known)) or {}
+    searched_mark(home).unlink(missing_ok=True)
     return {"claims": [], **results}
 
 
 def make(run: Run, arm: Arm) -> None:
-    """Everything of one arm: the search, the seeds, their checkpoint; none where its plan
-    is empty.
-    """
-    variables = finished(run.home, arm.name)
+    """Everything of one arm: the search, the seeds, their checkpoint; nothing of an empty plan."""
+    variables = _whole(arm, finished(run.home, arm.name))
     trial = arm.first().trial
     if arm.search:
         if variables is None:
@@ -140,21 +120,33 @@ def make(run: Run, arm: Arm) -> None:
                 " (at the edge of the search)" if models.at_edge(trial, arm.search.trials) else ""
             )
             setting = f"rate {trial.rate:g}, decay" if trial.rate else "penalty"
-            LOG.info("%s: %s %g%s", arm.name, setting, trial.decay, edge)
+            seeds = len(run.seeds(arm))
+            LOG.info("%s: %s %g%s; %d seeds", arm.name, setting, trial.decay, edge, seeds)
         variables = _seeds(run, arm, trial)
+    for name in _jobs(run, arm):  # what is left of them is of no use any more
+        if name != arm.name:
+            shutil.rmtree(run.home.model(name), ignore_errors=True)
+        shutil.rmtree(run.home.progress(name), ignore_errors=True)
     if variables is not None:
         run.done[arm.name] = variables
+
+
+def _whole(arm: Arm, variables: Variables | None) -> Variables | None:
+    """With the stages that have no variables, which checkpoints do not hold."""
+    if variables is None:
+        return None
+    return {**{name: {} for name in arm.net.names}, **variables}
 
 
 def _seeds(run: Run, arm: Arm, trial: Trial) -> Variables | None:
     """The variables of all seeds of an arm, in its checkpoint."""
     if not arm.apart:
-        return _work(run, arm, trial, 0, run.seeds(arm))
-    parts = [_work(run, arm, trial, 0, (seed,)) for seed in run.seeds(arm)]
+        return _whole(arm, _work(run, arm, trial, 0, run.seeds(arm)))
+    parts = [_whole(arm, _work(run, arm, trial, 0, (seed,))) for seed in run.seeds(arm)]
+    if any(part is None for part in parts):
+        return None
     stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     _save(run, arm.name, stacked)
-    for name in _jobs(run, arm):
-        shutil.rmtree(run.home.model(name), ignore_errors=True)
     return stacked
 
 
@@ -217,7 +209,7 @@ def _work(
         if not searching:
             _save(run, name, variables)
         return variables
-    plan = arm.plan(turn)
+    plan = arm.plan(turn) or ()
     if not plan:
         return None
     extra = jax.vmap(functools.partial(side_variables, sides(plan)))
@@ -275,7 +267,10 @@ def _score(run: Run, arm: Arm, turn: Turn, tags: dict[str, Any], variables: Vari
     for i, seed in enumerate(turn.seeds):
         row = {"kind": "trial" if turn.searching else "model", "seed": seed, **tags}
         run.home.records.write(row | {key: float(value[i]) for key, value in scores.items()})
+    if turn.searching:
+        mark(run.home)
     means = {k: v for k, v in scores.items() if k.startswith("validation")}
     if not arm.apart:
         shown = ", ".join(f"{key} {value.mean():.3f}" for key, value in means.items())
-        LOG.info("%s: %s", arm.name, shown)
+        trial = f", trial {tags['trial'] + 1}" if turn.searching else ""
+        LOG.info("%s%s: %s", arm.name, trial, shown)

@@ -15,6 +15,7 @@ from theseus_jax.errors import UserError
 from theseus_jax.experiment.jobs import fresh, side_variables
 from theseus_jax.experiment.rehearse import rehearse
 from theseus_jax.methods import convert as conversion
+from theseus_jax.methods.conversion import REMEDY
 from theseus_jax.nets.masked import values_and_mask
 from theseus_jax.nets.stage import Network, Variables, seams, variable_shapes
 from theseus_jax.plan import Optimizer, sides
@@ -83,7 +84,7 @@ def convert(
         Arm("guide", guide, role=GUIDE),
         Arm("converted", target, lambda turn: plan, guide="guide"),
     )
-    rehearse(arms, _Shapes(example, rows, f"inputs are {np.shape(inputs)}"))
+    rehearse(arms, _Shapes(example, rows, f"inputs are {np.shape(inputs)}"), REMEDY)
     keys = key[None]
     start = {
         **fresh(target, keys, example),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import pathlib
 import shutil
 import time
 from typing import Any, Callable, Iterable, NamedTuple
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 
 from theseus_jax import checkpoints
 from theseus_jax.balance import Sums
-from theseus_jax.experiment.workdir import Workdir
+from theseus_jax.experiment.workdir import Workdir, write
 from theseus_jax.nets.stage import Network, Variables, init
 from theseus_jax.nets.variables import partition
 from theseus_jax.objectives import Side
@@ -59,6 +60,19 @@ def run_keys(seed: int, purpose: int, count: int) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
 
 
+def mark(workdir: Workdir) -> None:
+    """Remember that all rows so far are of work that need not be done again: trials of a search,
+    whose models are not kept.
+    """
+    searched_mark(workdir).parent.mkdir(exist_ok=True)
+    write(searched_mark(workdir), str(workdir.records.offset()))
+
+
+def searched_mark(workdir: Workdir) -> pathlib.Path:
+    """The file of `mark`."""
+    return workdir.path / "checkpoints" / "searched"
+
+
 def rewind(workdir: Workdir, names: Iterable[str]) -> None:
     """Cut metrics.jsonl back to the newest state on disk, so that no row is doubled when work is
     done again.
@@ -66,14 +80,15 @@ def rewind(workdir: Workdir, names: Iterable[str]) -> None:
     Models are made one after the other and rows only appended, so the newest state is the one of
     the largest offset.
     """
-    offsets = [0]
+    searched = searched_mark(workdir)
+    offsets = [int(searched.read_text())] if searched.exists() else [0]
     for name in names:
         if workdir.model(name).exists():
             offsets.append(checkpoints.load(workdir.model(name), items=())[1]["offset"])
         else:
             found = checkpoints.latest_progress(workdir.progress(name))
             offsets += [found[2]["offset"]] if found else []
-    workdir.records.cut(max(offsets))
+    workdir.records.cut(min(max(offsets), workdir.records.offset()))
 
 
 def finished(workdir: Workdir, name: str) -> dict[str, Any] | None:

@@ -50,6 +50,7 @@ def record(
         "name": arm.name,
         "role": arm.role,
         **({"family": arm.family} if arm.family else {}),
+        **({"prolongs": arm.prolongs} if arm.prolongs else {}),
         "value": value,
         "stderr": error,
         "seeds": values,
@@ -86,18 +87,19 @@ def _spent(arm: Arm, rows: list[Row], seeds: Sequence[int]) -> Row:
     phases = [row for row in rows if row["kind"] == "phase"]
     solved = [row for row in rows if row["kind"] == "solve"]
     runs = len(seeds) if arm.apart else 1  # which wrote a row a phase
-    steps = sum(row["optimizer_steps"] for row in phases) + sum(r["iterations"] for r in solved)
     examples = round(sum(row["examples_seen"] for row in phases) / runs)
     each = [
         [row for row in rows if row["kind"] in SPENT and row.get("seed", seed) == seed]
         for seed in seeds
     ]
+    steps = sum(row["optimizer_steps"] for row in phases) / runs
+    steps += sum(row.get("iterations", 0) for own in each for row in own) / len(seeds)
     flops = sum(row.get("training_flops", 0.0) for own in each for row in own) / len(seeds)
     seconds = [sum(row["seconds"] + row.get("before_seconds", 0.0) for row in own) for own in each]
     mean = float(np.mean(seconds))
     peak = cost.peak_flops(jax.devices()[0].device_kind)
     return {
-        "optimizer_steps": round(steps / runs),
+        "optimizer_steps": round(steps),
         "examples_seen": examples,
         "training_flops": None if solved else flops,
         "seconds": mean,
@@ -134,12 +136,12 @@ def costs(
 
 def stages(rows: list[Row], task: Any) -> list[Row]:
     """results.json["stages"]: means over seeds of each alignment stage's similarity and of its
-    hybrid's scores, in order.
+    hybrid's scores, for every model in order.
     """
-    measured = [row for row in rows if row["kind"] == "stage"]
+    measured = [row for row in rows if row["kind"] == "stage" and row.get("seed", 0) >= 0]
     records = []
-    for name in dict.fromkeys(row["stage"] for row in measured):
-        mine = [row for row in measured if row["stage"] == name]
+    for model, name in dict.fromkeys((row["model"], row["stage"]) for row in measured):
+        mine = [row for row in measured if (row["model"], row["stage"]) == (model, name)]
         value, error = mean_and_error([task.value(_split(row, "hybrid_")) for row in mine])
 
         def mean(key: str) -> float | None:
@@ -149,6 +151,7 @@ def stages(rows: list[Row], task: Any) -> list[Row]:
         records.append(
             {
                 "stage": name,
+                "model": model,
                 "guide_stage": mine[0]["guide_stage"],
                 "similarity": {
                     key: mean(f"similarity_{key}") for key in ("cka_debiased", "mutual_knn")

@@ -19,18 +19,30 @@ from theseus_jax.plan import Phase, describe, sides
 from theseus_jax.program import constant_terms, program_of
 from theseus_jax.trees import parameter_count
 
+REMEDY = "make what the phase trains, reads and is fed fit each other"
 
-def rehearse(arms: Sequence[Arm], task: Any) -> None:
+
+def rehearse(arms: Sequence[Arm], task: Any, remedy: str = "") -> None:
     """Trace every phase on shapes alone, so that what cannot work is refused before data is read.
 
-    Raises UserError naming the model, the phase and what does not fit.
+    remedy: what usually helps. Raises UserError naming the model, the phase and what does not fit.
     """
     nets = {arm.name: arm.net for arm in arms}
     for arm in arms:
-        plan = arm.plan(arm.first()) if arm.plan else ()
+        plan = (arm.plan(arm.first()) if arm.plan else ()) or ()
         guide = variable_shapes(nets[arm.guide], task.example) if arm.guide else {}
         extra = jax.eval_shape(functools.partial(side_variables, sides(plan)), jax.random.key(0))
+        if plan and plan[-1].net != arm.net:
+            raise UserError(
+                f"{arm.name} has another network than its last phase, {plan[-1].name}, trains; give"
+                " the arm that one"
+            )
         for phase in plan:
+            if phase.feed.guide is not None and not arm.guide:
+                raise UserError(
+                    f"{arm.name}, phase {phase.name}, is fed by a guide and the arm names none;"
+                    " give Arm(guide=...) the arm whose variables it reads"
+                )
             try:
                 _trace(arm, phase, guide, extra, task)
             except UserError:
@@ -38,8 +50,7 @@ def rehearse(arms: Sequence[Arm], task: Any) -> None:
             except (ValueError, TypeError, FlaxError) as error:
                 raise UserError(
                     f"{arm.name}, phase {phase.name}, cannot run on these networks:"
-                    f" {_first_sentence(error)}; {task.words}: make the seams fit or choose another"
-                    " schedule or metric"
+                    f" {_first_sentence(error)}; {task.words}: {remedy or REMEDY}"
                 ) from error
 
 
@@ -64,6 +75,11 @@ def _batch(phase: Phase, shapes: Any, batch: Any) -> Any:
     kept = phase.feed.cache("target")
     if kept is None:
         return batch
+    if not isinstance(batch, dict):
+        raise UserError(
+            f"phase {phase.name} keeps the outputs of {kept.stage}, and windows of tokens have no"
+            " fixed inputs; leave Cached out"
+        )
     prefix = functools.partial(forward, phase.net, stop=kept.stage)
     behind = jax.eval_shape(lambda v, x: prefix(v, x)[0], shapes, batch["inputs"])
     return {**batch, "inputs": behind}
@@ -85,7 +101,7 @@ def outline(config: Any, task: Any, method: ModuleType, arms: Sequence[Arm]) -> 
             sizes[arm.net] = _size(arm, task)
         count, work = sizes[arm.net]
         count = count if arm.parameters is None else arm.parameters
-        plan = arm.plan(arm.first()) if arm.plan else ()
+        plan = (arm.plan(arm.first()) if arm.plan else ()) or ()
         if not plan and not arm.solve:
             continue
         lines.append(
@@ -111,11 +127,13 @@ def _search(arm: Arm) -> list[str]:
     if not arm.search:
         return []
     trials, each = arm.search.trials, []
+    plan = arm.plan(arm.first()._replace(seeds=(-1,))) if arm.plan else ()
+    length = f" of {sum(phase.steps for phase in plan or ()):,} steps at most" if plan else ""
     for name in ("rate", "decay"):
         values = dict.fromkeys(getattr(trial, name) for trial in trials)
         if any(values):
             each.append(f"{name}s {', '.join(f'{value:g}' for value in values)}")
     return [
-        f"   search   {len(trials)} trials of {arm.search.seeds} seeds: {'; '.join(each)}; first"
-        " point shown"
+        f"   search   {len(trials)} trials{length}, {arm.search.seeds} seeds each:"
+        f" {'; '.join(each)}; first point shown"
     ]

@@ -8,10 +8,9 @@ A method is one module: `sections(task)`, its part of the config beside the task
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 
-from theseus_jax.errors import UserError
+from theseus_jax.errors import module_of
 from theseus_jax.methods import baselines, convert, glai, probes, surgery
 
 __all__ = ["baselines", "convert", "glai", "module", "probes", "surgery"]
@@ -20,11 +19,5 @@ MODULES = {"convert": "conversion", "glai": "glai.arms"}
 
 def module(name: str) -> ModuleType:
     """The module of a method. Raises UserError for one that there is not."""
-    inside = MODULES.get(name)
-    try:
-        return importlib.import_module(f"theseus_jax.methods.{inside}" if inside else name)
-    except (ModuleNotFoundError, ValueError) as error:
-        raise UserError(
-            f"config.method is {name!r}; choose one of {', '.join(MODULES)}, or name a module of"
-            f" your own that can be imported ({error})"
-        ) from error
+    inside = f"theseus_jax.methods.{MODULES[name]}" if name in MODULES else ""
+    return module_of("method", name, inside, MODULES)

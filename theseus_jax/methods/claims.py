@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Sequence
 
+from theseus_jax.errors import UserError
 from theseus_jax.judging import FAILS, HOLDS, Judged, judge
 
 Row = dict[str, Any]
-LONGER = "_equal_flops"
 
 
 def claim(text: str, verdict: str, measured: str) -> Row:
@@ -26,10 +27,14 @@ def fact(text: str, true: bool, measured: str) -> Row:
 
 
 def pairs(ours: Row, rival: Row, compared: Any) -> list[tuple[float, float]]:
-    """Both values of every seed; compared: `tasks.Compared`. All arms but guides have the same
-    seeds.
-    """
-    return list(zip(ours[compared.values], rival[compared.values], strict=True))
+    """Both values of every seed; compared: `tasks.Compared`. Raises UserError for other seeds."""
+    values = [model[compared.values] for model in (ours, rival)]
+    if len(values[0]) != len(values[1]):
+        raise UserError(
+            f"{ours['name']} has {len(values[0])} seeds and {rival['name']} {len(values[1])}; arms"
+            " that are compared need the same (Arm.seeds)"
+        )
+    return list(zip(*values))
 
 
 def lead(ours: Row, rival: Row, text: str, compared: Any) -> Row:
@@ -40,29 +45,32 @@ def lead(ours: Row, rival: Row, text: str, compared: Any) -> Row:
 
 
 def leads(models: Sequence[Row], compared: Any) -> list[Row]:
-    """Each of ours beats each rival at equal optimizer steps; and at equal training FLOPs, where
-    the rival, or the same prolonged (LONGER), was given at least ours.
+    """Each of ours beats each rival, at equal optimizer steps where these are equal; and at equal
+    training FLOPs, where the rival, or the same prolonged, was given at least ours.
     """
-    named = {model["name"]: model for model in models}
     ours = [model for model in models if model["role"] == "ours"]
-    rivals = [
-        model for model in models if model["role"] == "rival" and not model["name"].endswith(LONGER)
-    ]
+    longer_of = {model["prolongs"]: model for model in models if model.get("prolongs")}
+    rivals = [m for m in models if m["role"] == "rival" and not m.get("prolongs")]
     claims = []
     for mine in ours:
         for rival in rivals:
-            text = f"{mine['name']} beats {rival['name']} at equal"
-            claims.append(lead(mine, rival, f"{text} optimizer steps", compared))
-            longer = named.get(rival["name"] + LONGER, rival)
-            ratio = longer["training_flops"] / mine["training_flops"]
-            if ratio >= 1:
-                found = lead(mine, longer, f"{text} training FLOPs", compared)
-                found["measured"] += (
-                    f"; {longer['name']} had {ratio:.2f} x the {mine['name']} network's training"
-                    " FLOPs"
-                )
-                claims.append(found)
+            text = f"{mine['name']} beats {rival['name']}"
+            steps = [model.get("optimizer_steps") for model in (mine, rival)]
+            terms = "at equal optimizer steps"
+            if steps[0] != steps[1]:
+                terms = f"({steps[0]:,} against {steps[1]:,} optimizer steps)"
+            claims.append(lead(mine, rival, f"{text} {terms}", compared))
+            longer = longer_of.get(rival["name"], rival)
+            if (longer["training_flops"] or 0) >= (mine["training_flops"] or math.inf):
+                claims.append(_at_equal_flops(mine, longer, text, compared))
     return claims
+
+
+def _at_equal_flops(ours: Row, rival: Row, text: str, compared: Any) -> Row:
+    ratio = rival["training_flops"] / ours["training_flops"]
+    claim = lead(ours, rival, f"{text} at equal training FLOPs", compared)
+    had = f"{rival['name']} had {ratio:.2f} x the {ours['name']} network's training FLOPs"
+    return claim | {"measured": f"{claim['measured']}; {had}"}
 
 
 def recovery(ours: Row, guide: Row, scratch: Row, compared: Any) -> Row | None:

@@ -7,11 +7,10 @@ the config: `sections()`, and, where two networks can be converted into each oth
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 from typing import Any, Callable, NamedTuple, Protocol
 
-from theseus_jax.errors import UserError
+from theseus_jax.errors import module_of
 from theseus_jax.nets.stage import Network, Variables
 
 # as results.json has called them since its schema 1
@@ -20,14 +19,8 @@ MODULES = {"language_model": "language", "classification": "labelled", "head": "
 
 def module(name: str) -> ModuleType:
     """The module of a task. Raises UserError for one that there is not."""
-    inside = MODULES.get(name)
-    try:
-        return importlib.import_module(f"theseus_jax.tasks.{inside}" if inside else name)
-    except (ModuleNotFoundError, ValueError) as error:
-        raise UserError(
-            f"config.task is {name!r}; choose one of {', '.join(MODULES)}, or name a module of your"
-            f" own that can be imported ({error})"
-        ) from error
+    inside = f"theseus_jax.tasks.{MODULES[name]}" if name in MODULES else ""
+    return module_of("task", name, inside, MODULES)
 
 
 class Held(Protocol):
@@ -61,14 +54,15 @@ class Compared(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What a task read. sets(seed): of a seed, negative in a search. facts: of results.json:
-    metric, higher_is_better, chance and data. results(finished): what the task adds to
-    results.json.
+    """What a task read. sets(seed): of a seed, negative in a search; apart: they differ. facts: of
+    results.json: metric, higher_is_better, chance and data. results(finished): what the task adds
+    to results.json.
     """
 
     sets: Callable[[int], Sets]
     facts: dict[str, Any]
     results: Callable[[Any], dict[str, Any]] = lambda finished: {}
+    apart: bool = False
 
 
 class Task(Protocol):

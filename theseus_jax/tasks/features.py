@@ -164,6 +164,7 @@ class Task:
                 "chance": None if self.contrast else 1 / self.outputs,
                 "data": facts,
             },
+            apart=c.source == "omniglot",
         )
 
     def _check(self, data: DataSet) -> None:

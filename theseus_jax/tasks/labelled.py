@@ -149,11 +149,17 @@ class Task:
         return f"examples are {self.reading.shape} in {self.classes} classes"
 
     def pair(self) -> tuple[Network, Network]:
-        """The guide, in the declared mode of its batch norm if it is untrained, and the target.
-        Raises UserError.
-        """
+        """The guide and the target, checked. Raises UserError."""
         pretrained.check_pair(self.config)
-        return self._network("guide"), self._network("target")
+        return self.guide(), self.target()
+
+    def guide(self) -> Network:
+        """The guide, in the declared mode of its batch norm if it is untrained."""
+        return self._network("guide")
+
+    def target(self) -> Network:
+        """The target."""
+        return self._network("target")
 
     def _network(self, side: str) -> Network:
         c = self.config[side]

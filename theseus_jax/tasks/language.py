@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
@@ -108,6 +109,7 @@ class Task:
         self.example = jax.ShapeDtypeStruct((1, context), jnp.int32)
         self.batch = jax.ShapeDtypeStruct((batch, context + 1), jnp.int32)
         self.samples = {"tokens": batch * context, "sequences": batch, "pooled": batch}
+        self.tokens = self.vocabulary  # that the text has, once it is read
         self.unit = f"windows of {context} tokens"
         self.transforms = ()
 
@@ -133,7 +135,7 @@ class Task:
         Raises UserError.
         """
         check_values(self.config, PAIR_CHOICES, PAIR_POSITIVE)
-        return self.guide(), self._target()
+        return self.guide(), self.target()
 
     def guide(self) -> Network:
         """A GPT-2."""
@@ -147,7 +149,8 @@ class Task:
             dropout=c.dropout,
         )
 
-    def _target(self) -> Network:
+    def target(self) -> Network:
+        """A recurrent network, with seams of the guide's width."""
         c, width = self.config.target, self.config.guide.width
         return recurrent(
             vocabulary=self.vocabulary,
@@ -178,10 +181,10 @@ class Task:
         )
         stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
         loss = float(sets.validation.scores(net, stacked)["loss"][0])
-        if loss > math.log(self.vocabulary):
+        if loss > math.log(self.tokens):
             raise UserError(
                 f"the guide in {c.weights} scores {loss:.2f} nats, worse than guessing"
-                f" ({math.log(self.vocabulary):.2f}): its weights belong to another tokenizer; give"
+                f" ({math.log(self.tokens):.2f}): its weights belong to another tokenizer; give"
                 " weights that were trained on this text and tokenizer"
             )
         return stacked
@@ -229,7 +232,9 @@ class Task:
             "eval_examples": len(test.windows),
             "bytes_per_token": corpus.bytes_per_token,
         }
-        return self, Data(
+        task = copy.copy(self)
+        task.tokens = corpus.vocabulary
+        return task, Data(
             lambda seed: sets,
             {
                 "metric": "perplexity",

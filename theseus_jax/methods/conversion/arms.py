@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from theseus_jax.arms import GUIDE, OURS, Arm, Turn
 from theseus_jax.feeds import Feed
 from theseus_jax.methods import baselines, convert
-from theseus_jax.methods.claims import LONGER
 from theseus_jax.methods.conversion.config import check, chosen_metric
 from theseus_jax.methods.probes import StageProbe
 from theseus_jax.methods.recalibrate import Recalibrate
@@ -70,6 +69,11 @@ def pair_of(config: Any, task: Any) -> Pair:
     return Pair(config, task, guide, target, mapping, variable_shapes(target, task.example))
 
 
+def network(config: Any, task: Any, model: str) -> Network:
+    """The network of a model, whatever else the config says."""
+    return task.guide() if model == "guide" else task.target()
+
+
 def arms(config: Any, task: Any) -> tuple[Arm, ...]:
     """The guide, the converted network, the controls, then controls prolonged to the conversion's
     FLOPs where those are more. Raises UserError.
@@ -85,7 +89,11 @@ def arms(config: Any, task: Any) -> tuple[Arm, ...]:
         _arm(pair, name, functools.partial(_control, pair, name)) for name in config.controls.names
     ]
     longer = [
-        arm._replace(name=arm.name + LONGER, plan=functools.partial(_longer, pair, arm.name))
+        arm._replace(
+            name=f"{arm.name}_equal_flops",
+            plan=functools.partial(_longer, pair, arm.name),
+            prolongs=arm.name,
+        )
         for arm in controls
     ]
     return (guide, ours, *controls, *(longer if config.controls.equal_flops else ()))

@@ -12,12 +12,12 @@ from theseus_jax.methods import baselines, convert
 from theseus_jax.similarity import METRICS, metric
 
 SEEDS = 3
+REMEDY = "make the seams fit or choose another schedule or metric"
 CHOICES = {
     "convert.samples": ("tokens", "sequences", "pooled"),
     "convert.train_inherited": ("stage", "frozen"),
     "convert.stitch": ("ridge", "none"),
     "convert.schedule": convert.SCHEDULES,
-    "convert.metric": tuple(name for name, entry in METRICS.items() if entry.differentiable),
 }
 POSITIVE = (
     "seeds",
@@ -110,7 +110,8 @@ def _controls() -> dict[str, Any]:
 
 def check(config: Any, task: Any) -> None:
     """Raises UserError, one line, for the first value that cannot be meant."""
-    check_values(config, CHOICES, POSITIVE)
+    metrics = tuple(name for name, entry in METRICS.items() if entry.differentiable)
+    check_values(config, CHOICES | {"convert.metric": metrics}, POSITIVE)
     if not 0 <= config.convert.align < 1:
         raise UserError(
             f"config.convert.align is {config.convert.align:g}, a share of the steps in [0, 1); 0.5"

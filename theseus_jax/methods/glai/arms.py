@@ -118,6 +118,11 @@ class Heads(NamedTuple):
         )
 
 
+def network(config: Any, task: Any, model: str) -> Network:
+    """The network of a model, whatever else the config says."""
+    return Heads(config, task).network(model)
+
+
 def arms(config: Any, task: Any) -> tuple[Arm, ...]:
     """Every arm of config.arms, those that take another's settings after it. Raises UserError."""
     check(config, task)

@@ -15,7 +15,7 @@ def verdicts(run: Run) -> list[Verdict]:
 def words(run: Run) -> list[str]:
     """How many hold."""
     kinds = [kind for kind, _, _ in verdicts(run)]
-    undecided = f" {kinds.count(UNDECIDED)} are undecided." if UNDECIDED in kinds else ""
+    undecided = f" {kinds.count(UNDECIDED)} undecided." if UNDECIDED in kinds else ""
     count = f"{kinds.count(HOLDS)} of {len(kinds)} claims hold.{undecided}"
     return [count if kinds else "This run states no claims."]
 

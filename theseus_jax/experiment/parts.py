@@ -1,0 +1,49 @@
+"""What a config names: its task, its method, and the arms of the two."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from theseus_jax import methods, tasks
+from theseus_jax.arms import Arm, check_arms
+from theseus_jax.checks import check_values
+from theseus_jax.config import missing_keys
+from theseus_jax.errors import UserError
+from theseus_jax.nets.stage import Network
+
+POSITIVE = ("seeds", "train.batch", "report.latency_repeats")
+
+
+def parts(config: Any) -> tuple[Any, ModuleType]:
+    """(the task of a config, its method's module). Raises UserError, one line."""
+    missing = missing_keys(config)
+    if missing:
+        raise UserError(
+            f"config.{missing[0]} is missing, which the task {config.task!r} with the method"
+            f" {config.method!r} reads; make a config of the two by theseus_jax.config.base"
+        )
+    sizes = ("train.chunk",) if "chunk" in config.train else ()
+    check_values(config, {}, (*POSITIVE, *sizes))
+    return tasks.module(config.task).Task(config), methods.module(config.method)
+
+
+def arms_of(config: Any) -> tuple[Arm, ...]:
+    """Every arm that a run of this config may make. Raises UserError."""
+    task, method = parts(config)
+    arms = tuple(method.arms(config, task))
+    check_arms(arms)
+    return arms
+
+
+def network(config: Any, model: str) -> Network:
+    """The network of a model of a run of this config; where the method can tell, nothing else that
+    the config says has to be possible any more. Raises UserError for one that it has not.
+    """
+    task, method = tasks.module(config.task).Task(config), methods.module(config.method)
+    if hasattr(method, "network"):
+        return method.network(config, task, model)
+    nets = {arm.name: arm.net for arm in method.arms(config, task)}
+    if model not in nets:
+        raise UserError(f"this config makes no model {model!r}; it makes {', '.join(nets)}")
+    return nets[model]
