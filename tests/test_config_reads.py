@@ -33,6 +33,9 @@ class Reads:
     def __getattr__(self, key):
         return self[key]
 
+    def __contains__(self, key):
+        return key in self._config
+
     def get(self, key):
         return self[key] if key in self._config else None
 

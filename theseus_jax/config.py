@@ -64,7 +64,8 @@ def base(task: str = "language_model", method: str = "") -> Any:
 def missing_keys(config: Any) -> list[str]:
     """The keys of `base(config.task, config.method)` that a config has not."""
     known = json.loads(base(config.task, config.method).to_json())
-    return [path for path in _paths(known) if not _has(config, path)]
+    there = set(_paths(json.loads(config.to_json())))
+    return [path for path in _paths(known) if path not in there]
 
 
 def _paths(tree: dict[str, Any], prefix: str = "") -> list[str]:
@@ -73,14 +74,6 @@ def _paths(tree: dict[str, Any], prefix: str = "") -> list[str]:
         inside = isinstance(value, dict)
         paths += _paths(value, f"{prefix}{key}.") if inside else [prefix + key]
     return paths
-
-
-def _has(config: Any, path: str) -> bool:
-    for key in path.split("."):
-        if not hasattr(config, "keys") or key not in config:
-            return False
-        config = config[key]
-    return True
 
 
 def preset(name: str | None, choices: dict[str, Any]) -> Any:
