@@ -42,7 +42,7 @@ fresh = jax.jit(
 )
 
 
-def side_variables(made: tuple[Side, ...], key: jax.Array) -> dict[str, Any]:
+def side_variables(sides: tuple[Side, ...], key: jax.Array) -> dict[str, Any]:
     """Fresh variables of the modules that only terms read, by name."""
 
     def zeros(given):
@@ -50,7 +50,7 @@ def side_variables(made: tuple[Side, ...], key: jax.Array) -> dict[str, Any]:
 
     return {
         side.name: side.module.init(jax.random.fold_in(key, i), zeros(side.given))
-        for i, side in enumerate(made)
+        for i, side in enumerate(sides)
     }
 
 
@@ -86,8 +86,8 @@ def rewind(workdir: Workdir, names: Iterable[str]) -> None:
         if workdir.model(name).exists():
             offsets.append(checkpoints.load(workdir.model(name), items=())[1]["offset"])
         else:
-            found = checkpoints.latest_progress(workdir.progress(name))
-            offsets += [found[2]["offset"]] if found else []
+            progress = checkpoints.latest_progress(workdir.progress(name))
+            offsets += [progress[2]["offset"]] if progress else []
     workdir.records.cut(min(max(offsets), workdir.records.offset()))
 
 
@@ -204,10 +204,10 @@ def _save(workdir: Workdir, name: str, position: Position, state: State) -> None
 
 
 def _unfinished(workdir: Workdir, job: Job) -> tuple[State, Position]:
-    found = checkpoints.latest_progress(workdir.progress(job.name))
-    if found is None:
+    progress = checkpoints.latest_progress(workdir.progress(job.name))
+    if progress is None:
         return State(0, job.fresh(), job.guide_variables, None, job.keys), Position()
-    index, _, note = found
+    index, _, note = progress
     position = Position(
         note["phase"], tuple(note["scores"]), tuple(Sums(*one) for one in note.get("sums", ()))
     )

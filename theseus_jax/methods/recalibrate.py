@@ -31,13 +31,11 @@ from theseus_jax.trees import leaves_by_path, nested, stack, unstack
 Path = tuple[str, ...]  # of a layer inside its stage; () for a stage that is itself a batch norm
 
 
-def _evaluated(
-    module: nn.Module, given: Mapping[str, Any], x: Any
-) -> tuple[Any, Mapping[str, Any]]:
+def _evaluated(module: nn.Module, own: Mapping[str, Any], x: Any) -> tuple[Any, Mapping[str, Any]]:
     """A stage's output in evaluation mode, and its batch statistics, which only an interceptor can
     have changed.
     """
-    y, changed = module.apply(given, x, mutable=["batch_stats"], **mode_arguments(module, False))
+    y, changed = module.apply(own, x, mutable=["batch_stats"], **mode_arguments(module, False))
     return y, changed.get("batch_stats", {})
 
 
@@ -45,8 +43,8 @@ def _is_norm(context: Any) -> bool:
     return isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__"
 
 
-def _read(given: Mapping[str, Any], path: Path) -> Any:
-    return functools.reduce(lambda tree, key: tree[key], path, given)
+def _read(own: Mapping[str, Any], path: Path) -> Any:
+    return functools.reduce(lambda tree, key: tree[key], path, own)
 
 
 def _features(module: nn.BatchNorm, x: jax.Array) -> jax.Array:
@@ -56,7 +54,7 @@ def _features(module: nn.BatchNorm, x: jax.Array) -> jax.Array:
     return x.reshape(-1, *x.shape[x.ndim - len(axes) :])
 
 
-def _met(module: nn.Module, path: Path, given: Mapping[str, Any], x: Any) -> Moments:
+def _met(module: nn.Module, path: Path, own: Mapping[str, Any], x: Any) -> Moments:
     """Moments of what the batch norm `path` reads. They leave the module among its statistics, as a
     tracer kept aside could not leave a lifted transform.
     """
@@ -73,20 +71,20 @@ def _met(module: nn.Module, path: Path, given: Mapping[str, Any], x: Any) -> Mom
         return read
 
     with nn.intercept_methods(interceptor):
-        statistics = _read(_evaluated(module, given, x)[1], path)
+        statistics = _read(_evaluated(module, own, x)[1], path)
     return Moments(counts[0], *(statistics[name] for name in PARTS))
 
 
-def _norms(stage: Stage, given: Mapping[str, Any], x: Any) -> tuple[Path, ...]:
+def _norms(stage: Stage, own: Mapping[str, Any], x: Any) -> tuple[Path, ...]:
     """The paths of a stage's batch norms in the order of their calls. Raises UserError for one that
     cannot be calibrated.
     """
-    found: list[Path] = []
+    met: list[Path] = []
 
     def interceptor(run: Callable[..., Any], args: tuple, kwargs: dict, context: Any) -> Any:
         if _is_norm(context):
             named = f"batch norm {'/'.join((stage.name, *context.module.path))}"
-            if context.module.path in found:
+            if context.module.path in met:
                 raise UserError(
                     f"{named} is called twice in its stage, so no single statistics are those of"
                     " its input; give each call a layer of its own, also where nn.scan calls it,"
@@ -106,20 +104,20 @@ def _norms(stage: Stage, given: Mapping[str, Any], x: Any) -> tuple[Path, ...]:
                     " cannot be calibrated; give it use_running_average=not train and no mask, or"
                     " leave the stage out"
                 )
-            found.append(context.module.path)
+            met.append(context.module.path)
         return run(*args, **kwargs)
 
     with nn.intercept_methods(interceptor):
-        jax.eval_shape(lambda v, z: _evaluated(stage.module, v, z), dict(given), x)
-    held = {tuple(path.split("/"))[:-1] for path in leaves_by_path(given["batch_stats"])}
-    unread = sorted("/".join((stage.name, *path)) for path in held - set(found))
+        jax.eval_shape(lambda v, z: _evaluated(stage.module, v, z), dict(own), x)
+    held = {tuple(path.split("/"))[:-1] for path in leaves_by_path(own["batch_stats"])}
+    unread = sorted("/".join((stage.name, *path)) for path in held - set(met))
     if unread:
         raise UserError(
             f"the batch statistics of {', '.join(unread)} are read by no nn.BatchNorm in"
             " evaluation, so how to calibrate them is not known; use nn.BatchNorm, or leave the"
             " stage out"
         )
-    return tuple(found)
+    return tuple(met)
 
 
 def _in_blocks(fn: Callable[[Any], Any], x: Any, block: int) -> list[Any]:
@@ -134,8 +132,8 @@ def _in_blocks(fn: Callable[[Any], Any], x: Any, block: int) -> list[Any]:
     def taken(begin: Any, size: int) -> Any:
         return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, begin, size), x)
 
-    found = [jax.lax.map(lambda i: fn(taken(i * block, block)), jnp.arange(full))] if full else []
-    return found + (
+    blocks = [jax.lax.map(lambda i: fn(taken(i * block, block)), jnp.arange(full))] if full else []
+    return blocks + (
         [jax.tree.map(lambda leaf: leaf[None], fn(taken(full * block, left)))] if left else []
     )
 
@@ -146,27 +144,27 @@ def _calibrated(
     norms: tuple[Path, ...],
     block: int,
     onwards: bool,
-    given: Mapping[str, Any],
+    own: Mapping[str, Any],
     x: Any,
 ) -> tuple[Any, Any]:
     """One stage's new batch statistics, and its outputs for all rows where the next stage needs
     them, else None.
     """
-    given = dict(given)
+    own = dict(own)
     for path in norms:
-        met = pooled(*_in_blocks(functools.partial(_met, module, path, given), x, block))
-        old = _read(given["batch_stats"], path)
+        met = pooled(*_in_blocks(functools.partial(_met, module, path, own), x, block))
+        old = _read(own["batch_stats"], path)
         new = {
             "mean": met.mean.astype(old["mean"].dtype),
             "var": met.variance.astype(old["var"].dtype),
         }
         placed = nested({"/".join((*path, name)): leaf for name, leaf in new.items()})
-        given["batch_stats"] = merge(given["batch_stats"], placed)
+        own["batch_stats"] = merge(own["batch_stats"], placed)
     if not onwards:
-        return given.get("batch_stats"), None
-    parts = _in_blocks(lambda rows: _evaluated(module, given, rows)[0], x, block)
+        return own.get("batch_stats"), None
+    parts = _in_blocks(lambda rows: _evaluated(module, own, rows)[0], x, block)
     flat = [jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), part) for part in parts]
-    return given.get("batch_stats"), jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *flat)
+    return own.get("batch_stats"), jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *flat)
 
 
 def batch_statistics(
@@ -211,9 +209,9 @@ def batch_statistics(
     variables = dict(variables)
     for i in range(first, max(chosen, default=-1) + 1):
         stage = net.stages[i]
-        given = tied(net, stage.name, variables)
-        norms = _norms(stage, given, x) if i in chosen else ()
-        statistics, x = _calibrated(stage.module, norms, block, i < max(chosen), given, x)
+        own = tied(net, stage.name, variables)
+        norms = _norms(stage, own, x) if i in chosen else ()
+        statistics, x = _calibrated(stage.module, norms, block, i < max(chosen), own, x)
         if norms:
             variables[stage.name] = {**variables[stage.name], "batch_stats": statistics}
     return variables
@@ -246,14 +244,14 @@ class Recalibrate:
         x = drawn(inputs, self.rows)
         # Seed after seed, by the same compiled programs: every stage's activations for all rows are
         # held at a time
-        found = [
+        each = [
             batch_statistics(net, unstack(state.variables, i), x, stages=self.stages)
             for i in range(len(state.key))
         ]
         return state._replace(
             variables={
                 name: (
-                    {**tree, "batch_stats": stack([new[name]["batch_stats"] for new in found])}
+                    {**tree, "batch_stats": stack([new[name]["batch_stats"] for new in each])}
                     if name in held
                     else tree
                 )

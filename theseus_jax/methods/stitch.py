@@ -94,20 +94,20 @@ def stitch_bridge(
     def shape(net, variables, stop):
         return jax.eval_shape(lambda v, z: forward(net, v, z, stop=stop)[0], variables, x)
 
-    given, what = shape(net, variables, pair[1]), f"the target's {pair[1]} to the guide's {pair[0]}"
-    made = bridge(given, shape(guide, guide_variables, pair[0]), rank=rank, what=what)
-    values = values_and_mask(given)[0]
-    features = math.prod(values.shape[1:]) if made.rank else values.shape[-1]
+    ours, what = shape(net, variables, pair[1]), f"the target's {pair[1]} to the guide's {pair[0]}"
+    seam_map = bridge(ours, shape(guide, guide_variables, pair[0]), rank=rank, what=what)
+    values = values_and_mask(ours)[0]
+    features = math.prod(values.shape[1:]) if seam_map.rank else values.shape[-1]
     if features**2 > LARGEST:
         raise UserError(
             f"the stitch from {what} would solve for {features:,} features at once; choose smaller"
             " stages in convert.mapping, or set convert.stitch to 'none'"
         )
-    return made
+    return seam_map
 
 
-@functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "ridge_weight", "made"))
-def _fit_stitch(net, variables, guide, guide_variables, x, pair, ridge_weight, made):
+@functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "ridge_weight", "seam_map"))
+def _fit_stitch(net, variables, guide, guide_variables, x, pair, ridge_weight, seam_map):
     def rows(net, variables, stop):
         values, mask = values_and_mask(
             in_blocks(lambda block: forward(net, variables, block, stop=stop)[0], x)
@@ -118,9 +118,11 @@ def _fit_stitch(net, variables, guide, guide_variables, x, pair, ridge_weight, m
     y = rows(guide, guide_variables, pair[0])
 
     def one_seed(variables):
-        z = fitted(rows(net, variables, pair[1]), made.shape)
+        z = fitted(rows(net, variables, pair[1]), seam_map.shape)
         features = math.prod(y.shape) // math.prod(z.shape[:-1])
-        return ridge(z.reshape(-1, z.shape[-1]), y.reshape(-1, features), ridge_weight, made.rank)
+        return ridge(
+            z.reshape(-1, z.shape[-1]), y.reshape(-1, features), ridge_weight, seam_map.rank
+        )
 
     return over_seeds(one_seed, variables)
 
@@ -142,14 +144,14 @@ def fit_stitch(
     """
     lapack.one_thread()
     first = jax.eval_shape(functools.partial(jax.tree.map, lambda leaf: leaf[0]), state.variables)
-    made = stitch_bridge(
+    seam_map = stitch_bridge(
         inputs.phase.net, first, guide, state.guide_variables, drawn(inputs, 1), pair, rank
     )
-    positions = 1 if made.rank else math.prod(made.shape[:-1])
+    positions = 1 if seam_map.rank else math.prod(seam_map.shape[:-1])
     least = STITCH_EXAMPLES if isinstance(inputs.examples, dict) else 1
     x = drawn(inputs, max(least, STITCH_SAMPLES // positions))
     return Stitch(
-        made,
+        seam_map,
         _fit_stitch(
             inputs.phase.net,
             state.variables,
@@ -158,12 +160,12 @@ def fit_stitch(
             x,
             pair,
             ridge_weight,
-            made,
+            seam_map,
         ),
     )
 
 
-def hybrid(net: Network, guide: Network, pair: tuple[str, str], made: Bridge) -> Network:
+def hybrid(net: Network, guide: Network, pair: tuple[str, str], seam_map: Bridge) -> Network:
     """Target stages up to the seam, a bridge to the guide, then the guide's stages after the seam:
     a Network.
 
@@ -171,7 +173,7 @@ def hybrid(net: Network, guide: Network, pair: tuple[str, str], made: Bridge) ->
     """
     ours = net.stages[: position(net, pair[1]) + 1]
     theirs = guide.stages[position(guide, pair[0]) + 1 :]
-    stages = [Stage(f"target.{s.name}", s.module) for s in ours] + [Stage("stitch", made)]
+    stages = [Stage(f"target.{s.name}", s.module) for s in ours] + [Stage("stitch", seam_map)]
     stages += [Stage(f"guide.{s.name}", s.module) for s in theirs]
     return Network(tuple(stages))
 

@@ -143,22 +143,22 @@ def _apply(
     wanted: tuple[str, ...],
 ):
     """(output, new batch statistics or None, {path: activation} of what is wanted inside)."""
-    given = tied(net, stage.name, variables)
+    own = tied(net, stage.name, variables)
     arguments = {
         **mode_arguments(stage.module, train),
         "rngs": None if key is None else {"dropout": key},
     }
-    mutable = ["batch_stats"] if train and "batch_stats" in given else []
+    mutable = ["batch_stats"] if train and "batch_stats" in own else []
     if wanted:
-        y, changed, found = inner.run(stage.module, given, x, wanted, mutable=mutable, **arguments)
+        y, changed, inside = inner.run(stage.module, own, x, wanted, mutable=mutable, **arguments)
         mask = values_and_mask(y)[1]
         mask = values_and_mask(x)[1] if mask is None else mask
-        found = {path: _masked(value, mask) for path, value in found.items()}
-        return y, changed.get("batch_stats", given.get("batch_stats")), found
+        inside = {path: _masked(value, mask) for path, value in inside.items()}
+        return y, changed.get("batch_stats", own.get("batch_stats")), inside
     if mutable:
-        y, changed = stage.module.apply(given, x, mutable=mutable, **arguments)
+        y, changed = stage.module.apply(own, x, mutable=mutable, **arguments)
         return y, changed["batch_stats"], {}
-    return stage.module.apply(given, x, **arguments), given.get("batch_stats"), {}
+    return stage.module.apply(own, x, **arguments), own.get("batch_stats"), {}
 
 
 def _masked(value: Any, mask: jax.Array | None) -> Any:
@@ -203,8 +203,8 @@ def forward(
     for i, stage in enumerate(run, start=first):
         stage_key = None if key is None else jax.random.fold_in(key, i)
         wanted = inner.split(capture, stage.name)
-        x, changed, found = _apply(net, stage, variables, x, train, stage_key, wanted)
-        activations |= {f"{stage.name}/{path}": value for path, value in found.items()}
+        x, changed, inside = _apply(net, stage, variables, x, train, stage_key, wanted)
+        activations |= {f"{stage.name}/{path}": value for path, value in inside.items()}
         if changed is not None:
             statistics[stage.name] = changed
         if stage.name in capture:
@@ -220,11 +220,11 @@ def init(net: Network, key: jax.Array, x: Any) -> Variables:
     same numbers.
     """
     variables: Variables = {}
-    for stage, given in zip(net.stages, (x, *seams(net, x).values())):
+    for stage, reads in zip(net.stages, (x, *seams(net, x).values())):
         arguments = mode_arguments(stage.module, False)
         stage_key = jax.random.fold_in(key, _number(stage.name))
         fresh = jax.jit(lambda k, z, m=stage.module: m.init(k, z, **arguments))(
-            stage_key, _zeros(given)
+            stage_key, _zeros(reads)
         )
         variables[stage.name] = _owned(net, stage.name, fresh)
     return variables
@@ -263,14 +263,14 @@ def seams(net: Network, x: Any) -> dict[str, Any]:
 
 
 def _shapes(net: Network, x: Any) -> list[tuple[Any, Any]]:
-    found = []
+    shapes = []
     for stage in net.stages:
         leaves, structure = jax.tree.flatten(x)
-        given = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-        variables, x = _stage_shapes(stage.module, structure, given, jax.config.jax_enable_x64)
+        one = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+        variables, x = _stage_shapes(stage.module, structure, one, jax.config.jax_enable_x64)
         # a copy, so that nobody changes what the cache holds
-        found.append((jax.tree.map(lambda leaf: leaf, variables), x))
-    return found
+        shapes.append((jax.tree.map(lambda leaf: leaf, variables), x))
+    return shapes
 
 
 @functools.lru_cache(maxsize=1024)
