@@ -46,9 +46,8 @@ def test_config_equals_its_golden_text_and_plans(name, preset):
     golden = (GOLDEN / f"{name}-{preset}.json").read_text()
     assert json.loads(made.to_json()) == json.loads(golden)
     text = outline(name, preset)
-    assert (
-        "[glai_joint]" if made.task == "head" else "[converted]"
-    ) in text and "parameters" in text
+    ours = {"glai": "glai_joint", "convert": "converted", "guide": "guided_trained"}
+    assert f"[{ours[made.method]}]" in text and "parameters" in text
 
 
 def test_presets_only_change_keys_of_the_schema_and_their_types():

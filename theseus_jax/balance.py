@@ -40,6 +40,25 @@ class Ramp:
 
 
 @dataclasses.dataclass(frozen=True)
+class Until:
+    """`weight` in the phase's first `steps` steps, then 0."""
+
+    weight: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"a weight until step {self.steps}; give at least 1, or no term")
+
+    def bounds(self, measured: "Sums | None") -> tuple[float, float, float]:
+        """(weight, 0, -steps), whatever was measured."""
+        return self.weight, 0.0, -float(self.steps)
+
+    def __str__(self) -> str:
+        return f"({self.weight:g} until step {self.steps}, then 0)"
+
+
+@dataclasses.dataclass(frozen=True)
 class Calibrated:
     """`initial` in the first epoch of the phase, and then what makes the term `ratio` times the
     term `to`, by the means of both over that epoch, all seeds together.
@@ -87,9 +106,12 @@ def text(weight: Any) -> str:
 
 
 def at(bounds: jax.Array, step: jax.Array) -> jax.Array:
-    """The weight at a step, from (3,) begin, end, steps."""
+    """The weight at a step, from (3,) begin, end, steps; of negative steps, all at once after so
+    many.
+    """
     begin, end, steps = bounds[0], bounds[1], bounds[2]
-    return begin + (end - begin) * jnp.clip(step / steps, 0.0, 1.0)
+    ramp = jnp.clip(step / jnp.abs(steps), 0.0, 1.0)
+    return begin + (end - begin) * jnp.where(steps < 0, jnp.floor(ramp), ramp)
 
 
 def check_terms(name: str, terms: Iterable[Any]) -> None:

@@ -152,13 +152,18 @@ class _Paired:
 class Alignment(_Paired):
     """Mean over pairs of (1 - similarity(target stage, guide stage)): 0 is perfectly aligned.
 
-    pairs: (guide stage, target stage). samples: "tokens" makes N = B T samples of width D (of
-    images: of the positions); "sequences" N = B of T D; "pooled" N = B means over the positions, of
-    width D. Padding does not count.
+    pairs: (guide stage, target stage), each as often as it is named. samples: "tokens" makes N =
+    B T samples of width D (of images: of the positions); "sequences" N = B of T D; "pooled" N = B
+    means over the positions, of width D. Padding does not count. reduction: "mean" or "sum" over
+    pairs.
+    shift: an example is compared with the guide's activations of the one so many rows on in the
+    batch: of another example, as a control, where it is not 0.
     """
 
     metric: NamedSimilarity
     samples: str = "tokens"
+    reduction: str = "mean"
+    shift: int = 0
 
     def __call__(self, signals: Signals) -> jax.Array:
         def distance(pair):
@@ -166,10 +171,12 @@ class Alignment(_Paired):
                 values_and_mask(z) for z in (signals.target[pair[1]], signals.guide[pair[0]])
             )
             x, counted = samples(x, kind=self.samples, mask=mask)
+            y = jnp.roll(y, -self.shift, axis=0) if self.shift else y
             y, _ = samples(jax.lax.stop_gradient(y), kind=self.samples, mask=mask)
             return 1.0 - self.metric(x, y, counted)
 
-        return sum(distance(pair) for pair in self.pairs) / len(self.pairs)
+        total = sum(distance(pair) for pair in self.pairs)
+        return total / len(self.pairs) if self.reduction == "mean" else total
 
 
 @dataclasses.dataclass(frozen=True)

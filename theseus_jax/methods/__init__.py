@@ -14,7 +14,7 @@ from theseus_jax.errors import module_of
 from theseus_jax.methods import baselines, convert, glai, probes, surgery
 
 __all__ = ["baselines", "convert", "glai", "module", "probes", "surgery"]
-MODULES = {"convert": "conversion", "glai": "glai.arms"}
+MODULES = {"convert": "conversion", "glai": "glai.arms", "guide": "guide"}
 
 
 def module(name: str) -> ModuleType:

@@ -157,14 +157,14 @@ class Task:
         """The guide, in the declared mode of its batch norm if it is untrained."""
         return self._network("guide")
 
-    def target(self) -> Network:
-        """The target."""
-        return self._network("target")
+    def target(self, **changes: Any) -> Network:
+        """The target, or one that differs from it in some sizes."""
+        return self._network("target", **changes)
 
-    def _network(self, side: str) -> Network:
+    def _network(self, side: str, **changes: Any) -> Network:
         c = self.config[side]
         sizes = {field.name: c[field.name] for field in dataclasses.fields(zoo.Architecture)}
-        architecture = zoo.Architecture(**sizes | {"keep": tuple(c.keep)})
+        architecture = zoo.Architecture(**sizes | {"keep": tuple(c.keep)} | changes)
         net = zoo.build(architecture, self.reading, self.classes)
         if side == "guide" and c.origin == "untrained" and c.mode == "batch":
             return batch_mode(net, self.example)

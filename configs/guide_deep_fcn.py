@@ -1,0 +1,49 @@
+"""A plain 50-layer MLP, which hardly trains by itself, beside a ResNet-18: does guidance help it?
+
+Claim tested (arXiv 2410.20035, "Deep FCN"): the target trained with a layer-wise alignment to a
+guide, trained or not, beats the same target alone, beyond the noise control that reads the guide's
+activations of other pictures, and beyond batch norm, the simple cure. Every arm is searched over
+the same rates.
+
+    python launch/run.py --config=configs/guide_deep_fcn.py
+
+Needs Debian's dataset-fashion-mnist, or its four files in data.path. `smoke` reads scikit-learn's
+digits. `paper`: ImageNet through TFDS, one GPU; its rates and steps are untuned.
+"""
+
+from theseus_jax.config import base, preset
+
+
+def default():
+    c = base("classification", "guide")
+    c.data.source, c.data.train, c.data.validation = "fashion_mnist", 10000, 2000
+    c.guide.arch, c.guide.width, c.guide.steps = "resnet18", 8, 600
+    c.target.arch, c.target.width, c.target.depth, c.target.norm = "mlp", 128, 50, "none"
+    c.guidance.steps, c.guidance.metric, c.guidance.samples = 300, "cka_debiased", "pooled"
+    c.search.rates, c.search.seeds, c.search.steps = (1e-4, 3e-4, 1e-3, 3e-3), 1, 150
+    return c
+
+
+def smoke():
+    c = default()
+    c.data.source, c.data.train, c.data.validation, c.data.test = "digits", 200, 60, 60
+    c.guide.width, c.guide.steps, c.target.width, c.target.depth = 4, 20, 16, 8
+    c.guidance.steps, c.search.steps, c.search.rates, c.seeds = 20, 10, (1e-3, 3e-3), 2
+    c.train.batch, c.train.chunk, c.train.watch, c.report.latency_repeats = 32, 10, 10, 3
+    return c
+
+
+def paper():
+    c = default()
+    c.data.source, c.data.dataset, c.data.size, c.data.classes = "tfds", "imagenet2012", 224, 1000
+    c.data.train = c.data.validation = 0
+    c.data.mean, c.data.deviation = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    c.guide.width, c.guide.stem, c.guide.steps, c.train.batch = 64, "imagenet", 450000, 256
+    c.target.width, c.target.depth, c.target.norm, c.target.dropout = 1024, 49, "batch", 0.1
+    c.arms = ("baseline", "guided_trained", "guided_untrained", "guided_shuffled", "distilled")
+    c.guidance.steps, c.search.steps, c.guidance.reduction = 450000, 45000, "sum"
+    return c
+
+
+def get_config(name=None):
+    return preset(name, {"default": default, "smoke": smoke, "paper": paper})
