@@ -1,14 +1,17 @@
-"""A plain 50-layer MLP, which hardly trains by itself, beside a ResNet-18: does guidance help it?
+"""A plain 50-layer MLP fails by itself; beside a ResNet-18 it trains, and beside noise just as well.
 
 Claim tested (arXiv 2410.20035, "Deep FCN"): the target trained with a layer-wise alignment to a
-guide, trained or not, beats the same target alone, beyond the noise control that reads the guide's
-activations of other pictures, and beyond batch norm, the simple cure. Every arm is searched over
-the same rates.
+guide beats the same target alone (holds), and beats the control that is aligned with the guide's
+activations of OTHER pictures (does not hold: that control is as good). What helps is a term that
+keeps 50 layers from collapsing, not what the guide knows; an untrained guide helps less than that.
 
     python launch/run.py --config=configs/guide_deep_fcn.py
 
-Needs Debian's dataset-fashion-mnist, or its four files in data.path. `smoke` reads scikit-learn's
-digits. `paper`: ImageNet through TFDS, one GPU; its rates and steps are untuned.
+2 CPU cores: 6 minutes, 5 seeds; test accuracy 58.1 +- 1.1 % (trained guide), 59.2 +- 3.1 (other
+pictures), 25.0 +- 6.8 (untrained guide), 44.3 +- 4.0 (batch norm, no guide), 10.0 = chance (alone,
+at every rate from 1e-4 to 3e-2; distilled, likewise), 86.8 (the guide). Equal steps and search; a
+guided step takes 3 to 4 times as long. Needs Debian's dataset-fashion-mnist, or its four files in
+data.path. `smoke` reads scikit-learn's digits. `paper`: ImageNet through TFDS, one GPU; untuned.
 """
 
 from theseus_jax.config import base, preset
@@ -20,7 +23,7 @@ def default():
     c.guide.arch, c.guide.width, c.guide.steps = "resnet18", 8, 600
     c.target.arch, c.target.width, c.target.depth, c.target.norm = "mlp", 128, 50, "none"
     c.guidance.steps, c.guidance.metric, c.guidance.samples = 300, "cka_debiased", "pooled"
-    c.search.rates, c.search.seeds, c.search.steps = (1e-4, 3e-4, 1e-3, 3e-3), 1, 150
+    c.search.rates, c.search.seeds, c.search.steps = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), 1, 150
     return c
 
 
