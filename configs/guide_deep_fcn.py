@@ -1,4 +1,4 @@
-"""A plain 50-layer MLP fails by itself; beside a ResNet-18 it trains, and beside noise just as well.
+"""A plain 50-layer MLP fails by itself; it trains beside a ResNet-18, and beside noise as well.
 
 Claim tested (arXiv 2410.20035, "Deep FCN"): the target trained with a layer-wise alignment to a
 guide beats the same target alone (holds), and beats the control that is aligned with the guide's

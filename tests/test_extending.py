@@ -175,5 +175,7 @@ def test_what_does_not_fit_is_refused_by_name(folder):
         base("spirals", "glai")
     with pytest.raises(UserError, match="needs a task with a guide and a target, and features"):
         base("head", "convert")
-    with pytest.raises(UserError, match="config.method is 'sideways'; choose one of convert, glai"):
+    with pytest.raises(
+        UserError, match="config.method is 'sideways'; choose one of convert, glai, guide"
+    ):
         base("head", "sideways")
