@@ -35,7 +35,8 @@ STEPS = 200
 # Of every row, where a study does not say otherwise. Biased CKA and its weight were the default
 # when the studies began.
 COMMON = (
-    f"convert.steps={STEPS},convert.metric=cka_biased,convert.finish_align=30,report.guide_table=False,"
+    f"convert.steps={STEPS},convert.metric=cka_biased,convert.finish_align=30,"
+    "report.guide_table=False,"
     "report.hybrid_examples=1000"
 )
 # the default's, in studies that came later
@@ -96,10 +97,12 @@ GUIDES = {
     "after 400": "guide.steps=400",
     "after 1500": "guide.steps=1500",
     "untrained ResNet-18": (
-        "guide.origin=untrained,guide.mode=calibrated,convert.finish_kl=0.0,convert.stitch=none,data.share=5000"
+        "guide.origin=untrained,guide.mode=calibrated,convert.finish_kl=0.0,convert.stitch=none,"
+        "data.share=5000"
     ),
     "untrained MLP": (
-        "guide.origin=untrained,guide.arch=mlp,guide.width=512,guide.depth=4,guide.norm=layer,convert.finish_kl=0.0,"
+        "guide.origin=untrained,guide.arch=mlp,guide.width=512,guide.depth=4,guide.norm=layer,"
+        "convert.finish_kl=0.0,"
         "convert.stitch=none,data.share=5000"
     ),
 }

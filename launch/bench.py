@@ -27,14 +27,14 @@ os.environ.setdefault(
     "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
 )  # the peer needs the GPU's memory too
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from launch.alignment_step import SHAPES, Bench, built, epoch, losses_of, programs, step  # noqa: E402
-from launch.record import first_line, record, spread  # noqa: E402
-from pallas_kernels.timing import measured_roof  # noqa: E402
-from theseus_jax.cost import lowered_flops  # noqa: E402
+from launch.alignment_step import SHAPES, Bench, built, epoch, losses_of, programs, step
+from launch.record import first_line, record, spread
+from pallas_kernels.timing import measured_roof
+from theseus_jax.cost import lowered_flops
 
 CELLS, PEERS, STEPS = ("elman", "linear"), ("eager", "compile"), 10
 TOLERANCE = {"float32": 2e-3, "bfloat16": 3e-2}

@@ -2,6 +2,7 @@
 through.
 """
 
+import contextlib
 import itertools
 
 import pytest
@@ -48,6 +49,13 @@ def leaves(config, path=""):
         yield from leaves(value, f"{path}{key}.") if isinstance(value, ConfigDict) else [path + key]
 
 
+def refused():
+    """Data, weights and packages that are not on this machine are refused by one line; the keys
+    that name them were read before that, which is all that is asked here.
+    """
+    return contextlib.suppress(UserError)
+
+
 def read_by_a_run(config, folder, others):
     """The paths that a whole run reads, and what loading each of `others` reads, found or not."""
     seen = set()
@@ -55,11 +63,9 @@ def read_by_a_run(config, folder, others):
     engine.execute(reads, open_workdir(config, folder / "run"))
     for changes in others:
         task, _ = engine.parts(Reads(changed(config.copy_and_resolve_references(), changes), seen))
-        try:
+        with refused():
             sets = task.load(folder / "cache")[1].sets(0)
             task.begin(task.pair()[0], None, sets)
-        except (UserError, ImportError, AttributeError, TypeError):
-            pass  # what is not there, or needs a package, was read from the config all the same
     return seen
 
 
@@ -111,9 +117,7 @@ def test_every_key_of_a_comparison_of_heads_is_read(tmp_path):
         task.compared, getattr(task, "terms"), task.transforms
         for arm in method.arms(reads, task):
             arm.plan and arm.plan(arm.first())
-        try:
+        with refused():
             sets = task.load(tmp_path / "cache")[1].sets(0)
             assert list(itertools.islice(sets.train, 1)) == ["all"] and sets.validation
-        except (UserError, ImportError):
-            pass
     assert not missing(config, seen)
