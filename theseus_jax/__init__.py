@@ -11,7 +11,7 @@ features, H heads, I inputs, J hidden units, O outputs, S seeds, V vocabulary.
 from theseus_jax import methods, nets, similarity
 from theseus_jax.errors import UserError
 from theseus_jax.experiment import dry_run, restore, run
-from theseus_jax.experiment.in_memory import convert
+from theseus_jax.experiment.in_memory import convert, guide
 from theseus_jax.nets.decode import generate
 from theseus_jax.nets.stage import Network, Stage, forward, init, network, replace
 from theseus_jax.version import __version__ as __version__
@@ -24,6 +24,7 @@ __all__ = [
     "dry_run",
     "forward",
     "generate",
+    "guide",
     "init",
     "methods",
     "nets",

@@ -120,7 +120,7 @@ def _class_sums(
             logits = as_classes(forward(net, variables, x)[0].astype(jnp.float32))
             losses = cross_entropy(logits, y)
             right = jnp.argmax(logits, axis=-1) == y
-            counted = counted.reshape(-1, *[1] * (y.ndim - 1))
+            counted = counted.reshape(-1, *[1] * (y.ndim - 1)) & (y >= 0)
             return (
                 total
                 + jnp.stack(
@@ -135,8 +135,8 @@ def _class_sums(
 
 
 def class_scores(net: Network, variables: Variables, x: Any, y: Any) -> ClassScores:
-    """Scores of a classifier on every label once. variables: leading seed axis S; x: leaves (N,
-    ...).
+    """Scores of a classifier on every label of at least 0 once. variables: leading seed axis S; x:
+    leaves (N, ...).
 
     y: integers of the shape of the logits less their last axis, (N,), or (N, T) for a class at
     every position; a network of one logit has classes 0 and 1. Raises UserError for labels of
@@ -164,7 +164,8 @@ def class_scores(net: Network, variables: Variables, x: Any, y: Any) -> ClassSco
         )
         for z in (x, y, jnp.ones(count, bool))
     ]
-    sums = np.asarray(_class_sums(net, variables, *padded), np.float64) / np.size(y)
+    asked = max(int(np.sum(np.asarray(y) >= 0)), 1)
+    sums = np.asarray(_class_sums(net, variables, *padded), np.float64) / asked
     return ClassScores(sums[:, 0], sums[:, 1])
 
 

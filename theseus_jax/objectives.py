@@ -20,7 +20,8 @@ from theseus_jax.similarity import NamedSimilarity, samples
 class Signals(NamedTuple):
     """What one batch gives a phase's objectives.
 
-    labels: (B,) or (B, T) int32, or (B, O) float32 shares of the classes. output: what the target's
+    labels: (B,) or (B, T) int32, or (B, O) float32 shares of the classes; (B, T) below 0 ask for
+    nothing. output: what the target's
     last stage that was run gave. target, guide: captured activations by stage name; a guide's
     logits stand under its last stage. variables: the target's, with those of modules that only
     terms read.
@@ -59,16 +60,29 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(as_classes(logits), labels)
 
 
+def mean_where_asked(losses: jax.Array, labels: Any) -> jax.Array:
+    """The mean of losses (B,) or (B, T). In sequences a label below 0 asks for nothing, and does
+    not count; 0 where none asks.
+    """
+    if losses.ndim < 2 or labels is None or labels.shape != losses.shape:
+        return losses.mean()
+    asked = labels >= 0
+    return jnp.where(asked, losses, 0.0).sum() / jnp.maximum(asked.sum(), 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
-    """Mean cross-entropy, nats per token or example, of the target's logits (B, O) or (B, T, O)."""
+    """Mean cross-entropy, nats per token or example, of the target's logits (B, O) or (B, T, O):
+    `mean_where_asked`.
+    """
 
     reads_labels: ClassVar[bool] = True
     target: tuple[str, ...] = ()
     guide: tuple[str, ...] = ()
 
     def __call__(self, signals: Signals) -> jax.Array:
-        return cross_entropy(signals.output, signals.labels).mean()
+        losses = cross_entropy(signals.output, signals.labels)
+        return mean_where_asked(losses, signals.labels)
 
 
 def two_views(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
@@ -130,7 +144,8 @@ class Distillation:
             as_classes(jax.lax.stop_gradient(signals.guide[self.guide[0]])) / self.temperature
         )
         given = jax.nn.log_softmax(as_classes(signals.output) / self.temperature)
-        return self.temperature**2 * jnp.sum(jnp.exp(wanted) * (wanted - given), axis=-1).mean()
+        divergences = jnp.sum(jnp.exp(wanted) * (wanted - given), axis=-1)
+        return self.temperature**2 * mean_where_asked(divergences, signals.labels)
 
 
 @dataclasses.dataclass(frozen=True)

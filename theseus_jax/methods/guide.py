@@ -1,7 +1,4 @@
-"""Guidance (Subramaniam et al. 2024, arXiv 2410.20035): a network that fails on its own is trained
-with the task's loss and a layer-wise alignment to a frozen guide, trained or not.
-
-    loss = cross-entropy + weight * (mean or sum over pairs of 1 - similarity(target, guide))
+"""The method `guide` as a run compares it: see `methods.guidance` for what guidance is.
 
 | arm | what it is |
 | --- | --- |
@@ -10,14 +7,13 @@ with the task's loss and a layer-wise alignment to a frozen guide, trained or no
 | guided_trained, guided_untrained | the target beside them |
 | guided_shuffled | beside the trained guide's activations of other examples: what noise does |
 | distilled | the trained guide's outputs instead of its layers |
-| baseline_norm, baseline_residual | the target with batch norm, or with skips: the simple cures |
+| baseline_norm, baseline_residual, baseline_gated | the task's simple cures of the target alone |
 
 All but the guides are searched over the same rates and trained for the same steps.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -25,17 +21,16 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.arms import GUIDE, OURS, RIVAL, Arm, Finished, Search, Trial, Turn
-from theseus_jax.balance import Calibrated, Until
+from theseus_jax.balance import Calibrated, Ramp, Until
 from theseus_jax.checks import check_values
 from theseus_jax.errors import UserError
-from theseus_jax.feeds import Feed
+from theseus_jax.methods import guidance
 from theseus_jax.methods.claims import leads
 from theseus_jax.methods.gradients import GradientNorms, depth_table
+from theseus_jax.methods.guidance import REDUCTIONS, SAMPLES, Pairs, Settings, parse_pairs
 from theseus_jax.methods.guide_modes import batch_mode, guide_mode
-from theseus_jax.methods.mapping import auto_mapping
-from theseus_jax.nets.stage import Network, Variables, variable_shapes
-from theseus_jax.objectives import Alignment, CrossEntropy, Distillation, Term
-from theseus_jax.plan import Optimizer, Phase, Plan
+from theseus_jax.nets.stage import Network, Variables
+from theseus_jax.plan import Optimizer, Plan
 from theseus_jax.similarity import METRICS, metric
 
 SEEDS = 5
@@ -46,12 +41,8 @@ GUIDED = {
     "guided_untrained": ("guide_untrained", 0),
     "guided_shuffled": ("guide", 1),
 }
-CURES = {"baseline_norm": {"norm": "batch"}, "baseline_residual": {"residual": True}}
-ARMS = ("baseline", *GUIDED, "distilled", *CURES)
-CHOICES = {
-    "guidance.samples": ("tokens", "sequences", "pooled"),
-    "guidance.reduction": ("mean", "sum"),
-}
+ARMS = ("baseline", *GUIDED, "distilled")
+CHOICES = {"guidance.samples": SAMPLES, "guidance.reduction": REDUCTIONS}
 CALIBRATION = 2048  # examples behind the statistics of an untrained guide
 POSITIVE = ("guide.steps", "guidance.steps", "guidance.neighbours", "search.seeds", "search.steps")
 
@@ -73,7 +64,7 @@ def sections(task: Any) -> dict[str, Any]:
         "learning_rate": 3e-3,
     }
     return {
-        "arms": ("baseline", *GUIDED, "distilled", "baseline_norm"),
+        "arms": (*ARMS, *usual.get("cures", ())),
         "guide": guide | sizes["guide"],
         "target": sizes["target"],
         "guidance": {
@@ -86,6 +77,8 @@ def sections(task: Any) -> dict[str, Any]:
             # > 0: the weight is found after the first epoch, so that the alignment is so many times
             # the cross-entropy
             "ratio": 0.0,
+            "ramp": 0,  # steps over which the weight becomes `final`; 0: it stays
+            "final": 0.0,
             "disconnect_after": 0,  # steps; 0: the guide stays
             "kl": 0.5,  # share of distillation in distilled
             "temperature": 2.0,
@@ -106,18 +99,28 @@ def sections(task: Any) -> dict[str, Any]:
     }
 
 
-def check(config: Any) -> None:
+def cures(task: Any) -> dict[str, dict[str, Any]]:
+    """{arm: sizes of the target that it changes}, as the task knows them."""
+    return getattr(task, "cures", {})
+
+
+def known_arms(task: Any) -> tuple[str, ...]:
+    """What config.arms may name."""
+    return (*ARMS, *cures(task))
+
+
+def check(config: Any, task: Any) -> None:
     """Raises UserError, one line, for the first value that cannot be meant."""
     metrics = tuple(name for name, entry in METRICS.items() if entry.differentiable)
     check_values(config, CHOICES | {"guidance.metric": metrics}, POSITIVE)
-    unknown = [name for name in config.arms if name not in ARMS]
+    unknown, there = [one for one in config.arms if one not in known_arms(task)], known_arms(task)
     if unknown:
-        raise UserError(f"config.arms has {', '.join(unknown)}; choose from {', '.join(ARMS)}")
+        raise UserError(f"config.arms has {', '.join(unknown)}; choose from {', '.join(there)}")
     c = config.guidance
-    if c.ratio and c.disconnect_after:
+    if sum(map(bool, (c.ratio, c.ramp, c.disconnect_after))) > 1:
         raise UserError(
-            f"config.guidance.ratio is {c.ratio:g} and disconnect_after {c.disconnect_after}; a"
-            " weight that is found after an epoch is not taken away again: set one of them to 0"
+            f"config.guidance.ratio is {c.ratio:g}, ramp {c.ramp} and disconnect_after"
+            f" {c.disconnect_after}; a weight changes in one way: set the others to 0"
         )
     if config.guide.origin != "trained":
         raise UserError(
@@ -126,7 +129,7 @@ def check(config: Any) -> None:
         )
 
 
-class Guidance(NamedTuple):
+class Guided(NamedTuple):
     """A checked config, its task and both networks."""
 
     config: Any
@@ -145,44 +148,57 @@ class Guidance(NamedTuple):
         return batch_mode(self.guide, self.task.example) if self.mode == "batch" else self.guide
 
     @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
+    def pairs(self) -> Pairs:
         """(guide stage, target stage), in order. Raises UserError for text that is none."""
         text = self.config.guidance.pairs
-        if text == "auto":
-            return auto_mapping(self.guide, self.target, self.task.example)
-        pairs = tuple(tuple(part.strip() for part in item.split("=")) for item in text.split(","))
-        for pair in pairs:
-            if len(pair) != 2:
-                raise UserError(
-                    f"config.guidance.pairs has {'='.join(pair)!r}; write 'auto' or"
-                    " 'guide_stage=target_stage, ...'"
-                )
-            for name, net, side in zip(pair, (self.guide, self.target), ("guide", "target")):
-                if name.split("/")[0] not in net.names:
-                    raise UserError(
-                        f"config.guidance.pairs names {name!r}, which is no stage of the {side};"
-                        f" its stages are {', '.join(net.names)}"
-                    )
-        return pairs
+        return parse_pairs(text, self.guide, self.target, self.task.example)
 
-    def alignment(self, shift: int) -> Term:
+    @property
+    def weight(self) -> Any:
+        """Of the alignment: a number, or what is balanced or disconnected."""
         c = self.config.guidance
-        fn = Alignment(self.pairs, metric(c.metric, k=c.neighbours), c.samples, c.reduction, shift)
-        weight: Any = Calibrated(c.ratio, "cross_entropy", c.weight) if c.ratio else c.weight
-        if c.disconnect_after:
-            weight = Until(c.weight, c.disconnect_after)
-        return Term("alignment", weight, fn)
+        if c.ratio:
+            return Calibrated(c.ratio, "cross_entropy", c.weight)
+        if c.ramp:
+            return Ramp(c.weight, c.final, c.ramp)
+        return Until(c.weight, c.disconnect_after) if c.disconnect_after else c.weight
 
-    def optimizer(self, rate: float) -> Optimizer:
-        return Optimizer(rate, self.config.train.weight_decay, self.config.train.clip)
+    def settings(self, name: str, rate: float, steps: int) -> Settings:
+        """Of the arm `name`, at a rate."""
+        c, train, guided = self.config.guidance, self.config.train, name in GUIDED
+        return Settings(
+            steps,
+            metric(c.metric, k=c.neighbours),
+            c.samples,
+            c.reduction,
+            self.weight if guided else 0.0,
+            GUIDED[name][1] if guided else 0,
+            c.kl if name == "distilled" else 0.0,
+            c.temperature,
+            Optimizer(rate, train.weight_decay, train.clip),
+        )
+
+    def plan(self, net: Network, guide: Network, settings: Settings) -> Plan:
+        """Of a network that is trained, the guide among them."""
+        return guidance.plan(
+            guide,
+            net,
+            self.pairs if settings.weight != 0 else (),
+            settings,
+            self.task.example,
+            transforms=self.task.transforms,
+            watches=(GradientNorms(self.config.train.watch),),
+        )
 
 
 def arms(config: Any, task: Any) -> tuple[Arm, ...]:
     """The two guides, and every arm of config.arms. Raises UserError."""
-    check(config)
-    both = Guidance(config, task, *task.pair())
+    both = Guided(config, task, *task.pair())
+    check(config, task)
     both.pairs
-    chosen = [name for name in ARMS if name in config.arms]
+    chosen = [name for name in known_arms(task) if name in config.arms]
+    if "distilled" in chosen:
+        guidance.check_outputs(both.guide, both.target, task.example)
     guides = [Arm("guide", both.guide, functools.partial(_guide_plan, both), role=GUIDE, seeds=1)]
     if "guided_untrained" in chosen:
         begin = functools.partial(_untrained, both)
@@ -190,80 +206,50 @@ def arms(config: Any, task: Any) -> tuple[Arm, ...]:
     return (*guides, *(_arm(both, name) for name in chosen))
 
 
-def _arm(both: Guidance, name: str) -> Arm:
+def _arm(both: Guided, name: str) -> Arm:
     net, s = both.target, both.config.search
-    if name in CURES:
-        missing = [key for key in CURES[name] if key not in both.config.target]
-        if missing:
+    if name in cures(both.task):
+        net = both.task.target(**cures(both.task)[name])
+        if net == both.target:
             raise UserError(
-                f"config.arms has {name}, and config.target has no {missing[0]} to change for it;"
-                " leave it out"
+                f"config.arms has {name}, and the target is what it would make of it; leave it out"
             )
-        net = both.task.target(**CURES[name])
     guide, shift = GUIDED.get(name, ("guide" if name == "distilled" else "", 0))
     return Arm(
         name,
         net,
-        functools.partial(_plan, both, net, name, shift),
+        functools.partial(_plan, both, net, name),
         role=OURS if name in GUIDED and not shift else RIVAL,
         guide=guide,
         search=Search(tuple(Trial(rate) for rate in s.rates), s.seeds),
     )
 
 
-def _phase(both: Guidance, net: Network, terms: tuple[Term, ...], steps: int, rate: float) -> Phase:
-    return Phase(
-        "train",
-        net,
-        trained(net, both.task.example),
-        terms,
-        steps,
-        Feed(transforms=both.task.transforms),
-        both.optimizer(rate),
-        watches=(GradientNorms(both.config.train.watch),),
-    )
+def _guide_plan(both: Guided, turn: Turn) -> Plan:
+    c = both.config.guide
+    return both.plan(both.guide, both.guide, both.settings("guide", c.learning_rate, c.steps))
 
 
-def trained(net: Network, example: Any) -> tuple[str, ...]:
-    """Every stage that has parameters, in order."""
-    shapes = variable_shapes(net, example)
-    return tuple(name for name in net.names if shapes[name].get("params"))
-
-
-def _guide_plan(both: Guidance, turn: Turn) -> Plan:
-    c, labels = both.config.guide, (Term("cross_entropy", 1.0, CrossEntropy()),)
-    return (_phase(both, both.guide, labels, c.steps, c.learning_rate),)
-
-
-def _untrained(both: Guidance, turn: Turn) -> Variables:
+def _untrained(both: Guided, turn: Turn) -> Variables:
     fresh = jax.tree.map(lambda leaf: leaf[0], turn.fresh(both.guide))
     x = jax.tree.map(lambda leaf: leaf[:CALIBRATION], turn.sets.train["all"]["inputs"])
     _, variables = guide_mode(both.guide, fresh, x, both.mode)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
 
 
-def _plan(both: Guidance, net: Network, name: str, shift: int, turn: Turn) -> Plan:
-    c, labels = both.config.guidance, Term("cross_entropy", 1.0, CrossEntropy())
-    steps = both.config.search.steps if turn.searching else c.steps
-    terms = (labels,)
-    if name in GUIDED:
-        terms = (labels, both.alignment(shift))
-    if name == "distilled":
-        outputs = Distillation((both.guide.names[-1],), c.temperature)
-        terms = (dataclasses.replace(labels, weight=1 - c.kl), Term("kl", c.kl, outputs))
-    phase = _phase(both, net, terms, steps, turn.trial.rate)
+def _plan(both: Guided, net: Network, name: str, turn: Turn) -> Plan:
+    config = both.config
+    steps = config.search.steps if turn.searching else config.guidance.steps
     guide = both.untrained if name == "guided_untrained" else both.guide
-    fed = dataclasses.replace(phase.feed, guide=guide if len(terms) > 1 else None)
-    return (dataclasses.replace(phase, feed=fed),)
+    return both.plan(net, guide, both.settings(name, turn.trial.rate, steps))
 
 
 def outline(config: Any, task: Any) -> list[str]:
     """Lines of plan.txt: the pairs, and what stays without one."""
-    both = Guidance(config, task, *task.pair())
+    both = Guided(config, task, *task.pair())
     lines = [f"pairs (guide = target): {', '.join(f'{g} = {t}' for g, t in both.pairs)}"]
     for side, net, index in (("guide", both.guide, 0), ("target", both.target, 1)):
-        there = {pair[index].split("/")[0] for pair in both.pairs}
-        left = [name for name in trained(net, task.example) if name not in there]
+        left = guidance.unmapped(net, [pair[index] for pair in both.pairs], task.example)
         lines.append(f"stages of the {side} without a pair: {', '.join(left) or 'none'}")
     return lines
 

@@ -14,7 +14,12 @@ from theseus_jax.errors import module_of
 from theseus_jax.nets.stage import Network, Variables
 
 # as results.json has called them since its schema 1
-MODULES = {"language_model": "language", "classification": "labelled", "head": "features"}
+MODULES = {
+    "language_model": "language",
+    "classification": "labelled",
+    "head": "features",
+    "sequences": "sequences",
+}
 
 
 def module(name: str) -> ModuleType:

@@ -44,6 +44,7 @@ USUAL = {
     "inherit": (),
     "hybrid_examples": 1000,
     "guide_table": True,
+    "cures": ("baseline_norm",),
 }
 
 
@@ -147,6 +148,13 @@ class Task:
     def words(self) -> str:
         """What is to be learnt, for errors."""
         return f"examples are {self.reading.shape} in {self.classes} classes"
+
+    @property
+    def cures(self) -> dict[str, dict[str, Any]]:
+        """{arm: sizes of the target that it changes}: what helps a deep plain network by itself."""
+        arch = self.config.target.arch
+        skips = {"arch": arch.replace("plain", "resnet")} if "plain" in arch else {"residual": True}
+        return {"baseline_norm": {"norm": "batch"}, "baseline_residual": skips}
 
     def pair(self) -> tuple[Network, Network]:
         """The guide and the target, checked. Raises UserError."""

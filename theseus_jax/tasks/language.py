@@ -20,7 +20,7 @@ from theseus_jax.data.windows import evaluation_windows, windows
 from theseus_jax.errors import UserError
 from theseus_jax.nets import decode
 from theseus_jax.nets.models.gpt2 import gpt2
-from theseus_jax.nets.models.recurrent import recurrent
+from theseus_jax.nets.models.recurrent import CURES, recurrent
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.nets.weights.gpt2 import load_gpt2
 from theseus_jax.tasks import Compared, Data, Sets
@@ -49,6 +49,7 @@ USUAL = {
     "inherit": ("embed", "ln_1", "ln_2", "mlp", "norm", "head"),
     "hybrid_examples": 0,
     "guide_table": False,
+    "cures": tuple(CURES),
 }
 
 
@@ -95,6 +96,7 @@ class Task:
     """A checked config's language model."""
 
     compared = Compared("loss", -1.0, "nats per token", "losses", "loss")
+    cures = CURES
 
     def __init__(self, config: Any) -> None:
         check_values(config, CHOICES, POSITIVE)
@@ -149,19 +151,21 @@ class Task:
             dropout=c.dropout,
         )
 
-    def target(self) -> Network:
-        """A recurrent network, with seams of the guide's width."""
-        c, width = self.config.target, self.config.guide.width
+    def target(self, **changes: Any) -> Network:
+        """A recurrent network, with seams of the guide's width; or one that differs in some
+        sizes.
+        """
+        c, width = {**self.config.target, **changes}, self.config.guide.width
         return recurrent(
             vocabulary=self.vocabulary,
-            width=c.width,
-            depth=c.depth,
-            hidden=c.hidden,
-            kind=c.cell,
-            block=c.block,
-            expansion=c.expansion,
-            rank=c.adapter_rank,
-            seam_width=0 if c.width == width else width,
+            width=c["width"],
+            depth=c["depth"],
+            hidden=c["hidden"],
+            kind=c["cell"],
+            block=c["block"],
+            expansion=c["expansion"],
+            rank=c["adapter_rank"],
+            seam_width=0 if c["width"] == width else width,
         )
 
     def begin(self, net: Network, fresh: Variables, sets: Sets) -> Variables:

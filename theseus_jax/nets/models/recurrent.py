@@ -20,6 +20,8 @@ from theseus_jax.nets.stage import Network, network
 
 CELLS = ("elman", "gru", "lstm", "linear")
 BLOCKS = ("plain", "residual")
+# what helps a deep plain tanh network by itself, and the sizes that it changes
+CURES = {"baseline_residual": {"block": "residual"}, "baseline_gated": {"cell": "gru"}}
 DECAY_SHARPNESS = 8.0  # the constant c of RG-LRU: a = exp(-c softplus(L) r)
 
 
