@@ -161,7 +161,10 @@ def test_the_outline_names_pairs_and_what_has_none():
         ({"guidance__pairs": "block_1=block_9"}, "'block_9', which is no stage of the target"),
         ({"guidance__pairs": "block_1"}, "write 'auto' or"),
         ({"guidance__metric": "svcca"}, "choose one of"),
-        ({"guidance__ratio": 1.0, "guidance__disconnect_after": 3}, "changes in one way: set the others to 0"),
+        (
+            {"guidance__ratio": 1.0, "guidance__disconnect_after": 3},
+            "changes in one way: set the others to 0",
+        ),
         ({"arms": ("luck",)}, "config.arms has luck; choose from baseline"),
         ({"guidance__metric": "mse"}, "expected equal widths"),
         ({"guidance__samples": "pixels"}, "choose one of tokens, sequences, pooled"),

@@ -46,7 +46,7 @@ class Corpus:
       train, validation, test: (T,) uint16, or int32 for vocabularies above 65536. Every document is
         one separator followed by its tokens, in the order of `names`.
       names: for each split the names of its documents.
-      bytes: for each split the UTF-8 bytes of its documents.
+      bytes, words: for each split the UTF-8 bytes of its documents, and what white space parts.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Corpus:
     test: np.ndarray
     names: dict[str, tuple[str, ...]]
     bytes: dict[str, int]
+    words: dict[str, int]
 
     @property
     def vocabulary(self) -> int:
@@ -95,6 +96,7 @@ class Corpus:
             "documents": self.documents,
             "tokens": self.tokens,
             "bytes": dict(self.bytes),
+            "words": dict(self.words),
         }
 
 
@@ -156,6 +158,7 @@ def load_corpus(
         streams["test"],
         names,
         {split: sum(len(text.encode("utf-8")) for text in texts[split]) for split in SPLITS},
+        {split: sum(len(text.split()) for text in texts[split]) for split in SPLITS},
     )
 
 

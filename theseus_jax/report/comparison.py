@@ -17,6 +17,7 @@ Workdirs = Sequence[str | os.PathLike[str]]
 SAME = ("task", "metric", "data.sha256", "data.tokenizer", "data.vocabulary", "data.bytes.test")
 COLUMNS = (
     *(("loss", "loss", "loss"), ("gap", "gap", ""), ("bits/byte", "bits_per_byte", "similarity")),
+    ("word ppl", "word_perplexity", "loss"),
     *(*scores.FEATURES, ("examples", "train_examples", "whole"), ("labels", "labels", "whole")),
     *(("steps", "optimizer_steps", "whole"), ("FLOPs", "training_flops", "count")),
     ("params", "parameters", "count"),

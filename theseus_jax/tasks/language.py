@@ -270,10 +270,18 @@ class Task:
         }
 
     def _results(self, corpus: text.Corpus, finished: Any) -> dict[str, Any]:
-        """Bits per byte of every model, and samples of the guide and of ours."""
-        each = corpus.bytes_per_token["test"]
+        """Bits per byte and perplexity per word of every model, and samples of the guide and of
+        ours.
+        """
+        each, words = corpus.bytes_per_token["test"], corpus.words["test"]
+        words_per_token = words / (corpus.tokens["test"] - 1)
         models = [
-            {**one, "bits_per_byte": one["loss"] / math.log(2) / each} for one in finished.models
+            {
+                **one,
+                "bits_per_byte": one["loss"] / math.log(2) / each,
+                "word_perplexity": math.exp(one["loss"] / words_per_token),
+            }
+            for one in finished.models
         ]
         shown = [arm for arm in finished.arms if arm.role != "rival"]
         samples = [self._sample(corpus, arm, finished.first(arm.name)) for arm in shown]

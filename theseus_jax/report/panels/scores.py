@@ -11,6 +11,7 @@ from theseus_jax.report.standing import Model, Results
 EACH = 10  # more seeds than these show as a range
 TAKEN = (
     *(("loss", "loss", "loss"), ("bits/byte", "bits_per_byte", "similarity")),
+    ("word ppl", "word_perplexity", "loss"),
     *(("examples", "train_examples", "whole"), ("labels", "labels", "whole")),
     *(("steps", "optimizer_steps", "whole"), ("FLOPs", "training_flops", "count")),
     *(("time", "seconds", "s"), ("MFU", "mfu", "share")),
