@@ -1,19 +1,26 @@
 """Guidance: the loss over a list of pairs, its weight, the noise control, and a whole run."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from killing import rows
 from settings import changed
+from sklearn.metrics import cohen_kappa_score
 from test_similarity import loop_cka, loop_hsic_0
 
 import theseus_jax as tj
+from theseus_jax import tasks
 from theseus_jax.balance import Until, at
 from theseus_jax.config import base
 from theseus_jax.errors import UserError
+from theseus_jax.methods.agreement import kappa
+from theseus_jax.methods.guidance import Settings
 from theseus_jax.objectives import Alignment, Signals
+from theseus_jax.plan import Optimizer
 from theseus_jax.similarity import metric
+from theseus_jax.trees import bit_equal
 
 PAIRS = tuple((f"g{i % 7}", f"t{i % 3}") for i in range(21))
 TINY = {
@@ -91,6 +98,10 @@ def finished(tmp_path_factory):
     return path, tj.run(tiny(guidance__disconnect_after=8), path)
 
 
+def finished_task(path):
+    return tasks.module("classification").Task(tiny()).load(path)
+
+
 def test_every_arm_has_the_same_search_and_steps(finished):
     path, results = finished
     roles = {model["name"]: model["role"] for model in results["models"]}
@@ -148,6 +159,47 @@ def test_gradients_by_depth_are_those_of_the_watched_steps(finished):
     assert mine[0]["early"] == watched[0]["stem"] and mine[2]["late"] == watched[-1]["head"]
 
 
+def test_errors_and_pairs_are_compared_with_the_guides(finished):
+    path, results = finished
+    errors = {row["model"]: row for row in results["tables"]["errors"]["rows"]}
+    held = finished_task(path)[1].sets(0).test
+    right = {}
+    for name in ("guide", "guided_trained"):
+        each = [tj.restore(path, name, seed) for seed in range(1 if name == "guide" else 2)]
+        logits = [np.asarray(tj.forward(net, v, held.x)[0]) for net, v in each]
+        right[name] = [one.argmax(-1) == held.y for one in logits]
+    expected = np.mean(
+        [cohen_kappa_score(one, right["guide"][0]) for one in right["guided_trained"]]
+    )
+    assert errors["guided_trained"]["guide"] == pytest.approx(expected, abs=1e-6)
+    assert errors["guided_trained"]["right"] == pytest.approx(np.mean(right["guided_trained"]))
+    assert "guide" not in errors["guide"]
+    scored = {model["name"]: model["value"] for model in results["models"]}
+    assert all(row["right"] == pytest.approx(scored[name]) for name, row in errors.items())
+
+    table = results["tables"]["pairs"]
+    assert [column["key"] for column in table["columns"]][:3] == ["pair", "fresh", "baseline"]
+    assert "baseline_norm" not in table["rows"][0]
+    guide, target = table["rows"][0]["pair"].split(" = ")
+    x = finished_task(path)[1].sets(0).validation.x
+    (net, theirs), (own, ours) = (tj.restore(path, name) for name in ("guide", "guided_trained"))
+    activations = (
+        tj.forward(own, ours, x, stop=target)[0],
+        tj.forward(net, theirs, x, stop=guide)[0],
+    )
+    exact = float(tj.similarity.cka_debiased(*activations))
+    assert table["rows"][0]["guided_trained"] == pytest.approx(exact, abs=1e-4)
+
+
+@pytest.mark.parametrize("p, q", [(0.3, 0.8), (0.5, 0.5), (0.95, 0.9)])
+def test_error_consistency_is_cohens_kappa(p, q):
+    draw = np.random.default_rng(0)
+    one, other = draw.random(500) < p, draw.random(500) < q
+    assert kappa(one, other) == pytest.approx(cohen_kappa_score(one, other), abs=1e-12)
+    assert kappa(one, one) == 1
+    assert np.isnan(kappa(np.ones(5, bool), np.ones(5, bool)))
+
+
 def test_the_outline_names_pairs_and_what_has_none():
     text = tj.dry_run(tiny(guidance__pairs="block_1=block_1, block_2=block_1"))
     assert "pairs (guide = target): block_1 = block_1, block_2 = block_1" in text
@@ -175,3 +227,133 @@ def test_mistakes_are_one_line_before_data_is_read(changes, words, tmp_path):
         tj.run(tiny(**changes), tmp_path / "x")
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "x").exists()
+
+
+GUIDE = tj.network([("a", nn.Dense(6)), ("b", nn.Dense(5)), ("out", nn.Dense(3))])
+TARGET = tj.network([("x", nn.Dense(7)), ("y", nn.Dense(4)), ("logits", nn.Dense(2))])
+X = np.random.default_rng(3).normal(size=(64, 5)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(np.int64)
+
+
+def own(**changes):
+    given = {
+        "guide": GUIDE,
+        "guide_variables": tj.init(GUIDE, jax.random.key(1), X[:1]),
+        "target": TARGET,
+        "inputs": X,
+        "labels": Y,
+        "key": jax.random.key(0),
+        "batch": 16,
+        "settings": tj.methods.guidance.Settings(steps=40, optimizer=Optimizer(3e-2)),
+    }
+    return tj.guide(**given | changes)
+
+
+def test_networks_of_ones_own_are_guided_and_the_guide_stays():
+    """The guide has other classes, which only distillation would mind."""
+    before = tj.init(GUIDE, jax.random.key(1), X[:1])
+    given = jax.tree.map(jnp.copy, before)
+    pairs = "a=x, b=x, b=y"
+    variables, rows = own(guide_variables=given, pairs=pairs)
+    assert bit_equal(given, before)
+    train = [row for row in rows if row["kind"] == "train"]
+    assert train[-1]["alignment"] < 0.7 * train[0]["alignment"]
+    for row in train:
+        assert row["loss"] == pytest.approx(row["cross_entropy"] + row["alignment"], rel=1e-5)
+    right = np.asarray(tj.forward(TARGET, variables, X)[0]).argmax(-1) == Y
+    assert right.mean() > 0.8
+    again, _ = own(pairs=pairs)
+    assert bit_equal(again, variables)
+    other, _ = own(pairs=pairs, key=jax.random.key(5))
+    assert not bit_equal(other, variables)
+
+
+def test_labels_of_sequences_may_ask_for_nothing():
+    x = np.random.default_rng(0).normal(size=(32, 4, 5)).astype(np.float32)
+    labels = np.where(x[..., 0] > 0, 1, -1)
+    _, rows = own(inputs=x, labels=labels, pairs="a=x")
+    assert [row for row in rows if row["kind"] == "train"][-1]["cross_entropy"] < 0.05
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"pairs": "a=z"}, "names 'z', which is no stage of the target; its stages are x, y, log"),
+        ({"settings": Settings(kl=0.5)}, "the guide's outputs are (1, 3) and the target's (1, 2)"),
+        ({"labels": Y + 1}, "2 classes; give (N,) integers in 0 .. 1"),
+        ({"labels": Y[:5]}, "labels of shape (5,)"),
+        ({"batch": 65}, "64 inputs are fewer than a batch of 65"),
+        ({"batch": 3}, "3 samples given, needs at least 4"),
+        ({"guide_variables": {}}, "guide_variables hold nothing"),
+        ({"pairs": "a/z=x"}, "has no activation 'z' inside"),
+        ({"inputs": np.full_like(X, np.nan)}, "not finite, the first in row 0"),
+        ({"key": 3}, "give jax.random.key(0)"),
+    ],
+)
+def test_what_cannot_be_guided_is_refused_in_one_line(changes, words):
+    with pytest.raises(UserError) as caught:
+        own(**changes)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"measure": metric("svcca")}, "which has no gradient"),
+        ({"samples": "pixels"}, "samples is 'pixels'"),
+        ({"steps": 0}, "guidance of 0 steps"),
+        ({"kl": 1.5}, "a share of distillation of 1.5"),
+    ],
+)
+def test_settings_that_cannot_be_meant(changes, words):
+    with pytest.raises(UserError, match=words):
+        Settings(**changes)
+
+
+def test_the_gradient_of_the_alignment_in_float64_and_of_a_dead_layer():
+    with jax.enable_x64(True):
+        target, guide, _ = signals()
+        pairs = (("g0", "t0"), ("g1", "t0"), ("g1", "t1"))
+        loss = Alignment(pairs, metric("cka_debiased"), "sequences", "sum")
+
+        def of(x):
+            given = {"t0": x, "t1": jnp.asarray(target["t1"])}
+            return loss(Signals(None, None, given, jax.tree.map(jnp.asarray, guide), None))
+
+        x = jnp.asarray(target["t0"])
+        gradient = jax.grad(of)(x)
+        assert gradient.dtype == jnp.float64
+        for i, j in ((0, 0), (4, 2), (8, 4)):
+            step = jnp.zeros_like(x).at[i, j].set(1e-5)
+            slope = (of(x + step) - of(x - step)) / 2e-5
+            assert float(gradient[i, j]) == pytest.approx(float(slope), rel=1e-6, abs=1e-9)
+        dead = jnp.zeros_like(x)
+        assert float(of(dead)) == pytest.approx(2 + float(of(x)) - float(of_first(x, guide)))
+        assert np.isfinite(np.asarray(jax.grad(of)(dead))).all()
+
+
+def of_first(x, guide):
+    both = Signals(None, None, {"t0": x}, jax.tree.map(jnp.asarray, guide), None)
+    return Alignment((("g0", "t0"), ("g1", "t0")), metric("cka_debiased"), "sequences", "sum")(both)
+
+
+class Counting(nn.Module):
+    """Batch norm whose calls in training are counted."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        calls = self.variable("batch_stats", "calls", lambda: jnp.zeros(()))
+        if train:
+            calls.value = calls.value + 1
+        return nn.BatchNorm(use_running_average=not train)(nn.Dense(6)(x))
+
+
+def test_the_target_is_run_once_a_step_and_the_guide_never_in_training():
+    """The published code runs the target twice, so that batch norm moves twice."""
+    net = tj.network([("a", Counting()), ("b", Counting()), ("out", nn.Dense(2))])
+    guide_variables = tj.init(net, jax.random.key(1), X[:1])
+    variables, _ = own(
+        guide=net, guide_variables=guide_variables, target=net, pairs="a=a, b=a, a=b, b=b"
+    )
+    assert [float(variables[stage]["batch_stats"]["calls"]) for stage in "ab"] == [40, 40]
+    assert [float(guide_variables[stage]["batch_stats"]["calls"]) for stage in "ab"] == [0, 0]

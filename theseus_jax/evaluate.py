@@ -14,7 +14,7 @@ from theseus_jax.errors import UserError
 from theseus_jax.nets.masked import values_and_mask
 from theseus_jax.nets.stage import Network, Variables, forward, seams
 from theseus_jax.objectives import InfoNCE, Signals, as_classes, cross_entropy, two_views
-from theseus_jax.program import over_seeds
+from theseus_jax.program import in_blocks, over_seeds
 from theseus_jax.similarity import NamedSimilarity, samples
 
 # batches a call: enough to hide the dispatch, few enough that padding a small split costs little
@@ -167,6 +167,27 @@ def class_scores(net: Network, variables: Variables, x: Any, y: Any) -> ClassSco
     asked = max(int(np.sum(np.asarray(y) >= 0)), 1)
     sums = np.asarray(_class_sums(net, variables, *padded), np.float64) / asked
     return ClassScores(sums[:, 0], sums[:, 1])
+
+
+@functools.partial(jax.jit, static_argnames=("net",))
+def _right(net: Network, variables: Variables, x: Any, y: jax.Array) -> jax.Array:
+    def one_seed(variables: Variables) -> jax.Array:
+        def block(given: tuple[Any, jax.Array]) -> jax.Array:
+            x, y = given
+            return jnp.argmax(as_classes(forward(net, variables, x)[0]), axis=-1) == y
+
+        return in_blocks(block, (x, y))
+
+    return over_seeds(one_seed, variables)
+
+
+def right_answers(net: Network, variables: Variables, x: Any, y: Any) -> np.ndarray:
+    """Which labels of at least 0 a classifier answers rightly, (S, asked) bool; as `class_scores`,
+    of which this is what accuracy is the mean of.
+    """
+    y = np.asarray(y)
+    right = _right(net, variables, jax.tree.map(jnp.asarray, x), jnp.asarray(y))
+    return np.asarray(right)[:, y >= 0]
 
 
 @functools.partial(jax.jit, static_argnames=("net", "temperature", "rate"))

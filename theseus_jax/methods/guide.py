@@ -25,6 +25,7 @@ from theseus_jax.balance import Calibrated, Ramp, Until
 from theseus_jax.checks import check_values
 from theseus_jax.errors import UserError
 from theseus_jax.methods import guidance
+from theseus_jax.methods.agreement import error_table, pair_table
 from theseus_jax.methods.claims import leads
 from theseus_jax.methods.gradients import GradientNorms, depth_table
 from theseus_jax.methods.guidance import REDUCTIONS, SAMPLES, Pairs, Settings, parse_pairs
@@ -255,8 +256,20 @@ def outline(config: Any, task: Any) -> list[str]:
 
 
 def results(finished: Finished) -> dict[str, Any]:
-    """Claims of the guided arms, and the gradients' norms by depth."""
+    """Claims of the guided arms; the gradients' norms by depth, the similarity of every pair and
+    the consistency of errors.
+    """
+    both = Guided(finished.config, finished.task, *finished.task.pair())
+    settings = both.settings("baseline", 0.0, 1)
+    guides = {
+        arm.name: "guide_untrained" if arm.name == "guided_untrained" else "guide"
+        for arm in finished.arms
+        if arm.net == both.target and arm.role != GUIDE
+    }
+    compared = both.pairs, settings.measure, settings.samples, guides
+    similar = {"pairs": pair_table(finished, *compared)} if guides else {}
+    errors = {"errors": error_table(finished)}
     return {
         "claims": leads(finished.models, finished.task.compared),
-        "tables": {"gradients": depth_table(finished)},
+        "tables": {"gradients": depth_table(finished), **similar, **errors},
     }

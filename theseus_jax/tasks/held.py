@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theseus_jax.evaluate import class_scores, contrast_loss, token_loss
+from theseus_jax.evaluate import class_scores, contrast_loss, right_answers, token_loss
 from theseus_jax.nets.stage import Network, Variables
 
 HELD_OUT_TOKENS = 4096
@@ -39,6 +39,12 @@ class HeldWindows:
         """{"loss": nats per token of each seed (S,)}."""
         return {"loss": token_loss(net, variables, self.windows, self.mask)}
 
+    def right(self, net: Network, variables: Variables) -> np.ndarray:
+        """(S, targets) bool: which tokens are the most probable one."""
+        tokens = self.windows.astype(np.int32)
+        y = np.where(self.mask, tokens[:, 1:], -1)
+        return right_answers(net, variables, tokens[:, :-1], y)
+
     def part(self, count: int) -> HeldWindows:
         """The first `count` windows."""
         return HeldWindows(self.windows[:count], self.mask[:count])
@@ -62,6 +68,10 @@ class HeldClasses:
         """{"loss": nats, name: in [0, 1]} of each seed (S,)."""
         scores = class_scores(net, variables, self.x, self.y)
         return {"loss": scores.loss, self.name: scores.accuracy}
+
+    def right(self, net: Network, variables: Variables) -> np.ndarray:
+        """(S, asked) bool: which answers are right."""
+        return right_answers(net, variables, self.x, self.y)
 
     def part(self, count: int) -> HeldClasses:
         """The first `count` examples."""
