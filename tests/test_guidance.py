@@ -183,11 +183,8 @@ def test_errors_and_pairs_are_compared_with_the_guides(finished):
     guide, target = table["rows"][0]["pair"].split(" = ")
     x = finished_task(path)[1].sets(0).validation.x
     (net, theirs), (own, ours) = (tj.restore(path, name) for name in ("guide", "guided_trained"))
-    activations = (
-        tj.forward(own, ours, x, stop=target)[0],
-        tj.forward(net, theirs, x, stop=guide)[0],
-    )
-    exact = float(tj.similarity.cka_debiased(*activations))
+    both = tj.forward(own, ours, x, stop=target)[0], tj.forward(net, theirs, x, stop=guide)[0]
+    exact = float(metric("cka_debiased")(*both))
     assert table["rows"][0]["guided_trained"] == pytest.approx(exact, abs=1e-4)
 
 
