@@ -21,6 +21,7 @@ from theseus_jax.nets.stage import Network, Variables, init
 from theseus_jax.nets.variables import partition
 from theseus_jax.objectives import Side
 from theseus_jax.plan import Phase, Plan
+from theseus_jax.program import over_seeds
 from theseus_jax.train import Hooks, Position, State, fit, fresh_optimizer
 
 LOG = logging.getLogger("theseus_jax")
@@ -28,10 +29,11 @@ LOG = logging.getLogger("theseus_jax")
 
 def initial(net: Network, keys: jax.Array, example: Any) -> Variables:
     """Fresh variables for each key of `keys` (S,), with a leading seed axis; example: the shape of
-    one input, (1, ...).
+    one input, (1, ...). On a CPU one seed after the other: the QRs of several orthogonal starts at
+    once, each of a batch of seeds, wait for XLA's threads for ever.
     """
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
-    return jax.vmap(lambda key: init(net, key, zeros))(keys)
+    return over_seeds(lambda key: init(net, key, zeros), keys)
 
 
 # run once a network: compiling it well costs more than running it

@@ -32,6 +32,7 @@ from theseus_jax.methods.guidance import REDUCTIONS, SAMPLES, Pairs, Settings, p
 from theseus_jax.methods.guide_modes import batch_mode, guide_mode
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.plan import Optimizer, Plan
+from theseus_jax.program import inputs_and_labels
 from theseus_jax.similarity import METRICS, metric
 
 SEEDS = 5
@@ -233,7 +234,8 @@ def _guide_plan(both: Guided, turn: Turn) -> Plan:
 
 def _untrained(both: Guided, turn: Turn) -> Variables:
     fresh = jax.tree.map(lambda leaf: leaf[0], turn.fresh(both.guide))
-    x = jax.tree.map(lambda leaf: leaf[:CALIBRATION], turn.sets.train["all"]["inputs"])
+    some = jax.tree.map(lambda leaf: leaf[:CALIBRATION], turn.sets.train["all"])
+    x, _ = inputs_and_labels(some)
     _, variables = guide_mode(both.guide, fresh, x, both.mode)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
 
