@@ -1,5 +1,4 @@
-"""DRAFT
-"""
+"""DRAFT"""
 
 from theseus_jax.config import base, preset
 

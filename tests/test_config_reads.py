@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 from settings import changed
 from test_classify import TINY as CLASSES
 from test_experiment import TINY as LANGUAGE
+from test_guidance import TINY as GUIDED
 from test_heads_experiment import TINY as HEADS
+from test_sequences import TINY as SEQUENCES
 
 from theseus_jax.config import base
 from theseus_jax.errors import UserError
@@ -37,8 +39,11 @@ class Reads:
     def __contains__(self, key):
         return key in self._config
 
-    def get(self, key):
-        return self[key] if key in self._config else None
+    def get(self, key, default=None):
+        return self[key] if key in self._config else default
+
+    def keys(self):
+        return self._config.keys()
 
     def to_json(self, **named):
         return self._config.to_json(**named)
@@ -121,3 +126,26 @@ def test_every_key_of_a_comparison_of_heads_is_read(tmp_path):
             sets = task.load(tmp_path / "cache")[1].sets(0)
             assert list(itertools.islice(sets.train, 1)) == ["all"] and sets.validation
     assert not missing(config, seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "task, values", [("sequences", SEQUENCES), ("classification", GUIDED), ("language_model", {})]
+)
+def test_every_key_of_guidance_is_read(task, values, tmp_path):
+    config, seen = changed(base(task, "guide"), values), set()
+    if task == "language_model":
+        reads = Reads(config, seen)
+        known, method = engine.parts(reads)
+        for arm in method.arms(reads, known):
+            arm.plan and arm.plan(arm.first())
+    else:
+        seen |= read_by_a_run(config, tmp_path, [])
+    for changes in ({"data.kind": "parity"} if task == "sequences" else {"guide.origin": "file"},):
+        reads = Reads(changed(config.copy_and_resolve_references(), changes), seen)
+        known, method = engine.parts(reads)
+        method.arms(reads, known)
+    guided = {path for path in leaves(config) if path.split(".")[0] in ("guidance", "search")}
+    assert not guided - seen
+    if task == "sequences":
+        assert not missing(config, seen)

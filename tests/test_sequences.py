@@ -1,5 +1,8 @@
 """Generated sequences and the networks on them: what is asked, chance, causality, padding."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -245,3 +248,21 @@ def test_mistakes_are_one_line(changes, words, tmp_path):
         tj.run(tiny(**changes), tmp_path / "x")
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "x").exists()
+
+
+def test_many_seeds_of_a_deep_recurrent_network_start_at_all():
+    """Batched QRs of several stages at once used to wait for XLA's threads for ever."""
+    code = (
+        "import jax, jax.numpy as jnp\n"
+        "from theseus_jax.experiment.jobs import fresh\n"
+        "from theseus_jax.nets.models.recurrent import recurrent\n"
+        "sizes = dict(vocabulary=9, width=96, depth=6, hidden=128)\n"
+        "net = recurrent(**sizes, kind='elman', block='plain')\n"
+        "keys = jax.random.split(jax.random.key(0), 5)\n"
+        "made = fresh(net, keys, jax.ShapeDtypeStruct((1, 4), jnp.int32))\n"
+        "print(jax.block_until_ready(made)['head']['params']['kernel'].shape)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ran.stdout.strip() == "(5, 9, 128)"

@@ -124,10 +124,15 @@ def check(config: Any, task: Any) -> None:
             f"config.guidance.ratio is {c.ratio:g}, ramp {c.ramp} and disconnect_after"
             f" {c.disconnect_after}; a weight changes in one way: set the others to 0"
         )
-    if config.guide.origin != "trained":
+    if config.guide.origin == "untrained":
         raise UserError(
-            f"config.guide.origin is {config.guide.origin!r}; guidance trains its guide here and"
-            " has an arm for an untrained one: leave it at 'trained'"
+            "config.guide.origin is 'untrained'; guidance has an arm for that, guided_untrained,"
+            " beside a guide that is trained: leave it at 'trained', or give weights"
+        )
+    if config.guide.weights and config.guide.origin != "file":
+        raise UserError(
+            f"config.guide.weights is {config.guide.weights!r} and guide.origin"
+            f" {config.guide.origin!r}, which reads none; set guide.origin to 'file'"
         )
 
 
@@ -201,7 +206,10 @@ def arms(config: Any, task: Any) -> tuple[Arm, ...]:
     chosen = [name for name in known_arms(task) if name in config.arms]
     if "distilled" in chosen:
         guidance.check_outputs(both.guide, both.target, task.example)
-    guides = [Arm("guide", both.guide, functools.partial(_guide_plan, both), role=GUIDE, seeds=1)]
+    made = {"plan": functools.partial(_guide_plan, both)}
+    if config.guide.origin != "trained":
+        made = {"solve": lambda turn: task.begin(both.guide, turn.fresh(both.guide), turn.sets)}
+    guides = [Arm("guide", both.guide, role=GUIDE, seeds=1, **made)]
     if "guided_untrained" in chosen:
         begin = functools.partial(_untrained, both)
         guides.append(Arm("guide_untrained", both.untrained, solve=begin, role=GUIDE, seeds=1))

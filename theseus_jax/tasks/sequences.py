@@ -83,6 +83,11 @@ class Task:
     def __init__(self, config: Any) -> None:
         check_values(config, CHOICES, POSITIVE)
         c, count = config.data, config.train.batch
+        if config.guide.get("weights"):
+            raise UserError(
+                f"config.guide.weights is {config.guide.weights!r}; guides on sequences are trained"
+                " here: leave it empty"
+            )
         self.config = config
         self.drawn = (
             Copying(c.symbols, c.shortest, c.longest, c.form)
