@@ -12,7 +12,6 @@ digits. `paper`: ImageNet through TFDS, one GPU; untuned.
 
 from theseus_jax.config import base, preset
 
-
 # nine stages of the guide, three to one
 PAIRS = """stem = stem, block_1 = stem, block_2 = stem, block_3 = block_1, block_4 = block_1,
 block_5 = block_1, block_6 = block_2, block_7 = block_2, block_8 = block_2"""
