@@ -1,8 +1,8 @@
 """A plain 4-layer tanh RNN learns token frequencies alone, and more beside a Transformer.
 
-Claim tested (arXiv 2410.20035, "RNN <- Transformer, LM": perplexity 69.19 alone, 40.01 guided, 59.61
-by an untrained guide): a language model that fails is trained by a layer-wise alignment to a guide
-(holds), and the guide's knowledge is what helps: its activations of OTHER windows help little
+Claim tested (arXiv 2410.20035, "RNN <- Transformer, LM": perplexity 69.19 alone, 40.01 guided,
+59.61 by an untrained guide): a language model that fails is trained by a layer-wise alignment to a
+guide (holds), and the guide's knowledge is what helps: its activations of OTHER windows help little
 (holds), an untrained guide not at all. Skips and norms, or gates, help the target far more (holds).
 
     python launch/run.py --config=configs/guide_rnn_lm.py
