@@ -10,7 +10,7 @@ def default():
     c.target.arch, c.target.width, c.target.depth, c.target.hidden = "rnn", 64, 6, 128
     c.train.batch = 32
     c.guidance.steps, c.guidance.samples = 500, "tokens"
-    c.search.rates, c.search.steps = (3e-4, 1e-3, 3e-3, 1e-2), 200
+    c.search.rates, c.search.steps = (1e-4, 3e-4, 1e-3, 3e-3), 500
     return c
 
 
