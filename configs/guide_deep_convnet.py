@@ -5,7 +5,8 @@ trains badly for want of skips is better with a layer-wise alignment to the netw
 
     python launch/run.py --config=configs/guide_deep_convnet.py
 
-MEASURED
+Not measured over seeds yet. One seed, 200 steps at 1e-2, validation accuracy: 44 % alone, 33 %
+guided; 50 % with skips at 1e-3, 62 % the guide after 300 steps.
 Needs Debian's dataset-fashion-mnist, or its four files in data.path. `smoke` reads scikit-learn's
 digits. `paper`: ImageNet through TFDS, one GPU; untuned.
 """

@@ -5,7 +5,8 @@ that fails on a task is better with a layer-wise alignment to a guide that does 
 
     python launch/run.py --config=configs/guide_transformer_parity.py
 
-MEASURED
+Not measured over seeds yet. One seed, 600 steps: 52 to 53 % alone, 52 to 53 % guided by an RNN at
+100 %, 52 % beside other sequences; chance is 51 %.
 Chance is what the most common class scores on the held-out set, which is drawn once. Batches are
 drawn anew from a key. `paper`: the published lengths and widths, one GPU; untuned.
 """

@@ -5,7 +5,8 @@ overfits generalises better with a layer-wise alignment to a convolutional guide
 
     python launch/run.py --config=configs/guide_wide_fcn.py
 
-MEASURED
+Not measured over seeds yet. One seed, 300 steps, validation accuracy: 83.4 % alone, 83.0 guided,
+83.2 beside other pictures, 83.4 with skips; training loss 0.002 in all.
 Needs Debian's dataset-fashion-mnist, or its four files in data.path. `smoke` reads scikit-learn's
 digits. `paper`: ImageNet through TFDS, one GPU; untuned.
 """

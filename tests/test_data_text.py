@@ -141,6 +141,7 @@ def test_provenance_is_plain_and_complete(stdlib):
         "documents",
         "tokens",
         "bytes",
+        "words",
     }
     assert (provenance["name"], provenance["tokenizer"], provenance["vocabulary"]) == (
         "stdlib",
@@ -149,6 +150,7 @@ def test_provenance_is_plain_and_complete(stdlib):
     )
     assert provenance["python"] == platform.python_version()
     for split in SPLITS:
+        assert 5 < provenance["bytes"][split] / provenance["words"][split] < 20
         assert (
             provenance["tokens"][split]
             == provenance["bytes"][split] + provenance["documents"][split]
