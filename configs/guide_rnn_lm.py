@@ -23,6 +23,7 @@ def default():
     c.guide.learning_rate = 2e-3
     c.target.cell, c.target.block, c.target.expansion = "elman", "plain", 0
     c.target.width, c.target.depth, c.target.hidden = 96, 4, 128
+    c.arms = (*c.arms, "baseline_residual", "baseline_gated")
     c.train.batch, c.train.clip = 16, 0.25
     c.guidance.steps, c.guidance.samples = 400, "tokens"
     c.search.rates, c.search.steps = (3e-4, 1e-3, 3e-3, 1e-2), 200

@@ -128,6 +128,13 @@ def test_every_key_of_a_comparison_of_heads_is_read(tmp_path):
     assert not missing(config, seen)
 
 
+def reads_arms(reads):
+    """Make the plan of every arm."""
+    known, method = engine.parts(reads)
+    for arm in method.arms(reads, known):
+        arm.plan and arm.plan(arm.first())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "task, values", [("sequences", SEQUENCES), ("classification", GUIDED), ("language_model", {})]
@@ -135,16 +142,13 @@ def test_every_key_of_a_comparison_of_heads_is_read(tmp_path):
 def test_every_key_of_guidance_is_read(task, values, tmp_path):
     config, seen = changed(base(task, "guide"), values), set()
     if task == "language_model":
-        reads = Reads(config, seen)
-        known, method = engine.parts(reads)
-        for arm in method.arms(reads, known):
-            arm.plan and arm.plan(arm.first())
+        reads_arms(Reads(config, seen))
     else:
         seen |= read_by_a_run(config, tmp_path, [])
-    for changes in ({"data.kind": "parity"} if task == "sequences" else {"guide.origin": "file"},):
+    ramp = {"guidance.ramp": 3, "guidance.final": 0.1}
+    for changes in (ramp, {**ramp, "data.kind": "parity"} if task == "sequences" else ramp):
         reads = Reads(changed(config.copy_and_resolve_references(), changes), seen)
-        known, method = engine.parts(reads)
-        method.arms(reads, known)
+        reads_arms(reads)
     guided = {path for path in leaves(config) if path.split(".")[0] in ("guidance", "search")}
     assert not guided - seen
     if task == "sequences":
