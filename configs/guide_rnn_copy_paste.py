@@ -10,7 +10,8 @@ Accuracy at the blanks, 500 steps, four rates searched over as many steps, 5 see
 (alone), 35.0 +- 0.8 (trained guide), 38.6 +- 0.5 (untrained guide), 32.6 +- 0.9 (other sequences),
 31.2 (distilled), 96.9 (the guide), 10.3 chance. A search of 200 steps chooses rates at which no
 guide helps (31.3, 31.2, 31.7, 30.8); there skips and norms end at 10.0 (chance), a GRU at 39.6 %.
-2 CPU cores: 26 minutes for that, beside three other runs. `data.form="published"` draws copies as published. `paper`: untuned.
+2 CPU cores: 26 minutes for that, beside three other runs. `data.form="published"` draws copies as
+published. `paper`: untuned.
 """
 
 from theseus_jax.config import base, preset
