@@ -129,10 +129,10 @@ def row(size: str, repeats: int, steps: int, clock: Callable[[], float]) -> dict
     }
     runs = {name: programs.ours(bench, phase) for name, phase in phases.items()}
     runs |= {"our_guide": programs.our_guide(bench), **programs.torch_programs(bench)}
-    apart, load = compared({name: run() for name, run in runs.items()}), os.getloadavg()[0]
+    apart = compared({name: run() for name, run in runs.items()})
     times = timed(runs, steps, repeats, clock)
     found = {"size": size, "pairs": len(bench.both.pairs), "batch": config.train.batch}
-    found |= {"repeats": repeats, "steps": steps, "load_before": load, "differences": apart}
+    found |= {"repeats": repeats, "steps": steps, "differences": apart}
     for name, values in times.items():
         found |= spread(name, values)
     found["ratios"] = {
