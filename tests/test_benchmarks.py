@@ -128,3 +128,39 @@ def test_the_alignment_benchmark_times_a_step_that_learns_and_counts_what_it_cos
         pair.programs(made)["forwards"], made.variables, made.guide, batches[0]
     )
     assert bench.step_flops(shape, "linear", batches[0]) > 2 * forwards > 0
+
+
+def test_the_guided_benchmark_times_steps_of_the_same_target(similarity, studies):
+    programs, bench = (
+        importlib.import_module(name) for name in ("launch.guided_programs", "guided_step")
+    )
+    config = bench.deep()
+    config.guide.width, config.target.width, config.target.depth, config.train.batch = 4, 8, 5, 8
+    made = programs.built(config, 3)
+    alone, guided, kept = (
+        programs.ours(made, programs.phase_of(made, *given))()
+        for given in ((), ("cka_biased",), ("cka_biased", True))
+    )
+    weight = config.guidance.weight
+    assert alone["loss"][0] == pytest.approx(guided["loss"][0] - weight * guided["alignment"][0])
+    np.testing.assert_allclose(kept["loss"], guided["loss"], rtol=1e-5)
+    parts = programs.counts(made) + programs.guide_count(made)
+    assert 0 < parts < programs.counts(made, "cka_biased")
+
+
+def test_the_guided_benchmark_refuses_a_peer_that_disagrees(studies):
+    bench = importlib.import_module("guided_step")
+    first = {"guided_biased": {"loss": [2.0, 1.0]}, "published": {"loss": [2.0001, 3.0]}}
+    first["lean"] = {"loss": [2.0, 3.0]}
+    assert bench.compared(first)["published_loss"] == pytest.approx(5e-5, rel=1e-3)
+    for wrong in (2.01, float("nan")):
+        first["lean"] = {"loss": [wrong, 1.0]}
+        with pytest.raises(ValueError, match="first step: lean"):
+            bench.compared(first)
+
+
+def test_every_layer_of_the_guide_has_one_of_the_wide_target(studies):
+    bench = importlib.import_module("guided_step")
+    pairs = [pair.split("=") for pair in bench.wide().guidance.pairs.split(", ")]
+    assert len({guide for guide, _ in pairs}) == 21 and pairs[-1] == ["head", "block_2"]
+    assert [target for _, target in pairs] == ["stem"] * 7 + ["block_1"] * 7 + ["block_2"] * 7
