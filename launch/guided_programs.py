@@ -19,12 +19,11 @@ from theseus_jax.chunk import Moving, Still, compiled_chunk
 from theseus_jax.cost import flops
 from theseus_jax.edits import fresh_optimizer
 from theseus_jax.experiment import engine
-from theseus_jax.feeds import Cached, Feed
+from theseus_jax.feeds import Cached
 from theseus_jax.frozen import Memory, with_guide
-from theseus_jax.methods.guide import Guidance, trained
+from theseus_jax.methods.guide import Guided
 from theseus_jax.nets.stage import Variables, init
 from theseus_jax.nets.variables import partition
-from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Phase
 from theseus_jax.program import Program, guide_signals, guide_stages, loss_fn, program_of
 from theseus_jax.similarity import samples
@@ -37,7 +36,7 @@ Run = Callable[[], dict[str, np.ndarray]]
 class Bench(NamedTuple):
     """Both networks, fresh weights of each, pictures, and the rows of every step's batch (K, B)."""
 
-    both: Guidance
+    both: Guided
     target: Variables
     guide: Variables
     examples: dict[str, np.ndarray]
@@ -47,7 +46,7 @@ class Bench(NamedTuple):
 def built(config: Any, steps: int) -> Bench:
     """The networks of a config of configs/guide_deep_fcn.py, and K batches."""
     task, _ = engine.parts(config)
-    both, count = Guidance(config, task, *task.pair()), config.train.batch
+    both, count = Guided(config, task, *task.pair()), config.train.batch
     target, guide = (
         init(net, jax.random.key(i), task.example)
         for i, net in enumerate((both.target, both.guide))
@@ -74,18 +73,16 @@ def phase_of(bench: Bench, metric: str = "", kept: bool = False) -> Phase:
     kept: with the guide's outputs computed before the first step.
     """
     both = bench.both
-    terms: tuple[Term, ...] = (Term("cross_entropy", 1.0, CrossEntropy()),)
-    if metric:
-        both.config.guidance.metric = metric
-        terms = (*terms, both.alignment(0))
-    return Phase(
-        "bench",
-        both.target,
-        trained(both.target, both.task.example),
-        terms,
-        len(bench.rows),
-        Feed(guide=both.guide if metric else None, cached=(Cached("guide"),) if kept else ()),
-        dataclasses.replace(both.optimizer(RATE), schedule="constant"),
+    both.config.guidance.metric = metric or both.config.guidance.metric
+    name = "guided_trained" if metric else "baseline"
+    settings = both.settings(name, RATE, len(bench.rows))
+    (phase,) = both.plan(both.target, both.guide, settings)
+    cached = (Cached("guide"),) if kept else ()
+    return dataclasses.replace(
+        phase,
+        feed=dataclasses.replace(phase.feed, transforms=(), cached=cached),
+        optimizer=dataclasses.replace(phase.optimizer, schedule="constant"),
+        watches=(),
     )
 
 
