@@ -17,7 +17,8 @@ from theseus_jax.config import base, preset
 def default():
     c = base("classification", "guide")
     c.data.source, c.data.train, c.data.validation = "fashion_mnist", 10000, 1000
-    c.arms = (*c.arms[:5], "baseline_residual")
+    c.arms = ("baseline", "guided_trained", "guided_untrained", "guided_shuffled", "distilled")
+    c.arms = (*c.arms, "baseline_residual")
     c.guide.arch, c.guide.width, c.guide.stem, c.guide.steps = "resnet50", 8, "imagenet", 600
     c.target.arch, c.target.width, c.target.stem = "plain50", 8, "imagenet"
     c.train.batch = 64

@@ -21,7 +21,8 @@ block_5 = block_1, block_6 = block_2, block_7 = block_2, block_8 = block_2"""
 def default():
     c = base("classification", "guide")
     c.data.source, c.data.train, c.data.validation = "fashion_mnist", 2000, 1000
-    c.arms = (*c.arms[:5], "baseline_residual")
+    c.arms = ("baseline", "guided_trained", "guided_untrained", "guided_shuffled", "distilled")
+    c.arms = (*c.arms, "baseline_residual")
     c.guide.arch, c.guide.width, c.guide.steps = "resnet18", 8, 400
     c.target.arch, c.target.width, c.target.depth, c.target.norm = "mlp", 512, 3, "batch"
     c.guidance.steps, c.guidance.samples, c.guidance.pairs = 300, "pooled", PAIRS

@@ -15,8 +15,11 @@ from theseus_jax import tasks
 from theseus_jax.balance import Until, at
 from theseus_jax.config import base
 from theseus_jax.errors import UserError
+from theseus_jax.feeds import Cached
+from theseus_jax.methods import guide as guide_method
 from theseus_jax.methods.agreement import kappa
 from theseus_jax.methods.guidance import Settings
+from theseus_jax.nets import zoo
 from theseus_jax.objectives import Alignment, Signals
 from theseus_jax.plan import Optimizer
 from theseus_jax.similarity import metric
@@ -263,6 +266,39 @@ def test_networks_of_ones_own_are_guided_and_the_guide_stays():
     assert bit_equal(again, variables)
     other, _ = own(pairs=pairs, key=jax.random.key(5))
     assert not bit_equal(other, variables)
+
+
+@pytest.mark.parametrize("samples, shift", [("pooled", 0), ("pooled", 1), ("sequences", 0)])
+def test_outputs_that_are_kept_give_the_losses_of_those_that_are_not(samples, shift):
+    """On pictures, whose stages are pooled before they are kept."""
+    shape = zoo.Reading((8, 8, 1), (8.0,), (8.0,))
+    guide = zoo.build(zoo.Architecture("resnet18", width=4), shape, 3)
+    target = zoo.build(zoo.Architecture("plain18", width=4, norm="none"), shape, 3)
+    x = np.random.default_rng(0).integers(0, 16, (48, 8, 8, 1)).astype(np.uint8)
+    given = {"guide": guide, "target": target, "inputs": x}
+    given["guide_variables"] = tj.init(guide, jax.random.key(1), x[:1])
+    losses = []
+    for remember in (True, False):
+        settings = Settings(steps=6, samples=samples, shift=shift, kl=0.5, remember=remember)
+        rows = own(**given, labels=x[:, 0, 0, 0].astype(int) % 3, settings=settings)[1]
+        assert [row["kind"] for row in rows].count("stored") == remember
+        losses += [row["loss"] for row in rows if row["kind"] == "train"]
+    half = len(losses) // 2
+    assert losses[:half] == pytest.approx(losses[half:], rel=1e-5)
+
+
+def test_an_untrained_guide_that_reads_every_batchs_statistics_is_not_remembered():
+    config = tiny(guide__arch="resnet18", guide__width=4, guide__mode="batch")
+    arms = {
+        arm.name: arm
+        for arm in guide_method.arms(config, tasks.module("classification").Task(config))
+    }
+    kept = {name: arm.plan(arm.first())[0].feed.cached for name, arm in arms.items() if arm.plan}
+    assert kept["guided_trained"] == kept["guided_shuffled"] == (Cached("guide", pooled=True),)
+    assert kept["guided_untrained"] == kept["baseline"] == kept["guide"] == ()
+    never = tiny(guidance__remember="never")
+    for arm in guide_method.arms(never, tasks.module("classification").Task(never)):
+        assert not arm.plan or not arm.plan(arm.first())[0].feed.cached
 
 
 def test_labels_of_sequences_may_ask_for_nothing():

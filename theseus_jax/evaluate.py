@@ -63,14 +63,19 @@ def token_loss(
 SAMPLES = 4096  # the neighbour measures compare every two
 
 
+def _activation(net: Network, variables: Variables, x: Any, name: str) -> Any:
+    """What a stage gives, or what lies inside it ("block_3/attn")."""
+    return forward(net, variables, x, stop=name.split("/")[0], capture=name)[1][name]
+
+
 @functools.partial(jax.jit, static_argnames=("net", "guide", "pair", "metrics", "kind"))
 def _similarities(net, variables, guide, guide_variables, x, pair, metrics, kind):
-    values, mask = values_and_mask(forward(guide, guide_variables, x, stop=pair[0])[0])
+    values, mask = values_and_mask(_activation(guide, guide_variables, x, pair[0]))
     y, counted = samples(values, kind=kind, mask=mask)
     rows = jnp.linspace(0, len(y) - 1, min(len(y), SAMPLES)).round().astype(int)
 
     def one_seed(variables):
-        z = forward(net, variables, x, stop=pair[1])[0]
+        z = _activation(net, variables, x, pair[1])
         ours, _ = samples(values_and_mask(z)[0], kind=kind, mask=mask)
         return [
             metric(ours[rows], y[rows], None if counted is None else counted[rows])

@@ -251,15 +251,17 @@ class Cached:
 
     role "target": those of stage `stage`, each seed's own; the route starts behind it, and nothing
     before that start may be random in training. role "guide": those of every guide stage that a
-    step reads. Both ask for inputs that no transform changes.
+    step reads; pooled: each averaged over its positions (`similarity.samples`), which is all that
+    such an alignment reads, and far less to keep. Both ask for inputs that no transform changes.
     """
 
     role: str
     stage: str = ""
+    pooled: bool = False
 
     def __str__(self) -> str:
         of = f"outputs of {self.stage}" if self.stage else "the guide's activations"
-        return f"{of} for all examples, computed once"
+        return f"{of} for all examples, computed once{', pooled' * self.pooled}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any, Callable, NamedTuple
 import jax
 
 from theseus_jax import cost
+from theseus_jax.nets.masked import values_and_mask
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.nets.variables import partition
 from theseus_jax.plan import Phase
@@ -22,6 +23,7 @@ from theseus_jax.program import (
     over_seeds,
     program_of,
 )
+from theseus_jax.similarity import samples
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -53,19 +55,21 @@ def prefix(name: str, phase: Phase, state: Any, examples: Any, log: Log) -> Any:
 
 
 class Memory(NamedTuple):
-    """What `fit` keeps of guides from phase to phase. outputs: {(guide, stage): leaves (N, ...)};
-    charged: of which of them the cost was logged, by this process or by one that it goes on from.
+    """What `fit` keeps of guides from phase to phase. outputs: {(guide, stage, whether pooled):
+    leaves (N, ...)}; charged: of which of them the cost was logged, by this process or by one that
+    it goes on from.
     """
 
-    outputs: dict[tuple[Network, str], Any]
+    outputs: dict[tuple[Network, str, bool], Any]
     charged: set[tuple[Network, str]]
 
 
 def with_guide(name: str, phase: Phase, state: Any, examples: Any, memory: Memory, log: Log) -> Any:
     """The examples with what a step reads of the guide under "guide"."""
-    guide = phase.feed.guide
-    names = guide_stages(program_of(phase)) if phase.feed.cache("guide") else ()
-    missing = [stage for stage in names if (guide, stage) not in memory.outputs]
+    guide, kept = phase.feed.guide, phase.feed.cache("guide")
+    names = guide_stages(program_of(phase)) if kept else ()
+    pooled = bool(kept and kept.pooled)
+    missing = [stage for stage in names if (guide, stage, pooled) not in memory.outputs]
     for due in (True, False):
         group = tuple(stage for stage in missing if ((guide, stage) not in memory.charged) == due)
         if not group:
@@ -73,7 +77,7 @@ def with_guide(name: str, phase: Phase, state: Any, examples: Any, memory: Memor
         args = state.guide_variables, examples["inputs"]
         leaves, structure = jax.tree.flatten(args)
         run, flops = _compiled_guide(
-            guide, group, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+            guide, group, pooled, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         )
         began = time.monotonic()
         outputs = jax.block_until_ready(run(*args))
@@ -88,10 +92,10 @@ def with_guide(name: str, phase: Phase, state: Any, examples: Any, memory: Memor
                     "training_flops": flops,
                 }
             )
-        memory.outputs.update({(guide, stage): outputs[stage] for stage in group})
+        memory.outputs.update({(guide, stage, pooled): outputs[stage] for stage in group})
         memory.charged.update((guide, stage) for stage in group)
     return (
-        {**examples, "guide": {stage: memory.outputs[guide, stage] for stage in names}}
+        {**examples, "guide": {stage: memory.outputs[guide, stage, pooled] for stage in names}}
         if names
         else examples
     )
@@ -101,13 +105,22 @@ def with_guide(name: str, phase: Phase, state: Any, examples: Any, memory: Memor
 def _compiled_guide(
     guide: Network,
     names: tuple[str, ...],
+    pooled: bool,
     structure: Any,
     shapes: tuple[tuple[tuple[int, ...], Any], ...],
 ) -> Any:
     """The compiled pass over all examples, and its FLOPs."""
 
+    def pool(activation: Any) -> Any:
+        values, mask = values_and_mask(activation)
+        return samples(values, kind="pooled", mask=mask)[0]
+
     def run(variables, inputs):
-        return in_blocks(lambda block: guide_signals(guide, variables, block, names), inputs)
+        def block(x):
+            found = guide_signals(guide, variables, x, names)
+            return {name: pool(one) for name, one in found.items()} if pooled else found
+
+        return in_blocks(block, inputs)
 
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
     compiled = jax.jit(run).lower(*args).compile()

@@ -187,7 +187,9 @@ class Alignment(_Paired):
             )
             x, counted = samples(x, kind=self.samples, mask=mask)
             y = jnp.roll(y, -self.shift, axis=0) if self.shift else y
-            y, _ = samples(jax.lax.stop_gradient(y), kind=self.samples, mask=mask)
+            # of a guide without positions, or pooled beforehand, whole examples are all there is
+            theirs = mask if y.ndim > 2 else None
+            y, _ = samples(jax.lax.stop_gradient(y), kind=self.samples, mask=theirs)
             return 1.0 - self.metric(x, y, counted)
 
         total = sum(distance(pair) for pair in self.pairs)

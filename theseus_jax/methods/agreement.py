@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Sequence
 
 import jax
 import numpy as np
 
 from theseus_jax.arms import GUIDE, Finished
-from theseus_jax.nets.masked import values_and_mask
-from theseus_jax.nets.stage import Network, forward, init
-from theseus_jax.similarity import NamedSimilarity, samples
+from theseus_jax.evaluate import stage_similarity
+from theseus_jax.nets.stage import init
+from theseus_jax.similarity import NamedSimilarity
 
 EXAMPLES = 256  # held-out examples that activations are compared on
 
@@ -57,28 +56,6 @@ def error_table(finished: Finished) -> dict[str, Any]:
     }
 
 
-@functools.partial(jax.jit, static_argnames=("net", "guide", "pairs", "measure", "kind"))
-def _similarities(
-    net: Network,
-    guide: Network,
-    pairs: tuple[tuple[str, str], ...],
-    measure: NamedSimilarity,
-    kind: str,
-    variables: Any,
-    guide_variables: Any,
-    x: Any,
-) -> list[jax.Array]:
-    theirs = forward(guide, guide_variables, x, capture=tuple({g for g, _ in pairs}))[1]
-    ours = forward(net, variables, x, capture=tuple({t for _, t in pairs}))[1]
-    found = []
-    for guide_stage, stage in pairs:
-        values, mask = values_and_mask(ours[stage])
-        a, counted = samples(values, kind=kind, mask=mask)
-        b, _ = samples(values_and_mask(theirs[guide_stage])[0], kind=kind, mask=mask)
-        found.append(measure(a, b, counted))
-    return found
-
-
 def pair_table(
     finished: Finished,
     pairs: Sequence[tuple[str, str]],
@@ -87,7 +64,7 @@ def pair_table(
     guides: dict[str, str],
 ) -> dict[str, Any]:
     """A table of results.json: the similarity of every pair on validation data, for a fresh target
-    and for every model of the target's network, seed 0.
+    and for every model of the target's network, mean over seeds.
 
     guides: {model: the guide that it is compared with}; a fresh target is compared with "guide".
     """
@@ -97,13 +74,13 @@ def pair_table(
     x = jax.tree.map(lambda leaf: leaf[:EXAMPLES], x)
 
     def similarities(variables: Any, guide: str) -> list[float]:
-        given = variables, finished.first(guide), x
-        found = _similarities(net, arms[guide].net, tuple(pairs), measure, kind, *given)
-        return [float(value) for value in found]
+        given = net, variables, arms[guide].net, finished.first(guide), x
+        each = [stage_similarity(*given, pair=p, metrics=(measure,), kind=kind) for p in pairs]
+        return [float(values[0].mean()) for values in each]
 
     fresh = init(net, jax.random.key(finished.config.seed), finished.task.example)
-    held = {"fresh": similarities(fresh, "guide")}
-    held |= {name: similarities(finished.first(name), guide) for name, guide in guides.items()}
+    held = {"fresh": similarities(jax.tree.map(lambda leaf: leaf[None], fresh), "guide")}
+    held |= {name: similarities(finished.done[name], guide) for name, guide in guides.items()}
     rows = [
         {"pair": f"{g} = {t}", **{name: values[i] for name, values in held.items()}}
         for i, (g, t) in enumerate(pairs)
@@ -111,8 +88,8 @@ def pair_table(
     columns = [("pair", "guide = target", ""), *((name, name, "similarity") for name in held)]
     return {
         "title": f"Similarity of every pair ({measure.name}, {kind})",
-        "note": "On validation data, seed 0, with the guide that the model was given, else the"
-        " trained one; fresh: the target with new weights.",
+        "note": "On validation data, mean over seeds, with the guide that the model was given, else"
+        " the trained one; fresh: the target with new weights, one draw.",
         "columns": [{"key": k, "label": label, "unit": unit} for k, label, unit in columns],
         "rows": rows,
     }

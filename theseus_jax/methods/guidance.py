@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any
 
 from theseus_jax.errors import UserError
-from theseus_jax.feeds import Feed
+from theseus_jax.feeds import Cached, Feed
 from theseus_jax.methods.mapping import auto_mapping
 from theseus_jax.nets.masked import values_and_mask
 from theseus_jax.nets.stage import Network, seams, variable_shapes
@@ -35,7 +35,9 @@ class Settings:
     weight: a number, `balance.Ramp`, `balance.Until` (the guide is disconnected, optimizer and
     schedule go on) or `balance.Calibrated`; 0 for no alignment. shift: the guide's activations are
     of the example so many rows on, as a control. kl: share of distillation of the guide's outputs
-    in the task's loss, in [0, 1]. Raises UserError for a value that cannot be meant.
+    in the task's loss, in [0, 1]. remember: the guide's outputs for all examples are computed once,
+    which asks for inputs that no transform changes; where samples are pooled they are kept pooled.
+    Raises UserError for a value that cannot be meant.
     """
 
     steps: int = 500
@@ -47,6 +49,7 @@ class Settings:
     kl: float = 0.0
     temperature: float = 2.0
     optimizer: Optimizer = Optimizer(1e-3)
+    remember: bool = False
 
     def __post_init__(self) -> None:
         if not METRICS[self.measure.name].differentiable:
@@ -142,6 +145,8 @@ def plan(
     """
     parts = terms(guide, pairs, settings)
     read = any(term.fn.guide for term in parts)
+    pooled = settings.samples == "pooled"
+    kept = (Cached("guide", pooled=pooled),) if read and settings.remember else ()
     return (
         Phase(
             "train",
@@ -149,7 +154,7 @@ def plan(
             trained(target, example),
             parts,
             settings.steps,
-            Feed(guide=guide if read else None, transforms=transforms),
+            Feed(guide=guide if read else None, transforms=transforms, cached=kept),
             settings.optimizer,
             watches=watches,
         ),

@@ -33,7 +33,7 @@ from theseus_jax.methods.guide_modes import batch_mode, guide_mode
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.plan import Optimizer, Plan
 from theseus_jax.program import inputs_and_labels
-from theseus_jax.similarity import METRICS, metric
+from theseus_jax.similarity import METRICS, NamedSimilarity, metric
 
 SEEDS = 5
 REMEDY = "name pairs of stages that exist, or choose another metric or kind of samples"
@@ -44,7 +44,11 @@ GUIDED = {
     "guided_shuffled": ("guide", 1),
 }
 ARMS = ("baseline", *GUIDED, "distilled")
-CHOICES = {"guidance.samples": SAMPLES, "guidance.reduction": REDUCTIONS}
+CHOICES = {
+    "guidance.samples": SAMPLES,
+    "guidance.reduction": REDUCTIONS,
+    "guidance.remember": ("auto", "never"),
+}
 CALIBRATION = 2048  # examples behind the statistics of an untrained guide
 POSITIVE = ("guide.steps", "guidance.steps", "guidance.neighbours", "search.seeds", "search.steps")
 
@@ -75,6 +79,9 @@ def sections(task: Any) -> dict[str, Any]:
             "neighbours": 10,  # k of the neighbour measures
             "samples": usual["samples"],  # tokens | sequences | pooled
             "reduction": "mean",  # mean | sum, over pairs
+            # the guide's outputs computed once: auto (where samples are pooled and nothing changes
+            # the inputs) | never
+            "remember": "auto",
             "weight": 1.0,
             # > 0: the weight is found after the first epoch, so that the alignment is so many times
             # the cross-entropy
@@ -106,16 +113,12 @@ def cures(task: Any) -> dict[str, dict[str, Any]]:
     return getattr(task, "cures", {})
 
 
-def known_arms(task: Any) -> tuple[str, ...]:
-    """What config.arms may name."""
-    return (*ARMS, *cures(task))
-
-
 def check(config: Any, task: Any) -> None:
     """Raises UserError, one line, for the first value that cannot be meant."""
     metrics = tuple(name for name, entry in METRICS.items() if entry.differentiable)
     check_values(config, CHOICES | {"guidance.metric": metrics}, POSITIVE)
-    unknown, there = [one for one in config.arms if one not in known_arms(task)], known_arms(task)
+    there = (*ARMS, *cures(task))
+    unknown = [one for one in config.arms if one not in there]
     if unknown:
         raise UserError(f"config.arms has {', '.join(unknown)}; choose from {', '.join(there)}")
     c = config.guidance
@@ -175,7 +178,7 @@ class Guided(NamedTuple):
         c, train, guided = self.config.guidance, self.config.train, name in GUIDED
         return Settings(
             steps,
-            metric(c.metric, k=c.neighbours),
+            self.measure,
             c.samples,
             c.reduction,
             self.weight if guided else 0.0,
@@ -183,7 +186,22 @@ class Guided(NamedTuple):
             c.kl if name == "distilled" else 0.0,
             c.temperature,
             Optimizer(rate, train.weight_decay, train.clip),
+            self.remembers(name),
         )
+
+    def remembers(self, name: str) -> bool:
+        """Whether the guide of an arm is run once for all examples: not where its batch norm reads
+        every batch's own statistics.
+        """
+        c = self.config.guidance
+        fixed = self.mode != "batch" or name != "guided_untrained"
+        return c.remember == "auto" and c.samples == "pooled" and not self.task.transforms and fixed
+
+    @property
+    def measure(self) -> NamedSimilarity:
+        """Of the alignment."""
+        c = self.config.guidance
+        return metric(c.metric, k=c.neighbours)
 
     def plan(self, net: Network, guide: Network, settings: Settings) -> Plan:
         """Of a network that is trained, the guide among them."""
@@ -203,7 +221,7 @@ def arms(config: Any, task: Any) -> tuple[Arm, ...]:
     both = Guided(config, task, *task.pair())
     check(config, task)
     both.pairs
-    chosen = [name for name in known_arms(task) if name in config.arms]
+    chosen = [name for name in (*ARMS, *cures(task)) if name in config.arms]
     if "distilled" in chosen:
         guidance.check_outputs(both.guide, both.target, task.example)
     made = {"plan": functools.partial(_guide_plan, both)}
@@ -270,15 +288,15 @@ def results(finished: Finished) -> dict[str, Any]:
     the consistency of errors.
     """
     both = Guided(finished.config, finished.task, *finished.task.pair())
-    settings = both.settings("baseline", 0.0, 1)
     guides = {
         arm.name: "guide_untrained" if arm.name == "guided_untrained" else "guide"
         for arm in finished.arms
         if arm.net == both.target and arm.role != GUIDE
     }
-    compared = both.pairs, settings.measure, settings.samples, guides
+    compared = both.pairs, both.measure, finished.config.guidance.samples, guides
     similar = {"pairs": pair_table(finished, *compared)} if guides else {}
-    errors = {"errors": error_table(finished)}
+    told = hasattr(finished.data.sets(0).test, "right")
+    errors = {"errors": error_table(finished)} if told else {}
     return {
         "claims": leads(finished.models, finished.task.compared),
         "tables": {"gradients": depth_table(finished), **similar, **errors},

@@ -29,7 +29,9 @@ def module(name: str) -> ModuleType:
 
 
 class Held(Protocol):
-    """Held-out examples of one split."""
+    """Held-out examples of one split. One whose answers are right or wrong has besides right(net,
+    variables) -> (S, asked) bool, for the consistency of errors.
+    """
 
     def inputs(self) -> Any:
         """Some of the inputs, for similarities."""
@@ -76,8 +78,9 @@ class Task(Protocol):
 
     One whose networks can be converted into each other has besides: samples, how many of each kind
     (`convert.samples`) a batch gives; transforms, of every batch (`feeds`); pair(), a guide and a
-    target; and begin(net, fresh, sets), the variables of a guide that is not trained here. Its sets
-    name the training examples "all", "share" and "unlabelled".
+    target; and begin(net, fresh, sets), the variables of a guide that is not trained here. One whose
+    target can be guided has target(**changes), the target with other sizes, and `cures`, {arm:
+    changes} that help the target by itself. Its sets name the training examples "all", "share" and "unlabelled".
     """
 
     compared: Compared
