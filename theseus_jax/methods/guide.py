@@ -108,16 +108,11 @@ def sections(task: Any) -> dict[str, Any]:
     }
 
 
-def cures(task: Any) -> dict[str, dict[str, Any]]:
-    """{arm: sizes of the target that it changes}, as the task knows them."""
-    return getattr(task, "cures", {})
-
-
 def check(config: Any, task: Any) -> None:
     """Raises UserError, one line, for the first value that cannot be meant."""
     metrics = tuple(name for name, entry in METRICS.items() if entry.differentiable)
     check_values(config, CHOICES | {"guidance.metric": metrics}, POSITIVE)
-    there = (*ARMS, *cures(task))
+    there = (*ARMS, *getattr(task, "cures", ()))
     unknown = [one for one in config.arms if one not in there]
     if unknown:
         raise UserError(f"config.arms has {', '.join(unknown)}; choose from {', '.join(there)}")
@@ -221,7 +216,7 @@ def arms(config: Any, task: Any) -> tuple[Arm, ...]:
     both = Guided(config, task, *task.pair())
     check(config, task)
     both.pairs
-    chosen = [name for name in (*ARMS, *cures(task)) if name in config.arms]
+    chosen = [name for name in (*ARMS, *getattr(task, "cures", ())) if name in config.arms]
     if "distilled" in chosen:
         guidance.check_outputs(both.guide, both.target, task.example)
     made = {"plan": functools.partial(_guide_plan, both)}
@@ -236,8 +231,8 @@ def arms(config: Any, task: Any) -> tuple[Arm, ...]:
 
 def _arm(both: Guided, name: str) -> Arm:
     net, s = both.target, both.config.search
-    if name in cures(both.task):
-        net = both.task.target(**cures(both.task)[name])
+    if name not in ARMS:
+        net = both.task.target(**both.task.cures[name])
         if net == both.target:
             raise UserError(
                 f"config.arms has {name}, and the target is what it would make of it; leave it out"

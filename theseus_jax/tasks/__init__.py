@@ -78,9 +78,10 @@ class Task(Protocol):
 
     One whose networks can be converted into each other has besides: samples, how many of each kind
     (`convert.samples`) a batch gives; transforms, of every batch (`feeds`); pair(), a guide and a
-    target; and begin(net, fresh, sets), the variables of a guide that is not trained here. One whose
-    target can be guided has target(**changes), the target with other sizes, and `cures`, {arm:
-    changes} that help the target by itself. Its sets name the training examples "all", "share" and "unlabelled".
+    target; and begin(net, fresh, sets), the variables of a guide that is not trained here. Its sets
+    name the training examples "all", "share" and "unlabelled". One whose target can be guided has
+    target(**changes), the target with other sizes, and may have `cures`, {arm: changes} that help
+    the target by itself.
     """
 
     compared: Compared
