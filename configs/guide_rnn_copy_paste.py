@@ -10,7 +10,7 @@ Gates help the target far more than any guide (holds).
 
 Accuracy at the blanks, 500 steps, four rates searched over as many, 5 seeds: 31.3 +- 0.2 % (alone),
 35.0 +- 0.8 (trained guide), 38.6 +- 0.5 (untrained), 32.6 +- 0.9 (other sequences), 31.2 +- 0.1
-(distilled), 48.8 +- 0.4 (GRU), 10.7 +- 0.7 (skips and norms, which need more steps), 96.9 (the
+(distilled), 48.8 +- 0.4 (GRU), 10.7 +- 0.7 (skips and norms: at chance), 96.9 (the
 guide); 10.3 is chance. A search of 200 steps chooses rates at which the trained guide does not help
 (31.2). `data.form="published"` draws copies as published. `paper`: untuned.
 """
