@@ -389,3 +389,27 @@ def test_the_target_is_run_once_a_step_and_the_guide_never_in_training():
     )
     assert [float(variables[stage]["batch_stats"]["calls"]) for stage in "ab"] == [40, 40]
     assert [float(guide_variables[stage]["batch_stats"]["calls"]) for stage in "ab"] == [0, 0]
+
+
+def test_every_arm_has_its_own_loss():
+    """Of distilled, kl is the share that the guide's outputs have in the task's loss."""
+    config = tiny(guidance__kl=0.3, guidance__weight=2.0, guidance__reduction="sum")
+    plans = {arm.name: arm.plan(arm.first()) for arm in arms_of(config) if arm.plan}
+    weights = {
+        name: {term.name: term.weight for term in phase.terms} for name, (phase,) in plans.items()
+    }
+    guided = {"cross_entropy": 1.0, "alignment": 2.0}
+    assert weights == {
+        "guide": {"cross_entropy": 1.0},
+        "baseline": {"cross_entropy": 1.0},
+        "guided_trained": guided,
+        "guided_untrained": guided,
+        "guided_shuffled": guided,
+        "distilled": {"cross_entropy": 0.7, "kl": 0.3},
+        "baseline_norm": {"cross_entropy": 1.0},
+    }
+    shifts = {
+        name: phase.terms[-1].fn.shift for name, (phase,) in plans.items() if "guided" in name
+    }
+    assert shifts == {"guided_trained": 0, "guided_untrained": 0, "guided_shuffled": 1}
+    assert plans["guided_trained"][0].terms[-1].fn.reduction == "sum"
