@@ -1,12 +1,15 @@
-"""A Transformer encoder on parity of 2 to 50 bits, beside a recurrent guide that solves it.
+"""A Transformer encoder stays at chance on parity of 2 to 50 bits, beside an RNN at 100 % too.
 
 Claim tested (arXiv 2410.20035, "Transformer <- RNN, parity": 71.98 alone, 78.49 guided): a target
-that fails on a task is better with a layer-wise alignment to a guide that does not fail.
+that fails on a task is better with a layer-wise alignment to a guide that does not fail (undecided:
++0.1 +- 0.9 points; nothing leaves chance).
 
     python launch/run.py --config=configs/guide_transformer_parity.py
 
-Not measured over seeds yet. One seed, 600 steps: 52 to 53 % alone, 52 to 53 % guided by an RNN at
-100 %, 52 % beside other sequences; chance is 51 %.
+2 CPU cores, 16 minutes beside other runs, 400 steps, three rates searched, 5 seeds; test accuracy:
+50.4 +- 0.6 % (alone), 50.5 +- 0.4 (trained guide), 50.4 +- 0.6 (untrained), 50.2 +- 0.5 (other
+sequences), 49.5 +- 0.6 (distilled), 100 (the guide), 50.8 = chance. The alignment is learnt only in
+part: similarity 0.64, before training 0.53.
 Chance is what the most common class scores on the held-out set, which is drawn once. Batches are
 drawn anew from a key. `paper`: the published lengths and widths, one GPU; untuned.
 """

@@ -1,12 +1,15 @@
-"""A wide MLP overfits 2,000 pictures alone and beside a ResNet-18 alike.
+"""A wide MLP overfits 2,000 pictures; a ResNet-18 beside it, trained or not, makes it worse.
 
 Claim tested (arXiv 2410.20035, "Wide FCN": top-5 34.09 alone, 43.01 guided): a network that
-overfits generalises better with a layer-wise alignment to a convolutional guide.
+overfits generalises better with a layer-wise alignment to a convolutional guide (fails).
 
     python launch/run.py --config=configs/guide_wide_fcn.py
 
-Not measured over seeds yet. One seed, 300 steps, validation accuracy: 83.4 % alone, 83.0 guided,
-83.2 beside other pictures, 83.4 with skips; training loss 0.002 in all.
+2 CPU cores, 4 minutes beside other runs, 300 steps, three rates searched, 5 seeds; test accuracy:
+83.2 +- 0.1 % (alone), 82.9 +- 0.1 (trained guide), 82.4 +- 0.1 (untrained), 83.1 +- 0.1 (other
+pictures), 83.4 +- 0.1 (distilled), 83.0 +- 0.1 (skips), 80.8 (the guide, which is no better here:
+2,000 pictures). Training loss ends at 0.002. The trained guide lowers the test loss, 0.70 against
+0.75 nats.
 Needs Debian's dataset-fashion-mnist, or its four files in data.path. `smoke` reads scikit-learn's
 digits. `paper`: ImageNet through TFDS, one GPU; untuned.
 """
