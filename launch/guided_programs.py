@@ -70,14 +70,14 @@ def drawn(count: int, classes: int) -> dict[str, np.ndarray]:
 def phase_of(bench: Bench, metric: str = "", kept: bool = False) -> Phase:
     """The phase of a guided arm without its watch, at a constant rate; metric "": the target alone.
 
-    kept: with the guide's outputs computed before the first step.
+    kept: with the guide's outputs computed before the first step, as `guidance.remember` does.
     """
     both = bench.both
     both.config.guidance.metric = metric or both.config.guidance.metric
     name = "guided_trained" if metric else "baseline"
     settings = both.settings(name, RATE, len(bench.rows))
     (phase,) = both.plan(both.target, both.guide, settings)
-    cached = (Cached("guide"),) if kept else ()
+    cached = (Cached("guide", pooled=settings.samples == "pooled"),) if kept else ()
     return dataclasses.replace(
         phase,
         feed=dataclasses.replace(phase.feed, transforms=(), cached=cached),
@@ -125,6 +125,13 @@ def our_guide(bench: Bench) -> Run:
     return lambda: {"sums": np.asarray(compiled(bench.guide, batches))}
 
 
+def peer_settings(bench: Bench) -> dict[str, float]:
+    """Weight, rate, clip and b2 that a peer's step is given: those of ours."""
+    ours = bench.both.settings("guided_trained", RATE, 1)
+    clip, b2 = ours.optimizer.clip, ours.optimizer.b2
+    return {"weight": ours.weight, "rate": RATE, "clip": clip, "b2": b2}
+
+
 def torch_programs(bench: Bench) -> dict[str, Run]:
     """The peers, from weights equal to ours: the step in both forms, and the guide alone."""
     import torch
@@ -132,7 +139,7 @@ def torch_programs(bench: Bench) -> dict[str, Run]:
     from launch import torch_guided as peer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    config, task, chosen = bench.both.config, bench.both.task, bench.both.optimizer(RATE)
+    config, task = bench.both.config, bench.both.task
     shape, t = task.reading.shape, config.target
 
     def pair() -> tuple[Any, Any]:
@@ -144,8 +151,7 @@ def torch_programs(bench: Bench) -> dict[str, Run]:
             peer.load(net, jax.tree.map(np.asarray, variables))
         return nets
 
-    settings = {"weight": config.guidance.weight, "rate": RATE, "clip": chosen.clip}
-    make = functools.partial(peer.stepper, pairs=bench.both.pairs, b2=chosen.b2, **settings)
+    make = functools.partial(peer.stepper, pairs=bench.both.pairs, **peer_settings(bench))
     steps = {
         "published": make(*pair(), lean=False),
         "lean": make(*pair(), lean=True),

@@ -146,6 +146,10 @@ def test_the_guided_benchmark_times_steps_of_the_same_target(similarity, studies
     np.testing.assert_allclose(kept["loss"], guided["loss"], rtol=1e-5)
     parts = programs.counts(made) + programs.guide_count(made)
     assert 0 < parts < programs.counts(made, "cka_biased")
+    optimizer = programs.phase_of(made, "cka_biased").optimizer
+    peers = {"clip": optimizer.clip, "b2": optimizer.b2, "weight": weight}
+    peers["rate"] = optimizer.learning_rate
+    assert programs.peer_settings(made) == peers
 
 
 def test_the_guided_benchmark_refuses_a_peer_that_disagrees(studies):
