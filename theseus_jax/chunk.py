@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from theseus_jax import cost, schedules
+from theseus_jax.nets.sites import scaled
 from theseus_jax.nets.variables import merge
 from theseus_jax.program import Program, StepRecord, loss_fn, over_seeds, transformation
 
@@ -97,6 +98,7 @@ def _one_step(program: Program, still: Still, rest: Any, key: jax.Array, example
         factor = still.rate * schedules.SCHEDULES[program.optimizer.schedule](step, still.steps)
         updates, opt_state = tx.update(gradient, opt_state, params)
         updates = jax.tree.map(lambda u: -factor * u, updates)
+        updates = scaled(program.net.sites, program.rates, rest, updates, step)
         watched = _watched(program, StepRecord(step, signals, gradient, updates, params))
         params = optax.apply_updates(params, updates)
         statistics = {name: {"batch_stats": changed[name]} for name in statistics}

@@ -10,6 +10,7 @@ from typing import Any, Callable
 from theseus_jax import balance
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed, live_stages
+from theseus_jax.nets.sites import Rates
 from theseus_jax.nets.stage import Network, position
 from theseus_jax.objectives import Side, Term
 
@@ -79,7 +80,8 @@ class Phase:
     rehearsed on shapes. edits_at: (step, edit) pairs, each run after so many steps of the phase, in
     this order. Nothing recompiles for an edit that keeps shapes.
     carry: go on with the optimizer state of the phase before, which trained the same parts by the
-    same rule. probes: `fn(state, inputs) -> rows`, run on the result.
+    same rule. probes: `fn(state, inputs) -> rows`, run on the result; probes_at: (step, probe)
+    pairs, run after so many steps, before edits of that step. rates: of units that were switched.
     watches: `fn(StepRecord) -> {name: array}`, see `program.StepRecord`.
     """
 
@@ -95,6 +97,8 @@ class Phase:
     edits_at: tuple[tuple[int, Edit], ...] = ()
     carry: bool = False
     probes: tuple[Callable[..., Any], ...] = ()
+    probes_at: tuple[tuple[int, Callable[..., Any]], ...] = ()
+    rates: Rates = Rates()
     watches: tuple[Callable[..., Any], ...] = ()
 
 
@@ -113,6 +117,12 @@ def check_plan(plan: Plan) -> None:
             raise UserError(
                 f"phase {phase.name!r} has {phase.steps} steps and an edit after {late[0]}; give"
                 " 1 .. steps - 1, or put it in edits, which run first"
+            )
+        never = [step for step, _ in phase.probes_at if not 0 < step <= phase.steps]
+        if never:
+            raise UserError(
+                f"phase {phase.name!r} has {phase.steps} steps and a probe after {never[0]}; give"
+                " 1 .. steps"
             )
         if not phase.carry:
             continue
@@ -191,7 +201,9 @@ def _describe_phase(number: int, phase: Phase) -> str:
         ("stops", [phase.stop] if phase.stop else []),
         ("before", phase.edits),
         ("at", [f"step {step}: {edit}" for step, edit in phase.edits_at]),
+        ("rates", [phase.rates] if phase.rates != Rates() else []),
         ("watches", phase.watches),
+        ("probes", [f"step {step}: {probe}" for step, probe in phase.probes_at]),
         ("after", phase.probes),
     ]
     head = f"{number}. {phase.name}: {phase.steps} steps{' at most' if phase.stop else ''}"

@@ -16,6 +16,7 @@ import optax
 from theseus_jax import balance
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import ForwardPass, Route, Whole
+from theseus_jax.nets.sites import Rates
 from theseus_jax.nets.stage import Network, Variables, forward, position
 from theseus_jax.nets.variables import merge
 from theseus_jax.objectives import Signals, Term
@@ -39,6 +40,7 @@ class Program:
     optimizer: Optimizer = Optimizer(0.0)
     transforms: tuple[Any, ...] = ()
     watches: tuple[Any, ...] = ()
+    rates: Rates = Rates()
 
     @property
     def captures(self) -> frozenset[str]:
@@ -119,6 +121,7 @@ def program_of(phase: Phase) -> Program:
         dataclasses.replace(phase.optimizer, learning_rate=0.0),
         feed.transforms,
         phase.watches,
+        phase.rates,
     )
 
 

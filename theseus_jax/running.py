@@ -38,6 +38,16 @@ class _Running(NamedTuple):
     def steps(self) -> int:
         return self.phase.steps
 
+    def log(self, row: dict[str, Any]) -> None:
+        """Adds a row of the model."""
+        self.hooks.log({"model": self.name, **row})
+
+    def probe(self, state: State) -> None:
+        """Logs what the probes of this step say."""
+        for probe in (probe for step, probe in self.phase.probes_at if step == state.step):
+            for row in probe(state, self.raw):
+                self.log({"phase": self.phase.name, "step": state.step, **row})
+
     @property
     def count(self) -> int:
         return len(jax.tree.leaves(self.inputs.examples)[0])
@@ -54,7 +64,7 @@ class _Running(NamedTuple):
     def length(self, step: int) -> int:
         """Steps until the chunk's end, or until something has to be done."""
         marks = (
-            *(at for at, _ in self.phase.edits_at),
+            *(at for at, _ in (*self.phase.edits_at, *self.phase.probes_at)),
             self.epoch if calibrated(self.phase) else self.steps,
             self.steps,
         )
@@ -87,12 +97,13 @@ def run_phase(
     while state.step < phase.steps:
         due = [edit for step, edit in phase.edits_at if step == state.step]
         for edit in due:
-            state = _own(phase, edited(phase, state, raw, edit))
+            state = _own(phase, edited(phase, state, raw, edit, run.log))
         if due:  # an edit may have changed what was frozen
             stored = run.stored(state)
         length = run.length(state.step)
         state, row = _advance(run, state, stored, length, position.sums)
         position = _measured(run, position, row, length, state.step)
+        run.probe(state)
         if bar:
             bar.update(length)
             bar.note(f"loss {row['loss']:.3f}")
@@ -104,15 +115,8 @@ def run_phase(
             saved_at = time.monotonic()
     if bar:
         bar.close()
-    hooks.log(
-        {
-            "kind": "phase",
-            "model": name,
-            "phase": phase.name,
-            "optimizer_steps": state.step,
-            "examples_seen": state.step * batch,
-        }
-    )
+    seen = {"optimizer_steps": state.step, "examples_seen": state.step * batch}
+    run.log({"kind": "phase", "phase": phase.name, **seen})
     if phase.stop and phase.stop.restore and state.kept:
         state = state._replace(variables=merge(state.variables, state.kept))
     return state, position
@@ -130,15 +134,8 @@ def _checked(
     ):
         return state, position, False
     position = position._replace(scores=(*position.scores, hooks.score(phase, state)))
-    hooks.log(
-        {
-            "kind": "score",
-            "model": run.name,
-            "phase": phase.name,
-            "step": state.step,
-            hooks.score_name: position.scores[-1],
-        }
-    )
+    score = {"step": state.step, hooks.score_name: position.scores[-1]}
+    run.log({"kind": "score", "phase": phase.name, **score})
     if phase.stop.keeps(position.scores):
         state = state._replace(
             kept=jax.tree.map(jnp.copy, partition(state.variables, phase.trainable)[0])

@@ -66,15 +66,24 @@ def known_norm(kind: str) -> str:
     return kind
 
 
-def normalized(kind: str, x: jax.Array, *, train: bool, name: str, scale: float = 1.0) -> jax.Array:
+def normalized(
+    kind: str,
+    x: jax.Array,
+    *,
+    train: bool,
+    name: str,
+    scale: float = 1.0,
+    live: jax.Array | None = None,
+) -> jax.Array:
     """x normalised, for use inside a compact method: (B, ..., D) -> (B, ..., D), each value of the
     order of 1.
 
     kind: "batch" (over all but D; train=True uses the batch's statistics and updates the running
     ones), "layer" (over D, each position by itself), "group" (over positions and the channels of a
     group, of which there are `group_count(D)`) or "none" (x itself, no variables). scale: where the
-    learned scale starts. The variables stand under `name`: scale and bias in "params", mean and var
-    in "batch_stats". Raises UserError for another kind, or groups of one value, which would all
+    learned scale starts. live: (D,) bool, the channels that count where several are read at once,
+    or None for all. The variables stand under `name`: scale and bias in "params", mean and var in
+    "batch_stats". Raises UserError for another kind, or groups of one value, which would all
     become 0.
     """
     if known_norm(kind) == "none":
@@ -85,7 +94,7 @@ def normalized(kind: str, x: jax.Array, *, train: bool, name: str, scale: float 
     if kind == "layer":
         return nn.LayerNorm(
             epsilon=EPSILON, use_fast_variance=False, scale_init=scale_init, name=name
-        )(x)
+        )(x, mask=live)
     groups = group_count(x.shape[-1])
     if math.prod(x.shape[1:]) == groups:
         raise UserError(
@@ -94,4 +103,4 @@ def normalized(kind: str, x: jax.Array, *, train: bool, name: str, scale: float 
         )
     return nn.GroupNorm(
         groups, epsilon=EPSILON, use_fast_variance=False, scale_init=scale_init, name=name
-    )(x)
+    )(x, mask=live)

@@ -7,6 +7,7 @@ own, with norms.
 from __future__ import annotations
 
 import functools
+from typing import Callable
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ import jax
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.adapters import LowRank
 from theseus_jax.nets.blocks.norms import known_norm, normalized
+from theseus_jax.nets.blocks.units import Units
 from theseus_jax.nets.stage import Network, network
 
 ACTIVATIONS = {
@@ -21,6 +23,25 @@ ACTIVATIONS = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "tanh": nn.tanh,
 }
+STARTS = {
+    "lecun_normal": nn.initializers.lecun_normal(),
+    # He et al. 2015 (arXiv 1502.01852), equation 10, uniform
+    "he_uniform": nn.initializers.he_uniform(),
+}
+
+
+def activation_of(name: str) -> Callable[[jax.Array], jax.Array]:
+    """One of ACTIVATIONS. Raises UserError for another name."""
+    if name not in ACTIVATIONS:
+        raise UserError(f"there is no activation {name!r}; take one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def start_of(name: str) -> Callable[..., jax.Array]:
+    """One of STARTS. Raises UserError for another name."""
+    if name not in STARTS:
+        raise UserError(f"there is no start {name!r}; take one of {', '.join(STARTS)}")
+    return STARTS[name]
 
 
 class LowRankDense(nn.Module):
@@ -42,8 +63,10 @@ class LowRankDense(nn.Module):
         return product + self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
 
-def _dense(width: int, rank: int) -> nn.Module:
-    return LowRankDense(width, rank, name="linear") if rank else nn.Dense(width, name="linear")
+def _dense(width: int, rank: int, start: str = "lecun_normal") -> nn.Module:
+    if rank:
+        return LowRankDense(width, rank, name="linear")
+    return nn.Dense(width, kernel_init=STARTS[start], name="linear")
 
 
 class Hidden(nn.Module):
@@ -57,6 +80,7 @@ class Hidden(nn.Module):
     activation: str
     dropout: float = 0.0
     rank: int = 0
+    start: str = "lecun_normal"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -64,8 +88,9 @@ class Hidden(nn.Module):
             raise UserError(
                 f"an MLP reads examples (B, ...), given an array {x.shape}; put the batch in front"
             )
-        h = _dense(self.width, self.rank)(x.reshape(x.shape[0], -1))
-        h = ACTIVATIONS[self.activation](normalized(self.norm, h, train=train, name="norm"))
+        h = _dense(self.width, self.rank, self.start)(x.reshape(x.shape[0], -1))
+        units = Units(ACTIVATIONS[self.activation], name="units")
+        h = units(normalized(self.norm, h, train=train, name="norm", live=units.live()))
         return nn.Dropout(self.dropout, deterministic=not train)(h)
 
 
@@ -79,12 +104,13 @@ class Residual(nn.Module):
     activation: str
     dropout: float = 0.0
     rank: int = 0
+    start: str = "lecun_normal"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         h = ACTIVATIONS[self.activation](normalized(self.norm, x, train=train, name="norm"))
         return x + nn.Dropout(self.dropout, deterministic=not train)(
-            _dense(x.shape[-1], self.rank)(h)
+            _dense(x.shape[-1], self.rank, self.start)(h)
         )
 
 
@@ -99,6 +125,7 @@ def mlp(
     activation: str = "relu",
     residual: bool = False,
     rank: int = 0,
+    start: str = "lecun_normal",
 ) -> Network:
     """An MLP of `depth` hidden layers on images or vectors: (B, ...) float32 -> (B, classes)
     float32 logits.
@@ -107,12 +134,16 @@ def mlp(
     `width`; each layer is a dense one, a norm of `norms.NORMS` and an activation of ACTIVATIONS,
     with a dropout rate in [0, 1) in the blocks. residual: each block adds its pre-normalised layer
     to its input. rank: > 0 makes each hidden layer's kernel a low-rank product
-    (stem/params/linear/product/...), whose parameters count apart. Raises UserError for another
-    norm or activation, sizes below 1, a rate or rank out of range, residual widths that differ.
+    (stem/params/linear/product/...), whose parameters count apart. start: of STARTS, of
+    kernels without a rank. Raises UserError for another norm, activation or start, sizes below 1, a
+    rate or rank out of range, residual widths that differ, a start beside a rank.
     """
-    if activation not in ACTIVATIONS:
+    activation_of(activation)
+    start_of(start)
+    if rank and start != "lecun_normal":
         raise UserError(
-            f"there is no activation {activation!r}; take one of {', '.join(ACTIVATIONS)}"
+            f"kernels of rank {rank} start as products do, and the start is {start!r}; set the rank"
+            " to 0, or leave the start at 'lecun_normal'"
         )
     first, norm = stem_width or width, known_norm(norm)
     if min(classes, width, depth, first) < 1:
@@ -131,16 +162,16 @@ def mlp(
             f"a stem of {first} units cannot be added to blocks of {width}; make both as wide"
         )
     block = (
-        Residual(norm, activation, dropout, rank)
+        Residual(norm, activation, dropout, rank, start)
         if residual
-        else Hidden(width, norm, activation, dropout, rank)
+        else Hidden(width, norm, activation, dropout, rank, start)
     )
-    stem = Hidden(first, norm, activation, rank=rank)
+    stem = Hidden(first, norm, activation, rank=rank, start=start)
     return network(
         [
             ("stem", stem),
             *((f"block_{i}", block) for i in range(1, depth)),
-            ("head", nn.Dense(classes)),
+            ("head", nn.Dense(classes, kernel_init=STARTS[start])),
         ]
     )
 

@@ -1,0 +1,165 @@
+"""What every edit of units has in common: each seed by itself, inside one compiled program."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theseus_jax.errors import UserError
+from theseus_jax.methods.plasticity import units
+from theseus_jax.methods.plasticity.scores import View
+from theseus_jax.methods.plasticity.signals import Reading, readings
+from theseus_jax.nets.sites import Site, masks
+from theseus_jax.nets.stage import Variables, init
+from theseus_jax.nets.variables import partition
+from theseus_jax.program import Program, inputs_and_labels, over_seeds, program_of, transformation
+from theseus_jax.train import Inputs, State
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What an edit's program depends on besides shapes."""
+
+    program: Program
+    example: Any
+    slots: tuple[tuple[str, Any], ...]
+    rows: int
+
+
+class Seed:
+    """One seed under edit, inside jit: what views and edits of its sites are made of."""
+
+    def __init__(self, task: Task, held: units.Held, guide: Variables, batch: Any, key: Any):
+        self.task, self.held = task, held
+        read, start, self.draw = jax.random.split(key, 3)
+        program, example = task.program, task.example
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
+        self.start = init(program.net, start, zeros)
+        sites = program.net.sites
+        given = program, held.variables, guide, batch, read, sites
+        self.read, _ = readings(*given)
+        self.credit = _credit(*given, self.read)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return self.task.program.net.sites
+
+    def view(self, number: int, chosen: jax.Array, step: jax.Array) -> View:
+        site = self.sites[number]
+        slices = (*site.parameters, *site.statistics)
+        return View(
+            site,
+            units.rows_of(self.held.variables, slices),
+            units.rows_of(self.start, slices),
+            masks(self.held.variables, site),
+            chosen,
+            self.read[site.name],
+            units.rows_of(self.credit, site.outgoing),
+            jax.random.fold_in(self.draw, number),
+            step,
+        )
+
+    def slots(self, site: Site) -> Any:
+        return dict(self.task.slots)[site.name]
+
+    def fresh_state(self) -> Any:
+        params, _ = partition(self.held.variables, self.task.program.trainable)
+        return transformation(self.task.program.optimizer).init(params)
+
+
+def _credit(
+    program: Program,
+    variables: Variables,
+    guide: Variables,
+    batch: Any,
+    key: Any,
+    sites: tuple[Site, ...],
+    read: dict[str, Reading],
+) -> Variables:
+    """The gradient of the parameters were every unit on that is off, and the weights that read it
+    0: nothing else changes, and those weights get the gradient that they would get.
+    """
+    taps = {}
+    for site in sites:
+        off = ~masks(variables, site).live
+        variables = units.mapped(
+            variables, site.outgoing, lambda _, rows, off=off: jnp.where(off[:, None], 0, rows)
+        )
+        taps[site.name] = jnp.where(off, read[site.name].h, 0)
+    return readings(program, variables, guide, batch, key, sites, taps)[1]
+
+
+@functools.lru_cache(maxsize=32)
+def _task(program: Program, example: Any, rows: int) -> Task:
+    optimizer = transformation(program.optimizer)
+    found = units.slots(optimizer, program.net, program.trainable, example)
+    return Task(program, example, tuple(found.items()), rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """Common to all: `change(seed, counts, step)` on one seed, vectorised and compiled once."""
+
+    def __call__(self, state: State, inputs: Inputs) -> State:
+        program = program_of(inputs.phase)
+        if not program.net.sites:
+            raise UserError(
+                f"phase {inputs.phase.name!r} has the edit {self} and its network no site; make it"
+                " elastic first (plasticity.elastic)"
+            )
+        example = jax.eval_shape(
+            lambda x: jax.tree.map(lambda leaf: leaf[:1], inputs_and_labels(x)[0]), inputs.examples
+        )
+        count = len(jax.tree.leaves(inputs.examples)[0])
+        task = _task(program, example, min(getattr(self, "batch", 1), count))
+        general = dataclasses.replace(self, counts=()) if hasattr(self, "counts") else self
+        counts = jnp.asarray(getattr(self, "counts", ()), jnp.int32)
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(inputs.surgery)
+        held = units.Held(state.variables, state.opt_state)
+        args = held, state.guide_variables, inputs.examples, keys, state.key
+        held = _run(general, task, *args, counts, jnp.asarray(state.step, jnp.int32))
+        return state._replace(variables=held.variables, opt_state=held.opt_state)
+
+    def told(self, before: State, after: State, inputs: Inputs) -> Iterator[dict[str, Any]]:
+        """A row a site and seed: how many units are on, and how many were switched."""
+        for site in inputs.phase.net.sites:
+            old, new = (np.asarray(masks(one.variables, site).live) for one in (before, after))
+            young = np.asarray(masks(after.variables, site).born) == after.step
+            for seed in range(len(new)):
+                yield {
+                    "kind": "units",
+                    "edit": str(self),
+                    "seed": seed,
+                    "site": site.name,
+                    "live": int(new[seed].sum()),
+                    "born": int((young[seed] & new[seed]).sum()),
+                    "pruned": int((old[seed] & ~new[seed]).sum()),
+                }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(
+    edit: Any,
+    task: Task,
+    held: units.Held,
+    guide: Variables,
+    examples: Any,
+    keys: jax.Array,
+    seeds: jax.Array,
+    counts: jax.Array,
+    step: jax.Array,
+) -> units.Held:
+    def one(args: Any) -> units.Held:
+        held, key, start = args
+        pick, key = jax.random.split(key)
+        size = len(jax.tree.leaves(examples)[0])
+        rows = jax.random.choice(pick, size, (task.rows,), replace=False)
+        batch = jax.tree.map(lambda leaf: leaf[rows], examples)
+        return edit.change(Seed(task, held, guide, batch, key), counts, step, start)
+
+    return over_seeds(one, (held, keys, seeds))
