@@ -77,11 +77,12 @@ class Phase:
     feed: what a step reads (`feeds.Feed`).
     edits: `fn(state, inputs) -> state` on `train.State`, with variables, masks and optimizer state,
     run before the first step; with a method `check(net, variables, guide_variables)` they are
-    rehearsed on shapes. edits_at: (step, edit) pairs, each run after so many steps of the phase, in
-    this order. Nothing recompiles for an edit that keeps shapes.
+    rehearsed on shapes, and with `told(before, after, inputs) -> rows` they add to the records, be
+    it of a state that they left as it is. edits_at: (step, edit) pairs, each run after so many
+    steps of the phase, in this order. Nothing recompiles for an edit that keeps shapes.
     carry: go on with the optimizer state of the phase before, which trained the same parts by the
-    same rule. probes: `fn(state, inputs) -> rows`, run on the result; probes_at: (step, probe)
-    pairs, run after so many steps, before edits of that step. rates: of units that were switched.
+    same rule. probes: `fn(state, inputs) -> rows`, run on the result; rates: of units that
+    were switched.
     watches: `fn(StepRecord) -> {name: array}`, see `program.StepRecord`.
     """
 
@@ -97,7 +98,6 @@ class Phase:
     edits_at: tuple[tuple[int, Edit], ...] = ()
     carry: bool = False
     probes: tuple[Callable[..., Any], ...] = ()
-    probes_at: tuple[tuple[int, Callable[..., Any]], ...] = ()
     rates: Rates = Rates()
     watches: tuple[Callable[..., Any], ...] = ()
 
@@ -117,12 +117,6 @@ def check_plan(plan: Plan) -> None:
             raise UserError(
                 f"phase {phase.name!r} has {phase.steps} steps and an edit after {late[0]}; give"
                 " 1 .. steps - 1, or put it in edits, which run first"
-            )
-        never = [step for step, _ in phase.probes_at if not 0 < step <= phase.steps]
-        if never:
-            raise UserError(
-                f"phase {phase.name!r} has {phase.steps} steps and a probe after {never[0]}; give"
-                " 1 .. steps"
             )
         if not phase.carry:
             continue
@@ -203,7 +197,6 @@ def _describe_phase(number: int, phase: Phase) -> str:
         ("at", [f"step {step}: {edit}" for step, edit in phase.edits_at]),
         ("rates", [phase.rates] if phase.rates != Rates() else []),
         ("watches", phase.watches),
-        ("probes", [f"step {step}: {probe}" for step, probe in phase.probes_at]),
         ("after", phase.probes),
     ]
     head = f"{number}. {phase.name}: {phase.steps} steps{' at most' if phase.stop else ''}"

@@ -42,12 +42,6 @@ class _Running(NamedTuple):
         """Adds a row of the model."""
         self.hooks.log({"model": self.name, **row})
 
-    def probe(self, state: State) -> None:
-        """Logs what the probes of this step say."""
-        for probe in (probe for step, probe in self.phase.probes_at if step == state.step):
-            for row in probe(state, self.raw):
-                self.log({"phase": self.phase.name, "step": state.step, **row})
-
     @property
     def count(self) -> int:
         return len(jax.tree.leaves(self.inputs.examples)[0])
@@ -64,7 +58,7 @@ class _Running(NamedTuple):
     def length(self, step: int) -> int:
         """Steps until the chunk's end, or until something has to be done."""
         marks = (
-            *(at for at, _ in (*self.phase.edits_at, *self.phase.probes_at)),
+            *(at for at, _ in self.phase.edits_at),
             self.epoch if calibrated(self.phase) else self.steps,
             self.steps,
         )
@@ -103,7 +97,6 @@ def run_phase(
         length = run.length(state.step)
         state, row = _advance(run, state, stored, length, position.sums)
         position = _measured(run, position, row, length, state.step)
-        run.probe(state)
         if bar:
             bar.update(length)
             bar.note(f"loss {row['loss']:.3f}")

@@ -12,8 +12,7 @@ import jax
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.conv import Conv
 from theseus_jax.nets.blocks.norms import known_norm, normalized
-from theseus_jax.nets.blocks.units import Units
-from theseus_jax.nets.models.fcn import Hidden, activation_of, start_of
+from theseus_jax.nets.models.fcn import Hidden, SmoothLeaky, activation_of, start_of, units_of
 from theseus_jax.nets.stage import Network, network
 
 
@@ -24,7 +23,7 @@ class ConvPool(nn.Module):
 
     width: int
     norm: str
-    activation: str
+    activation: str | SmoothLeaky
     start: str
 
     @nn.compact
@@ -35,7 +34,7 @@ class ConvPool(nn.Module):
                 f" x 2, given an array {x.shape}; reshape it, or leave pools out"
             )
         h = Conv(self.width, (3, 3), padding=1, kernel_init=start_of(self.start), name="conv")(x)
-        units = Units(activation_of(self.activation), name="units")
+        units = units_of(self, self.activation, train)
         h = units(normalized(self.norm, h, train=train, name="norm", live=units.live()))
         return nn.max_pool(h, (2, 2), (2, 2))
 
@@ -46,7 +45,7 @@ def cnn(
     channels: Sequence[int] = (32, 64),
     hidden: Sequence[int] = (512, 512, 256),
     norm: str = "none",
-    activation: str = "relu",
+    activation: str | SmoothLeaky = "relu",
     start: str = "he_uniform",
 ) -> Network:
     """(B, height, width, I) float32 -> (B, classes) float32 logits; the defaults are the ConvNet of

@@ -6,6 +6,7 @@ own, with norms.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Callable
 
@@ -30,11 +31,47 @@ STARTS = {
 }
 
 
-def activation_of(name: str) -> Callable[[jax.Array], jax.Array]:
-    """One of ACTIVATIONS. Raises UserError for another name."""
-    if name not in ACTIVATIONS:
-        raise UserError(f"there is no activation {name!r}; take one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+@dataclasses.dataclass(frozen=True)
+class SmoothLeaky:
+    """a z + (1 - a) z sigmoid(c z / p): a drawn uniformly from lower..upper for every number in
+    training, their middle in evaluation ("Rand. Smooth-Leaky", arXiv 2605.15435, section 5).
+    """
+
+    c: float = 3.0
+    p: float = 5.0
+    lower: float = 0.125
+    upper: float = 0.333
+
+    def __call__(self, z: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        a = (self.lower + self.upper) / 2
+        if key is not None:
+            a = jax.random.uniform(key, z.shape, z.dtype, self.lower, self.upper)
+        return a * z + (1 - a) * z * nn.sigmoid(self.c * z / self.p)
+
+
+RANDOM = {"smooth_leaky": SmoothLeaky()}
+
+
+def activation_of(name: str | SmoothLeaky) -> Callable[[jax.Array], jax.Array]:
+    """One of ACTIVATIONS or RANDOM by name, or a `SmoothLeaky` itself. Raises UserError for another
+    name.
+    """
+    if isinstance(name, SmoothLeaky):
+        return name
+    there = {**ACTIVATIONS, **RANDOM}
+    if name not in there:
+        raise UserError(f"there is no activation {name!r}; take one of {', '.join(there)}")
+    return there[name]
+
+
+def units_of(module: nn.Module, activation: str | SmoothLeaky, train: bool) -> Units:
+    """The `Units` of a layer, for use inside a compact method: in training a random activation
+    draws from the module's "dropout" key.
+    """
+    fn = activation_of(activation)
+    if isinstance(fn, SmoothLeaky) and train:
+        fn = functools.partial(fn, key=module.make_rng("dropout"))
+    return Units(fn, name="units")
 
 
 def start_of(name: str) -> Callable[..., jax.Array]:
@@ -77,7 +114,7 @@ class Hidden(nn.Module):
 
     width: int
     norm: str
-    activation: str
+    activation: str | SmoothLeaky
     dropout: float = 0.0
     rank: int = 0
     start: str = "lecun_normal"
@@ -89,7 +126,7 @@ class Hidden(nn.Module):
                 f"an MLP reads examples (B, ...), given an array {x.shape}; put the batch in front"
             )
         h = _dense(self.width, self.rank, self.start)(x.reshape(x.shape[0], -1))
-        units = Units(ACTIVATIONS[self.activation], name="units")
+        units = units_of(self, self.activation, train)
         h = units(normalized(self.norm, h, train=train, name="norm", live=units.live()))
         return nn.Dropout(self.dropout, deterministic=not train)(h)
 
@@ -108,7 +145,7 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        h = ACTIVATIONS[self.activation](normalized(self.norm, x, train=train, name="norm"))
+        h = activation_of(self.activation)(normalized(self.norm, x, train=train, name="norm"))
         return x + nn.Dropout(self.dropout, deterministic=not train)(
             _dense(x.shape[-1], self.rank, self.start)(h)
         )
@@ -122,7 +159,7 @@ def mlp(
     stem_width: int = 0,
     norm: str = "layer",
     dropout: float = 0.0,
-    activation: str = "relu",
+    activation: str | SmoothLeaky = "relu",
     residual: bool = False,
     rank: int = 0,
     start: str = "lecun_normal",
@@ -156,6 +193,10 @@ def mlp(
     if not 0 <= rank <= min(first, width):
         raise UserError(
             f"a rank of {rank} is not in 0..{min(first, width)}, the narrowest layer; change it"
+        )
+    if residual and isinstance(activation_of(activation), SmoothLeaky):
+        raise UserError(
+            "residual blocks have no random activation; take another one, or leave residual out"
         )
     if residual and first != width:
         raise UserError(
