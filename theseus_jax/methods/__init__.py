@@ -14,7 +14,12 @@ from theseus_jax.errors import module_of
 from theseus_jax.methods import baselines, convert, glai, guidance, probes, surgery
 
 __all__ = ["baselines", "convert", "glai", "guidance", "module", "probes", "surgery"]
-MODULES = {"convert": "conversion", "glai": "glai.arms", "guide": "guide"}
+MODULES = {
+    "convert": "conversion",
+    "glai": "glai.arms",
+    "guide": "guide",
+    "plasticity": "plasticity.arms",
+}
 
 
 def module(name: str) -> ModuleType:

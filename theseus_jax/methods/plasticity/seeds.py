@@ -42,7 +42,7 @@ class Seed:
         self.start = init(program.net, start, zeros)
         sites = program.net.sites
         given = program, held.variables, guide, batch, read, sites
-        self.read, _ = readings(*given)
+        self.read, self.gradient = readings(*given)
         self.credit = _credit(*given, self.read)
 
     @property
@@ -63,6 +63,10 @@ class Seed:
             jax.random.fold_in(self.draw, number),
             step,
         )
+
+    def gradient_rows(self, number: int) -> units.Rows:
+        """The loss by all weights of a site's units; no statistics."""
+        return units.rows_of(self.gradient, self.sites[number].parameters)
 
     def slots(self, site: Site) -> Any:
         return dict(self.task.slots)[site.name]
@@ -96,6 +100,13 @@ def _credit(
 
 @functools.lru_cache(maxsize=32)
 def _task(program: Program, example: Any, rows: int) -> Task:
+    for site in program.net.sites:
+        fixed = {one.path[0] for one in site.parameters} - set(program.trainable)
+        if fixed:
+            raise UserError(
+                f"{site} is edited and {', '.join(sorted(fixed))} not trained; train these stages,"
+                " or leave the site out"
+            )
     optimizer = transformation(program.optimizer)
     found = units.slots(optimizer, program.net, program.trainable, example)
     return Task(program, example, tuple(found.items()), rows)
@@ -103,26 +114,10 @@ def _task(program: Program, example: Any, rows: int) -> Task:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """Common to all: `change(seed, counts, step)` on one seed, vectorised and compiled once."""
+    """Common to all: `change(seed, counts, step, start)` of one seed, see `each_seed`."""
 
     def __call__(self, state: State, inputs: Inputs) -> State:
-        program = program_of(inputs.phase)
-        if not program.net.sites:
-            raise UserError(
-                f"phase {inputs.phase.name!r} has the edit {self} and its network no site; make it"
-                " elastic first (plasticity.elastic)"
-            )
-        example = jax.eval_shape(
-            lambda x: jax.tree.map(lambda leaf: leaf[:1], inputs_and_labels(x)[0]), inputs.examples
-        )
-        count = len(jax.tree.leaves(inputs.examples)[0])
-        task = _task(program, example, min(getattr(self, "batch", 1), count))
-        general = dataclasses.replace(self, counts=()) if hasattr(self, "counts") else self
-        counts = jnp.asarray(getattr(self, "counts", ()), jnp.int32)
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(inputs.surgery)
-        held = units.Held(state.variables, state.opt_state)
-        args = held, state.guide_variables, inputs.examples, keys, state.key
-        held = _run(general, task, *args, counts, jnp.asarray(state.step, jnp.int32))
+        held = each_seed(self, state, inputs)
         return state._replace(variables=held.variables, opt_state=held.opt_state)
 
     def told(self, before: State, after: State, inputs: Inputs) -> Iterator[dict[str, Any]]:
@@ -142,6 +137,31 @@ class Edit:
                 }
 
 
+def each_seed(edit: Any, state: State, inputs: Inputs) -> Any:
+    """What `edit.change(seed, counts, step, start)` gives for every seed, leaves (S, ...).
+
+    counts: of the edit, or none; start: the seed's key of the run. Raises UserError for a network
+    without sites.
+    """
+    program = program_of(inputs.phase)
+    if not program.net.sites:
+        raise UserError(
+            f"phase {inputs.phase.name!r} has the edit {edit} and its network no site; make it"
+            " elastic first (plasticity.elastic)"
+        )
+    example = jax.eval_shape(
+        lambda x: jax.tree.map(lambda leaf: leaf[:1], inputs_and_labels(x)[0]), inputs.examples
+    )
+    count = len(jax.tree.leaves(inputs.examples)[0])
+    task = _task(program, example, min(getattr(edit, "batch", 1), count))
+    general = dataclasses.replace(edit, counts=()) if hasattr(edit, "counts") else edit
+    counts = jnp.asarray(getattr(edit, "counts", ()), jnp.int32)
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(inputs.surgery)
+    held = units.Held(state.variables, state.opt_state)
+    args = held, state.guide_variables, inputs.examples, keys, state.key
+    return _run(general, task, *args, counts, jnp.asarray(state.step, jnp.int32))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _run(
     edit: Any,
@@ -153,8 +173,8 @@ def _run(
     seeds: jax.Array,
     counts: jax.Array,
     step: jax.Array,
-) -> units.Held:
-    def one(args: Any) -> units.Held:
+) -> Any:
+    def one(args: Any) -> Any:
         held, key, start = args
         pick, key = jax.random.split(key)
         size = len(jax.tree.leaves(examples)[0])

@@ -1,0 +1,28 @@
+"""Units grow or die in cycles in a small MLP on handwritten digits.
+
+    python launch/run.py --config=configs/grow_digits.py
+"""
+
+from theseus_jax.config import base, preset
+
+
+def default():
+    c = base("classification", "plasticity")
+    c.target.arch, c.target.width, c.target.depth, c.target.norm = "mlp", 256, 2, "none"
+    c.target.start = "he_uniform"
+    c.train.momentum, c.train.batch = 0.9, 64
+    c.plasticity.steps, c.plasticity.ticket_steps = 100, 500
+    return c
+
+
+def smoke():
+    c = default()
+    c.data.train, c.data.validation, c.data.test = 200, 60, 60
+    c.target.width, c.plasticity.steps, c.plasticity.ticket_steps = 20, 6, 12
+    c.plasticity.cycles, c.search.rates, c.seeds = 2, (3e-3, 1e-2), 2
+    c.train.batch, c.train.chunk, c.report.latency_repeats = 32, 6, 3
+    return c
+
+
+def get_config(name=None):
+    return preset(name, {"default": default, "smoke": smoke})
