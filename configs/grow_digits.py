@@ -1,6 +1,6 @@
 """Units grow or die in cycles in a small MLP on handwritten digits.
 
-    python launch/run.py --config=configs/grow_digits.py
+python launch/run.py --config=configs/grow_digits.py
 """
 
 from theseus_jax.config import base, preset
