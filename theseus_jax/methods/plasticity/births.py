@@ -128,8 +128,15 @@ def variance_matched(view: View) -> Born:
     return _mixed(view, new)
 
 
+def gradmax(view: View) -> Born:
+    """Incoming weights 0 and outgoing ones along the directions that give the largest gradient: the
+    function stays but for a bias of `gradmax.OPEN` that opens a ReLU (`plasticity.gradmax`).
+    """
+    return Born(view.gradmax(view), jnp.arange(len(view.chosen)))
+
+
 BIRTHS: dict[str, Birth] = {
     one.__name__: one
-    for one in (stored, random, zero_outgoing, copy_split, paired, variance_matched)
+    for one in (stored, random, zero_outgoing, copy_split, paired, variance_matched, gradmax)
 }
-PRESERVING = ("zero_outgoing", "copy_split", "paired")
+PRESERVING = ("zero_outgoing", "copy_split", "paired", "gradmax")

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.methods.plasticity import units
-from theseus_jax.methods.plasticity.births import BIRTHS
+from theseus_jax.methods.plasticity import gradmax, units
+from theseus_jax.methods.plasticity.births import BIRTHS, PRESERVING
 from theseus_jax.methods.plasticity.scores import SCORES, View, first
 from theseus_jax.methods.plasticity.seeds import Edit, Seed
-from theseus_jax.nets.sites import Masks, masks, with_masks
+from theseus_jax.nets.sites import Masks, Site, masks, with_masks
 from theseus_jax.nets.stage import Network, Variables, init
 from theseus_jax.nets.variables import merge, partition
 from theseus_jax.program import transformation
@@ -72,6 +72,7 @@ def _born(
 ) -> units.Held:
     """The seed with the chosen units of a site born."""
     view = seed.view(number, chosen, step)
+    _check_birth(birth, view.site)
     site, born = view.site, BIRTHS[birth](view)
     fresh = seed.fresh_state() if moments == "fresh" else None
     donors = None
@@ -80,6 +81,16 @@ def _born(
         donors = jnp.where(own, _nearest(scores, view), born.donors)
     slots = seed.slots(site)
     return units.grown(seed.held, site, slots, chosen, born.rows, step, fresh=fresh, donors=donors)
+
+
+def _check_birth(birth: str, site: Site) -> None:
+    if birth == "gradmax":
+        gradmax.check(site)
+    if birth in PRESERVING and site.mixed:
+        raise UserError(
+            f"{site} has a norm over its units, so that no birth keeps what the others do, and"
+            f" {birth} is to; take another birth, or another norm"
+        )
 
 
 def _nearest(scores: jax.Array, view: View) -> jax.Array:

@@ -22,7 +22,7 @@ class View(NamedTuple):
 
     rows: what makes and reads every unit now, {path: (J, F)}; fresh: the same of a fresh start.
     reading: of one batch. credit: {path: (J, F)} of the outgoing slices, the loss by the weights
-    that read a unit, were it on and those weights 0.
+    that read a unit, were it on and those weights 0. gradmax(view): rows of a birth by GradMax.
     """
 
     site: Site
@@ -34,7 +34,7 @@ class View(NamedTuple):
     credit: Rows
     key: jax.Array
     step: jax.Array
-    tracked: Any = None
+    gradmax: Any = None
 
     def side(self, rows: Rows, incoming: bool) -> jax.Array:
         """(J, F): all weights of a unit's one side, of products alone (not biases and scales)."""

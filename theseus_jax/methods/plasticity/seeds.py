@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.methods.plasticity import units
+from theseus_jax.methods.plasticity import gradmax, units
 from theseus_jax.methods.plasticity.scores import View
 from theseus_jax.methods.plasticity.signals import Reading, readings
 from theseus_jax.nets.sites import Site, masks
@@ -35,7 +35,7 @@ class Seed:
     """One seed under edit, inside jit: what views and edits of its sites are made of."""
 
     def __init__(self, task: Task, held: units.Held, guide: Variables, batch: Any, key: Any):
-        self.task, self.held = task, held
+        self.task, self.held, self.given = task, held, (guide, batch)
         read, start, self.draw = jax.random.split(key, 3)
         program, example = task.program, task.example
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
@@ -62,7 +62,13 @@ class Seed:
             units.rows_of(self.credit, site.outgoing),
             jax.random.fold_in(self.draw, number),
             step,
+            self._gradmax,
         )
+
+    def _gradmax(self, view: View) -> units.Rows:
+        guide, batch = self.given
+        passes = gradmax.Passes(self.task.program, view.site, guide, batch, view.key)
+        return gradmax.born_rows(passes, self.held.variables, view.chosen, view.key, view.rows)
 
     def gradient_rows(self, number: int) -> units.Rows:
         """The loss by all weights of a site's units; no statistics."""

@@ -48,9 +48,11 @@ def readings(
     key: jax.Array,
     sites: Sequence[Site],
     taps: dict[str, jax.Array] | None = None,
+    pulled: dict[str, jax.Array] | None = None,
 ) -> tuple[dict[str, Reading], Any]:
     """({name of a site: reading}, gradient of the trained parameters) of one batch, by the loss
     that the program minimises, in training. taps: {name: what is added to the site's output}.
+    pulled: {name: c (M, J)}, gradients are those of the sum of c z over these sites instead.
     """
     names = tuple(f"{site.name}/{part}" for site in sites for part in ("z", "h"))
     program = dataclasses.replace(program, watches=(_Reader(names),))
@@ -62,6 +64,11 @@ def readings(
         value, (_, _, signals) = loss_fn(
             program, params, given, guide_variables, batch, progress, key
         )
+        if pulled is not None:
+            value = sum(
+                (signals.target[f"{name}/z"] * c.reshape(signals.target[f"{name}/z"].shape)).sum()
+                for name, c in pulled.items()
+            )
         return value, signals.target
 
     seen = jax.eval_shape(loss, params, ())[1]
