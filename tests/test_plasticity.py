@@ -17,12 +17,13 @@ from theseus_jax.methods.plasticity.scores import ACTIVE
 from theseus_jax.methods.plasticity.signals import readings
 from theseus_jax.nets.models.cnn import cnn
 from theseus_jax.nets.models.fcn import mlp
-from theseus_jax.nets.sites import Rates, masks
+from theseus_jax.nets.sites import Rates, leaf, masks
 from theseus_jax.nets.stage import init
 from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Optimizer, Phase
 from theseus_jax.program import program_of
 from theseus_jax.train import Hooks, State, fit, fresh_optimizer, inputs_of
+from theseus_jax.trees import bit_equal
 
 I, J, O = 6, 10, 4  # noqa: E741
 EXAMPLE = jax.ShapeDtypeStruct((1, I), jnp.float32)
@@ -61,11 +62,12 @@ def seed_of(at, i=0):
 
 
 def arrays(variables):
+    """((kernel, bias), ...) of the three layers in float64."""
+    trees = [variables[name]["params"]["linear"] for name in ("stem", "block_1")]
+    trees.append(variables["head"]["params"])
     return [
-        (np.asarray(variables[s]["params"]["linear"]["kernel"], np.float64),
-         np.asarray(variables[s]["params"]["linear"]["bias"], np.float64))
-        for s in ("stem", "block_1")
-    ] + [tuple(np.asarray(variables["head"]["params"][k], np.float64) for k in ("kernel", "bias"))]  # fmt: skip
+        tuple(np.asarray(tree[key], np.float64) for key in ("kernel", "bias")) for tree in trees
+    ]
 
 
 def by_hand(variables, x, y):
@@ -166,7 +168,7 @@ def test_pruning_chooses_the_units_that_loops_choose(score):
     for i in range(2):
         before, now = (np.asarray(masks(one.variables, site).live[i]) for one in (at, after))
         values = np.where(before, scored(score, at, i), np.inf)
-        wanted = set(np.argsort(values, kind="stable")[:2])
+        wanted = set(np.argsort(values, kind="stable")[: min(2, before.sum() - 1)])
         assert set(np.flatnonzero(before & ~now)) == wanted
     assert edited(Prune((99, 99)), at).variables["stem"]["masks"]["units"]["live"].sum() == 2
 
@@ -284,12 +286,8 @@ def test_units_that_are_off_or_frozen_stay_bit_equal_in_training(rule):
             still = ~now.live | now.frozen
             assert 4 <= still.sum() < J
             for one in site.parameters:
-                rows = [
-                    np.asarray(
-                        one.rows(functools.reduce(lambda t, k: t[k], one.path, v.variables)[i])
-                    )
-                    for v in (half, done)
-                ]
+                leaves = [leaf(end.variables, one.path)[i] for end in (half, done)]
+                rows = [np.asarray(one.rows(values)) for values in leaves]
                 np.testing.assert_array_equal(rows[0][still], rows[1][still])
                 assert (rows[0][~still] != rows[1][~still]).any()
 
@@ -329,14 +327,9 @@ def test_a_rewind_restores_the_start_and_keeps_the_masks():
     done = done._replace(opt_state=fresh_optimizer(plan, done.variables))
     back = edited(Rewind(), done)
     for stage in STAGES:
-        for a, b in zip(
-            *(jax.tree.leaves(one.variables[stage]["params"]) for one in (begun, back))
-        ):
-            np.testing.assert_array_equal(a, b)
+        assert bit_equal(begun.variables[stage]["params"], back.variables[stage]["params"])
     site = small().sites[0]
-    np.testing.assert_array_equal(
-        masks(done.variables, site).live, masks(back.variables, site).live
-    )
+    assert bit_equal(masks(done.variables, site), masks(back.variables, site))
     other = edited(Rewind(renewed=True), done)
     kernels = [one.variables["stem"]["params"]["linear"]["kernel"] for one in (begun, other)]
     assert (np.asarray(kernels[0]) != np.asarray(kernels[1])).all()
@@ -355,9 +348,8 @@ def test_cohorts_are_means_by_hand():
     now = jax.tree.map(np.asarray, masks(variables, small().sites[1]))
     young = now.live & (now.born == 0)
     for name, cohort in (("newborn", young), ("incumbent", now.live & ~young)):
-        assert row[f"{name}_credit"] == pytest.approx(
-            np.abs(dz).mean(axis=0)[cohort].mean(), rel=1e-4
-        )
+        credit = np.abs(dz).mean(axis=0)[cohort].mean()
+        assert row[f"{name}_credit"] == pytest.approx(credit, rel=1e-4)
         assert row[f"{name}_active"] == pytest.approx((h > ACTIVE).mean(axis=0)[cohort].mean())
         aligned = np.abs(dz.sum(axis=0)) / np.maximum(np.abs(dz).sum(axis=0), 1e-30)
         assert row[f"{name}_aligned"] == pytest.approx(aligned[cohort].mean(), rel=1e-3)
@@ -404,10 +396,7 @@ def test_cycles_end_at_their_target():
     [
         ({"compactness": 0.0}, "compactness of 0 leaves no weights"),
         ({"compactness": 1e-6}, "leaves stem.width .10 units. without a unit"),
-        (
-            {"compactness": 0.5, "bias": (1.0,)},
-            "a bias of .1.0,. for the sites stem/units, block_1",
-        ),
+        ({"compactness": 0.5, "bias": (1.0,)}, "a bias of .1.0,. for the sites stem/units"),
     ],
 )
 def test_budgets_that_cannot_be_are_named(given, message):
