@@ -11,9 +11,9 @@ from __future__ import annotations
 from types import ModuleType
 
 from theseus_jax.errors import module_of
-from theseus_jax.methods import baselines, convert, glai, guidance, probes, surgery
+from theseus_jax.methods import baselines, convert, glai, guidance, plasticity, probes, surgery
 
-__all__ = ["baselines", "convert", "glai", "guidance", "module", "probes", "surgery"]
+__all__ = ["baselines", "convert", "glai", "guidance", "module", "plasticity", "probes", "surgery"]
 MODULES = {
     "convert": "conversion",
     "glai": "glai.arms",

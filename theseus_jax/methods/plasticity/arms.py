@@ -13,6 +13,7 @@ from theseus_jax.checks import check_values
 from theseus_jax.errors import UserError
 from theseus_jax.methods.plasticity import budget, plan
 from theseus_jax.methods.plasticity.births import BIRTHS
+from theseus_jax.methods.plasticity.doctor import Doctor
 from theseus_jax.methods.plasticity.edits import MOMENTS
 from theseus_jax.methods.plasticity.elastic import elastic
 from theseus_jax.methods.plasticity.results import results
@@ -60,7 +61,10 @@ CHOICES = {
     "train.rule": ("sgd", "adamw"),
     "train.schedule": ("constant", "cosine"),
 }
-POSITIVE = ("plasticity.cycles", "plasticity.steps", "plasticity.ticket_steps", "search.seeds")
+POSITIVE = (
+    *(f"plasticity.{name}" for name in ("cycles", "steps", "ticket_steps", "doctor")),
+    "search.seeds",
+)
 
 
 def sections(task: Any) -> dict[str, Any]:
@@ -89,9 +93,10 @@ def sections(task: Any) -> dict[str, Any]:
             "worst": "magnitude",  # of deaths
             "speed": 5.0,  # two_speed: newborn units' updates times this
             "speed_steps": 100,  # for so many steps
+            "doctor": 50,  # steps between two readings of newborn units
         },
         "search": {
-            "rates": (1e-3, 3e-3, 1e-2),  # of every arm
+            "rates": (3e-3, 1e-2, 3e-2, 1e-1),  # of every arm
             "seeds": 1,  # of every trial
         },
         "train": {
@@ -174,12 +179,15 @@ def _arm(both: Plastic, name: str) -> Arm:
 
 def _cycles(both: Plastic, way: Way, net: Network, base: str, turn: Turn) -> Plan:
     settings = both.settings(way, net, turn.trial.rate)
+    look = way.kind == "grow" and not turn.searching
     edits = {
         "dense": lambda: plan.nothing(settings),
         "prune": lambda: plan.pruning(net, settings),
-        "grow": lambda: plan.growth(settings, look=not turn.searching),
+        "grow": lambda: plan.growth(settings, look=look),
     }[way.kind]()
-    return _plan(both, net, edits, settings, turn)
+    births = tuple(range(0, settings.cycles * settings.steps, settings.steps))
+    doctor = (Doctor(both.config.plasticity.doctor, net.sites, births),) if look else ()
+    return _plan(both, net, edits, settings, turn, doctor)
 
 
 def _ticket(both: Plastic, way: Way, net: Network, base: str, turn: Turn) -> Plan:
@@ -190,21 +198,18 @@ def _ticket(both: Plastic, way: Way, net: Network, base: str, turn: Turn) -> Pla
 
 
 def _plan(
-    both: Plastic, net: Network, edits: tuple[plan.Edits, ...], settings: plan.Settings, turn: Turn
+    both: Plastic,
+    net: Network,
+    edits: tuple[plan.Edits, ...],
+    settings: plan.Settings,
+    turn: Turn,
+    doctor: tuple[Doctor, ...] = (),
 ) -> Plan:
     held = turn.sets.test if turn.real and not turn.searching else None
     key, transforms = both.task.compared.key, both.task.transforms
-    example = both.task.example
-    return plan.cycles(
-        net,
-        example,
-        edits,
-        settings,
-        held=held,
-        key=key,
-        transforms=transforms,
-        look=not turn.searching,
-    )
+    given = {"held": held, "key": key, "transforms": transforms}
+    example, look = both.task.example, bool(doctor)
+    return plan.cycles(net, example, edits, settings, look=look, watches=doctor, **given)
 
 
 def outline(config: Any, task: Any) -> list[str]:

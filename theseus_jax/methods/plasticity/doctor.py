@@ -216,9 +216,9 @@ def examined(
 
 @dataclasses.dataclass(frozen=True)
 class Doctor:
-    """A watch: how the units born at each of these steps do beside the others, {site: (births,
+    """A watch: how the units born at each of these steps do beside older ones, {site: (births,
     4 + verdicts)}: medians of the incoming, outgoing and update ratio and of activity, and how many
-    units have each verdict.
+    units have each verdict; zeros where none is on. And "births" itself.
     """
 
     every: int
@@ -237,18 +237,18 @@ class Doctor:
             h = record.signals.target[f"{site.name}/h"].reshape(-1, site.width)
             trees_of = record.params, record.gradient, record.updates
             rows = [rows_of(tree, site.parameters) for tree in trees_of]
-            young = now.live & (now.born >= 0)
             active = (h > ACTIVE).mean(axis=0, dtype=jnp.float32)
-            seen = examined(site, *rows, young, now.live, active)
-            parts = [seen.incoming_ratio, seen.outgoing_ratio, seen.update_ratio, seen.active]
             cohorts = []
             for step in self.births:
-                mine = now.live & (now.born == step)
-                medians = [jnp.nanmedian(jnp.where(mine, one, jnp.nan)) for one in parts]
+                mine, older = now.live & (now.born == step), now.live & (now.born <= step)
+                seen = examined(site, *rows, mine, older, active)
+                ratios = seen.incoming_ratio, seen.outgoing_ratio, seen.update_ratio, seen.active
+                medians = [jnp.nanmedian(jnp.where(mine, one, jnp.nan)) for one in ratios]
+                medians = [jnp.where(mine.any(), one, 0.0) for one in medians]
                 counts = [(mine & (seen.verdict == i)).sum() for i in range(len(VERDICTS))]
                 cohorts.append(jnp.stack([*medians, *map(jnp.float32, counts)]))
             found[site.name] = jnp.stack(cohorts)
-        return found
+        return found | {"births": jnp.asarray(self.births)}
 
     def __str__(self) -> str:
         return f"the newborn doctor, {self.every} steps apart"

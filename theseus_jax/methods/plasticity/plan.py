@@ -108,6 +108,7 @@ def cycles(
     key: str = "accuracy",
     transforms: tuple[Any, ...] = (),
     look: bool = True,
+    watches: tuple[Any, ...] = (),
 ) -> Plan:
     """One phase that trains all of a network; before each cycle of `settings.steps` steps come
     edits[cycle].
@@ -139,6 +140,7 @@ def cycles(
         edits_at=tuple(at),
         probes=(*last, *((Last(Parity("end")),) if look else ())),
         rates=settings.rates,
+        watches=watches,
     )
     return (phase,)
 
