@@ -61,7 +61,9 @@ class StepRecord(NamedTuple):
 
     A watch is any hashable function of it to {name: array}, with `target` and `guide` (the
     activations that it reads, as a term's) and `every`: it is computed, and a row of kind "watch"
-    is written, after every so many steps.
+    is written, after every so many steps. With `apart` true the steps that it looks at are compiled
+    beside the others, which then cost nothing more (a second program, where what it reads would
+    have to be kept in every step).
     """
 
     step: jax.Array

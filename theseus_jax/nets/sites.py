@@ -44,6 +44,14 @@ class Slice(NamedTuple):
             front = jnp.moveaxis(front.reshape(self.repeat, count, *rest), 0, 1)
         return front.reshape(count, -1)
 
+    def squares(self, leaf: jax.Array) -> jax.Array:
+        """(J,) float32: the sum of the squares of each unit's numbers."""
+        others = tuple(i for i in range(leaf.ndim) if i != self.axis)
+        along = (leaf.astype(jnp.float32) ** 2).sum(axis=others)
+        if self.tiled:
+            return along.reshape(self.repeat, -1).sum(axis=0)
+        return along.reshape(-1, self.repeat).sum(axis=1)
+
     def placed(self, rows: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """A leaf of this shape (along the axis as many units as there are rows) with rows (J, F):
         undoes `rows`.

@@ -97,7 +97,7 @@ def sections(task: Any) -> dict[str, Any]:
         },
         "search": {
             "rates": (3e-3, 1e-2, 3e-2, 1e-1),  # of every arm
-            "seeds": 1,  # of every trial
+            "seeds": 3,  # of every trial
         },
         "train": {
             "batch": task.USUAL["batch"],

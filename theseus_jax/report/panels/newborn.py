@@ -13,7 +13,7 @@ LOW, HIGH = -2.0, 1.0  # of the heat map, powers of ten
 
 
 def seen(run: Run, model: str) -> dict[tuple[str, int], dict[int, list[float]]]:
-    """{(site, step of birth): {step: medians and counts of verdicts}}, means over seeds; of a seed
+    """{(site, step of birth): {step: means and counts of verdicts}}, means over seeds; of a seed
     without such units nothing.
     """
     found: dict[tuple[str, int], dict[int, list[list[float]]]] = {}
@@ -35,8 +35,8 @@ def pictures(run: Run) -> list[Picture]:
     names = [model["name"] for model in standing.ordered(run.results)]
     watched = ((name, seen(run, name)) for name in names)
     model, cohorts = next(((name, values) for name, values in watched if values), ("", {}))
-    text = f"{model}: the gradient of newborn units' incoming weights over that of the median "
-    text += "older unit, a line a cohort, mean over sites and seeds; 1 is parity."
+    text = f"{model}: the gradient of newborn units' incoming weights over the mean of "
+    text += "older ones, a line a cohort, mean over sites and seeds; 1 is parity."
     return [(curves(cohorts), text), (heat_map(cohorts), "The same, every site by itself.")]
 
 
