@@ -13,9 +13,11 @@ def default():
     c.data.mean, c.data.deviation = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
     c.target.arch, c.target.width, c.target.norm, c.target.start = "cnn", 8, "none", "he_uniform"
     c.plasticity.sites = "block_1/units, block_2/units, block_3/units"
-    c.plasticity.steps, c.plasticity.ticket_steps, c.plasticity.speed_steps = 200, 1000, 100
-    c.train.momentum, c.train.batch = 0.9, 64
-    c.search.rates = (3e-3, 1e-2, 3e-2, 1e-1)
+    c.plasticity.steps, c.plasticity.ticket_steps, c.plasticity.speed_steps = 150, 750, 75
+    c.train.momentum, c.train.batch, c.search.rates, c.search.seeds = 0.9, 32, (3e-3, 1e-2, 3e-2), 1
+    c.arms = ("dense", "prune", "prune_no_rewind", "grow", "grow_two_speed")
+    c.arms += ("grow_moment_transplant", "grow_gradmax", "grow_variance_matched")
+    c.arms += ("grow_smooth_leaky", "prune_ticket", "grow_ticket")
     return c
 
 

@@ -24,5 +24,14 @@ def smoke():
     return c
 
 
+def paper():
+    """MNIST through TFDS, five cycles of 20 epochs, tickets of 100."""
+    c = default()
+    c.data.source, c.data.dataset, c.data.size, c.data.channels = "tfds", "mnist", 28, 1
+    c.data.classes, c.train.momentum, c.search.rates = 10, 0.0, (1e-4, 1e-3, 1e-2, 1e-1)
+    c.plasticity.steps, c.plasticity.ticket_steps = 18750, 93750
+    return c
+
+
 def get_config(name=None):
-    return preset(name, {"default": default, "smoke": smoke})
+    return preset(name, {"default": default, "smoke": smoke, "paper": paper})

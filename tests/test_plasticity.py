@@ -7,7 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from killing import killed_and_ended, rows, timeless
+from settings import changed
 
+import theseus_jax as tj
+from theseus_jax.config import base
 from theseus_jax.errors import UserError
 from theseus_jax.methods.plasticity import budget, gradmax, units
 from theseus_jax.methods.plasticity.cohorts import Parity
@@ -427,3 +431,92 @@ def test_an_edit_of_a_frozen_stage_or_of_no_site_is_named():
     plain = dataclasses.replace(phase(), net=dataclasses.replace(small(), sites=()))
     with pytest.raises(UserError, match="its network no site; make it elastic"):
         Grow((1, 1))(at, inputs_of(plain, 0, data(), at.key))
+
+
+# -- whole runs -----------------------------------------------------------------------------------
+
+TINY = {
+    "data.train": 200,
+    "data.validation": 40,
+    "data.test": 60,
+    "target.arch": "mlp",
+    "target.width": 16,
+    "target.depth": 2,
+    "target.norm": "none",
+    "plasticity.cycles": 2,
+    "plasticity.steps": 6,
+    "plasticity.ticket_steps": 6,
+    "plasticity.doctor": 3,
+    "search.rates": (1e-2, 1e-1),
+    "search.seeds": 2,
+    "train.batch": 20,
+    "train.chunk": 3,
+    "seeds": 2,
+    "report.latency_repeats": 2,
+}
+
+
+def tiny(**changes):
+    return changed(base("classification", "plasticity"), TINY, **changes)
+
+
+def test_a_run_makes_every_arm_with_its_tables(tmp_path):
+    config = tiny()
+    results = tj.run(config, tmp_path)
+    names = [model["name"] for model in results["models"]]
+    assert set(names) == set(config.arms) and {"dense", "prune", "prune_no_rewind", "grow"} <= set(
+        names
+    )
+    (target,) = {
+        row["units"] for row in results["tables"]["cycles"]["rows"] if row["model"] != "dense"
+    }
+    assert target == "4-4" and len(results["tables"]["cycles"]["rows"]) == len(names) - 2
+    found = rows(tmp_path)
+    units = [row for row in found if row["kind"] == "units" and row["model"] == "prune"]
+    units = [row["live"] for row in units if row["seed"] == 1 and row["site"] == "stem/units"]
+    assert units == [10, 10, 4, 4]  # a prune and a rewind in each cycle
+    cycles = [row for row in found if row["kind"] == "cycle" and row["model"] == "grow"]
+    assert [(row["cycle"], row["seed"]) for row in cycles] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    last = {model["name"]: model["seeds"] for model in results["models"]}
+    for seed in range(2):
+        (row,) = (row for row in cycles if row["cycle"] == 2 and row["seed"] == seed)
+        assert row["accuracy"] == pytest.approx(last["grow"][seed])
+    net, variables = tj.restore(tmp_path, model="grow")
+    assert [int(masks(variables, site).live.sum()) for site in net.sites] == [4, 4]
+    ticket = tj.restore(tmp_path, model="grow_ticket")[1]
+    for site in net.sites:
+        np.testing.assert_array_equal(masks(variables, site).live, masks(ticket, site).live)
+    page = (tmp_path / "report.html").read_text()
+    assert "Newborn units" in page and "Newborn beside incumbent units" in page
+
+
+def test_a_run_that_was_killed_between_edits_ends_the_same(tmp_path):
+    arms = ("grow", "prune", "grow_ticket")
+    config = tiny(**{"arms": arms, "plasticity.steps": 9, "train.save_seconds": 0.0})
+    tj.run(config, tmp_path / "whole")
+    moments = ['"model": "grow", "phase": "cycles", "seed": 0, "step": 9', '"model": "prune"']
+    killed_and_ended(config, tmp_path / "killed", moments)
+    whole, killed = (timeless(rows(tmp_path / name)) for name in ("whole", "killed"))
+    assert whole == killed
+    for name in arms:
+        states = [tj.restore(tmp_path / folder, model=name)[1] for folder in ("whole", "killed")]
+        assert bit_equal(*states)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"arms": ("grow", "shrink")}, "config.arms has shrink; choose from dense"),
+        ({"arms": ("grow_ticket",)}, "config.arms has grow_ticket without grow, whose masks"),
+        ({"plasticity.sites": "nowhere"}, "the network has no units nowhere; it has stem/units"),
+        ({"plasticity.compactness": 2.0}, "a compactness of 2 leaves too many weights"),
+        ({"plasticity.begin": 0.0}, "growth that begins with a share of 0 has 0 units"),
+        ({"plasticity.score": "speed"}, "config.plasticity.score is 'speed'; choose one of"),
+        ({"plasticity.birth": "gradmax", "target.norm": "batch"}, "has a norm before its units"),
+        ({"target.norm": "layer"}, "has a norm over its units, so that no birth keeps"),
+    ],
+)
+def test_mistakes_in_a_config_are_one_line(changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        tj.dry_run(tiny(**changes))
+    assert "\n" not in str(caught.value)

@@ -96,24 +96,6 @@ def two_views(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Accuracy:
-    """The share of a batch's labels (B,) that are the target's most probable class, or (B, T) of
-    those that ask (`mean_where_asked`); it has no gradient, and is for watching, at a weight of 0.
-    """
-
-    reads_labels: ClassVar[bool] = True
-    target: tuple[str, ...] = ()
-    guide: tuple[str, ...] = ()
-
-    def __call__(self, signals: Signals) -> jax.Array:
-        labels = signals.labels
-        if jnp.issubdtype(labels.dtype, jnp.floating):
-            labels = labels.argmax(axis=-1)
-        right = (as_classes(signals.output).argmax(axis=-1) == labels).astype(jnp.float32)
-        return mean_where_asked(right, labels)
-
-
-@dataclasses.dataclass(frozen=True)
 class InfoNCE:
     """Normalised-temperature cross-entropy of two views of each example, nats (Chen et al. 2020,
     arXiv 2002.05709, eq. 1).

@@ -14,7 +14,7 @@ from theseus_jax.errors import UserError
 from theseus_jax.methods.plasticity import budget, plan
 from theseus_jax.methods.plasticity.births import BIRTHS
 from theseus_jax.methods.plasticity.doctor import Doctor
-from theseus_jax.methods.plasticity.edits import MOMENTS
+from theseus_jax.methods.plasticity.edits import MOMENTS, check_birth
 from theseus_jax.methods.plasticity.elastic import elastic
 from theseus_jax.methods.plasticity.results import results
 from theseus_jax.methods.plasticity.scores import SCORES
@@ -166,6 +166,12 @@ def _arm(both: Plastic, name: str) -> Arm:
     base = name.removesuffix(TICKET)
     way, s = WAYS[base], both.config.search
     net = both.net(way)
+    birth = both.settings(way, net, s.rates[0]).birth
+    for site in net.sites if way.kind == "grow" else ():
+        try:
+            check_birth(birth, site)
+        except UserError as error:
+            raise UserError(f"config.arms has {name}: {error}; or leave it out") from error
     make = _ticket if name in TICKETS else _cycles
     return Arm(
         name,

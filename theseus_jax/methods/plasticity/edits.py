@@ -72,7 +72,7 @@ def _born(
 ) -> units.Held:
     """The seed with the chosen units of a site born."""
     view = seed.view(number, chosen, step)
-    _check_birth(birth, view.site)
+    check_birth(birth, view.site)
     site, born = view.site, BIRTHS[birth](view)
     fresh = seed.fresh_state() if moments == "fresh" else None
     donors = None
@@ -83,7 +83,8 @@ def _born(
     return units.grown(seed.held, site, slots, chosen, born.rows, step, fresh=fresh, donors=donors)
 
 
-def _check_birth(birth: str, site: Site) -> None:
+def check_birth(birth: str, site: Site) -> None:
+    """Raises UserError for a birth that a site cannot have."""
     if birth == "gradmax":
         gradmax.check(site)
     if birth in PRESERVING and site.mixed:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Iterator
+from typing import Any, ClassVar, Iterator
 
 import jax
+import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed
@@ -14,7 +15,7 @@ from theseus_jax.methods.plasticity.cohorts import Parity
 from theseus_jax.methods.plasticity.edits import Grow, Prune, Rewind, Start
 from theseus_jax.nets.sites import Rates, masks, with_masks
 from theseus_jax.nets.stage import Network, Variables, variable_shapes
-from theseus_jax.objectives import Accuracy, CrossEntropy, Term
+from theseus_jax.objectives import CrossEntropy, Signals, Term, as_classes, mean_where_asked
 from theseus_jax.plan import Edit, Optimizer, Phase, Plan
 from theseus_jax.train import Inputs, State
 
@@ -41,6 +42,24 @@ class Settings:
     worst: str = "magnitude"
     rewind: bool = True
     rates: Rates = Rates()
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """The share of a batch's labels (B,) that are the target's most probable class, or (B, T) of
+    those that ask (`mean_where_asked`); it has no gradient, and is for watching, at a weight of 0.
+    """
+
+    reads_labels: ClassVar[bool] = True
+    target: tuple[str, ...] = ()
+    guide: tuple[str, ...] = ()
+
+    def __call__(self, signals: Signals) -> jax.Array:
+        labels = signals.labels
+        if jnp.issubdtype(labels.dtype, jnp.floating):
+            labels = labels.argmax(axis=-1)
+        right = (as_classes(signals.output).argmax(axis=-1) == labels).astype(jnp.float32)
+        return mean_where_asked(right, labels)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +108,7 @@ class Adopt:
         variables, count = state.variables, len(state.key)
         for site in inputs.phase.net.sites:
             theirs = masks(self.variables, site)
-            rows = jax.numpy.arange(count) % len(theirs.live)
+            rows = jnp.arange(count) % len(theirs.live)
             ours = masks(variables, site)
             variables = with_masks(variables, site, ours._replace(live=theirs.live[rows]))
         return state._replace(variables=variables)

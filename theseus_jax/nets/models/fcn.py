@@ -151,6 +151,21 @@ class Residual(nn.Module):
         )
 
 
+def _check_layers(activation: str | SmoothLeaky, start: str, rank: int, residual: bool) -> None:
+    """Raises UserError for names that are none, and for what does not go together."""
+    random = isinstance(activation_of(activation), SmoothLeaky)
+    start_of(start)
+    if rank and start != "lecun_normal":
+        raise UserError(
+            f"kernels of rank {rank} start as products do, and the start is {start!r}; set the rank"
+            " to 0, or leave the start at 'lecun_normal'"
+        )
+    if residual and random:
+        raise UserError(
+            "residual blocks have no random activation; take another one, or leave residual out"
+        )
+
+
 def mlp(
     *,
     classes: int,
@@ -175,13 +190,7 @@ def mlp(
     kernels without a rank. Raises UserError for another norm, activation or start, sizes below 1, a
     rate or rank out of range, residual widths that differ, a start beside a rank.
     """
-    activation_of(activation)
-    start_of(start)
-    if rank and start != "lecun_normal":
-        raise UserError(
-            f"kernels of rank {rank} start as products do, and the start is {start!r}; set the rank"
-            " to 0, or leave the start at 'lecun_normal'"
-        )
+    _check_layers(activation, start, rank, residual)
     first, norm = stem_width or width, known_norm(norm)
     if min(classes, width, depth, first) < 1:
         raise UserError(
@@ -193,10 +202,6 @@ def mlp(
     if not 0 <= rank <= min(first, width):
         raise UserError(
             f"a rank of {rank} is not in 0..{min(first, width)}, the narrowest layer; change it"
-        )
-    if residual and isinstance(activation_of(activation), SmoothLeaky):
-        raise UserError(
-            "residual blocks have no random activation; take another one, or leave residual out"
         )
     if residual and first != width:
         raise UserError(
