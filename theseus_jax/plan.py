@@ -21,7 +21,9 @@ class Optimizer:
     in both.
 
     clip: global gradient norm, 0 for none. schedule: "cosine" rises, then falls to a tenth
-    (schedules.warmup_cosine); "constant" keeps the rate. momentum: of SGD.
+    (schedules.warmup_cosine); "constant" keeps the rate. momentum: of SGD. toward_start: decay of
+    all parameters towards what they were when the optimizer began, decoupled too (L2 to the
+    initialisation, arXiv 2308.11958).
     """
 
     learning_rate: float = 1e-3
@@ -31,6 +33,7 @@ class Optimizer:
     rule: str = "adamw"
     momentum: float = 0.9
     schedule: str = "cosine"
+    toward_start: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +184,21 @@ def describe(plan: Plan) -> str:
     return "\n".join(_describe_phase(i, phase) for i, phase in enumerate(plan, start=1))
 
 
+def _moments(edits_at: tuple[tuple[int, Edit], ...]) -> list[str]:
+    """A line for every edit, with its steps; of many at equal distances the first and the last."""
+    steps: dict[str, list[int]] = {}
+    for step, edit in edits_at:
+        steps.setdefault(str(edit), []).append(step)
+    lines = []
+    for edit, at in steps.items():
+        apart = {b - a for a, b in zip(at, at[1:])}
+        text = ", ".join(map(str, at))
+        if len(at) > 3 and len(apart) == 1:
+            text = f"{at[0]}, {at[1]} .. {at[-1]}"
+        lines.append(f"step {text}: {edit}")
+    return lines
+
+
 def _describe_phase(number: int, phase: Phase) -> str:
     terms = " + ".join(f"{balance.text(term.weight)} {term.name}" for term in phase.terms)
     o = phase.optimizer
@@ -194,7 +212,7 @@ def _describe_phase(number: int, phase: Phase) -> str:
         ("keeps", phase.feed.cached),
         ("stops", [phase.stop] if phase.stop else []),
         ("before", phase.edits),
-        ("at", [f"step {step}: {edit}" for step, edit in phase.edits_at]),
+        ("at", _moments(phase.edits_at)),
         ("rates", [phase.rates] if phase.rates != Rates() else []),
         ("watches", phase.watches),
         ("after", phase.probes),

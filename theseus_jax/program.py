@@ -87,11 +87,28 @@ def transformation(optimizer: Optimizer) -> optax.GradientTransformation:
         "adamw": lambda: optax.scale_by_adam(b2=optimizer.b2),
         "sgd": lambda: optax.trace(optimizer.momentum),
     }
-    return optax.chain(
+    parts = [
         clip,
         rules[optimizer.rule](),
         optax.add_decayed_weights(optimizer.weight_decay, mask=matrices),
-    )
+    ]
+    if optimizer.toward_start:
+        parts.append(_toward_start(optimizer.toward_start))
+    return optax.chain(*parts)
+
+
+class Begun(NamedTuple):
+    """The state of `_toward_start`: the parameters that the optimizer began with."""
+
+    params: Any
+
+
+def _toward_start(decay: float) -> optax.GradientTransformation:
+    def update(updates: Any, state: Begun, params: Any) -> tuple[Any, Begun]:
+        pulled = jax.tree.map(lambda u, p, s: u + decay * (p - s), updates, params, state.params)
+        return pulled, state
+
+    return optax.GradientTransformation(lambda params: Begun(params), update)
 
 
 @functools.lru_cache(maxsize=None)

@@ -201,7 +201,7 @@ def _advance(
     """
     phase, program = run.phase, program_of(run.phase)
     params, rest = partition(state.variables, phase.trainable)
-    rows = seed_rows(run.inputs.order, run.count, run.batch, state.step, length)
+    rows = seed_rows(phase.feed.order, run.inputs.order, run.count, run.batch, state.step, length)
     rows = np.pad(rows, ((0, 0), (0, run.chunk - length), (0, 0)), mode="edge")
     numbers = (
         jnp.asarray(number, jnp.int32) for number in (state.step, state.step + length, run.steps)

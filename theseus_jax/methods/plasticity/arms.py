@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 from theseus_jax.arms import OURS, RIVAL, Arm, Search, Trial, Turn
 from theseus_jax.checks import check_values
 from theseus_jax.errors import UserError
+from theseus_jax.feeds import Feed
 from theseus_jax.methods.plasticity import budget, plan
 from theseus_jax.methods.plasticity.births import BIRTHS
 from theseus_jax.methods.plasticity.doctor import Doctor
-from theseus_jax.methods.plasticity.edits import MOMENTS, check_birth
+from theseus_jax.methods.plasticity.edits import MOMENTS, Replace, ShrinkPerturb, check_birth
 from theseus_jax.methods.plasticity.elastic import elastic
 from theseus_jax.methods.plasticity.results import results
 from theseus_jax.methods.plasticity.scores import SCORES
 from theseus_jax.nets.sites import Rates
 from theseus_jax.nets.stage import Network
+from theseus_jax.order import Epochs
 from theseus_jax.plan import Optimizer, Plan
 
 __all__ = ["SEEDS", "arms", "outline", "results", "sections"]
@@ -30,12 +32,13 @@ SMOOTH = {"activation": "smooth_leaky"}
 
 class Way(NamedTuple):
     """What an arm does otherwise. kind: dense, prune or grow. changes: to `plan.Settings`; net: to
-    the target's sizes.
+    the target's sizes. cure: what is done against the loss of plasticity besides, of CURES.
     """
 
     kind: str
     changes: dict[str, Any] = {}
     net: dict[str, Any] = {}
+    cure: str = ""
 
 
 WAYS = {
@@ -51,7 +54,14 @@ WAYS = {
     "grow_zero_outgoing": Way("grow", {"birth": "zero_outgoing"}),
     "grow_smooth_leaky": Way("grow", net=SMOOTH),
     "dense_smooth_leaky": Way("dense", net=SMOOTH),
+    "layer_norm": Way("dense", net={"norm": "layer"}),
+    "redo": Way("dense", cure="redo"),
+    "continual_backprop": Way("dense", cure="continual_backprop"),
+    "shrink_perturb": Way("dense", cure="shrink_perturb"),
+    "l2_to_start": Way("dense", cure="l2_to_start"),
 }
+OF_STREAMS = ("layer_norm", "redo", "continual_backprop", "shrink_perturb", "l2_to_start")
+USUAL = tuple(name for name in WAYS if name not in ("dense_smooth_leaky", *OF_STREAMS))
 TICKETS = tuple(f"{name}{TICKET}" for name in ("prune", "grow"))
 CHOICES = {
     "plasticity.score": tuple(SCORES),
@@ -61,6 +71,7 @@ CHOICES = {
     "train.rule": ("sgd", "adamw"),
     "train.schedule": ("constant", "cosine"),
 }
+STREAMED = ("plasticity.interval", "plasticity.doctor", "search.seeds")
 POSITIVE = (
     *(f"plasticity.{name}" for name in ("cycles", "steps", "ticket_steps", "doctor")),
     "search.seeds",
@@ -68,25 +79,37 @@ POSITIVE = (
 
 
 def sections(task: Any) -> dict[str, Any]:
-    """The method's part of a config, with defaults and units. Raises UserError for a task that has
-    no target.
+    """The method's part of a config, with defaults and units; a stream says itself how many cycles
+    there are, and has other arms. Raises UserError for a task that has no target.
     """
     if not hasattr(task, "sizes"):
         raise UserError(
             f"the method plasticity needs a task with a target, and"
             f" {task.__name__.rpartition('.')[2]} has none; choose another of the two"
         )
+    cycles = {
+        "cycles": 5,
+        "steps": 200,  # optimizer steps of a cycle
+        "ticket_steps": 1000,  # of a ticket, trained anew
+    }
+    cures = {
+        "interval": 100,  # steps between two replacements of units
+        "dormant": 0.025,  # redo: units of up to this share of the mean activation
+        "rate": 1e-4,  # continual_backprop: share of a site's units that is replaced a step
+        "maturity": 1000,  # continual_backprop: steps that a unit is left alone
+        "keep": 0.8,  # shrink_perturb, before each task
+        "noise": 0.2,  # share of a fresh start that is added
+        "toward_start": 1e-2,  # l2_to_start
+    }
+    streaming = "stream" in task.sections()
     return {
-        "arms": (*(name for name in WAYS if not name.startswith("dense_")), *TICKETS),
+        "arms": (*USUAL, *OF_STREAMS) if streaming else (*USUAL, *TICKETS),
         "target": task.sizes()["target"],
         "plasticity": {
             "sites": "auto",  # auto: all | "block_1/units, ..."
             "compactness": 0.2,  # share of the sites' weights at the end
             "bias": (),  # of each site in the budget; (): 1
             "begin": 0.1,  # share of a site's units that growth begins with
-            "cycles": 5,
-            "steps": 200,  # optimizer steps of a cycle
-            "ticket_steps": 1000,  # of a ticket, trained anew
             "score": "activation",  # of births: any of scores.SCORES
             "birth": "stored",  # any of births.BIRTHS
             "moments": "fresh",  # of newborn units' optimizer state: fresh | kept | transplanted
@@ -94,7 +117,8 @@ def sections(task: Any) -> dict[str, Any]:
             "speed": 5.0,  # two_speed: newborn units' updates times this
             "speed_steps": 100,  # for so many steps
             "doctor": 50,  # steps between two readings of newborn units
-        },
+        }
+        | (cures if streaming else cycles),
         "search": {
             "rates": (3e-3, 1e-2, 3e-2, 1e-1),  # of every arm
             "seeds": 3,  # of every trial
@@ -117,6 +141,25 @@ class Plastic(NamedTuple):
     config: Any
     task: Any
 
+    @property
+    def stretches(self) -> tuple[int, int]:
+        """(cycles, steps of each): of the stream, or of the config."""
+        c = self.config.plasticity
+        return getattr(self.task, "stretches", None) or (c.cycles, c.steps)
+
+    def every(self, way: Way, net: Network) -> tuple[tuple[int, Any], ...]:
+        """(steps apart, edit) of a cure."""
+        c, sites = self.config.plasticity, net.sites
+        if way.cure == "redo":
+            counts = tuple(site.width for site in sites)
+            return ((c.interval, Replace(counts, "dormancy", threshold=c.dormant)),)
+        if way.cure == "continual_backprop":
+            counts = tuple(max(1, round(c.rate * c.interval * site.width)) for site in sites)
+            return ((c.interval, Replace(counts, "contribution", maturity=c.maturity)),)
+        if way.cure == "shrink_perturb":
+            return ((self.stretches[1], ShrinkPerturb(c.keep, c.noise)),)
+        return ()
+
     def net(self, way: Way) -> Network:
         """The network of an arm, with its sites."""
         net, text = self.task.target(**way.net), self.config.plasticity.sites
@@ -126,13 +169,19 @@ class Plastic(NamedTuple):
     def settings(self, way: Way, net: Network, rate: float) -> plan.Settings:
         """Of an arm, at a rate."""
         c, t = self.config.plasticity, self.config.train
+        decay = c.toward_start if way.cure == "l2_to_start" else 0.0
         own = plan.Settings(
-            c.cycles,
-            c.steps,
+            *self.stretches,
             budget.targets(net, self.task.example, c.compactness, tuple(c.bias)),
             budget.started(net.sites, c.begin),
             Optimizer(
-                rate, t.weight_decay, t.clip, rule=t.rule, momentum=t.momentum, schedule=t.schedule
+                rate,
+                t.weight_decay,
+                t.clip,
+                rule=t.rule,
+                momentum=t.momentum,
+                schedule=t.schedule,
+                toward_start=decay,
             ),
             c.score,
             c.birth,
@@ -147,8 +196,10 @@ class Plastic(NamedTuple):
 
 def arms(config: Any, task: Any) -> tuple[Arm, ...]:
     """Every arm of config.arms, tickets last. Raises UserError."""
-    check_values(config, CHOICES, POSITIVE)
-    there = (*WAYS, *TICKETS)
+    streamed = hasattr(task, "stretches")
+    check_values(config, CHOICES, STREAMED if streamed else POSITIVE)
+    left_out = TICKETS if streamed else OF_STREAMS
+    there = tuple(name for name in (*WAYS, *TICKETS) if name not in left_out)
     unknown = [one for one in config.arms if one not in there]
     if unknown:
         raise UserError(f"config.arms has {', '.join(unknown)}; choose from {', '.join(there)}")
@@ -193,7 +244,8 @@ def _cycles(both: Plastic, way: Way, net: Network, base: str, turn: Turn) -> Pla
     }[way.kind]()
     births = tuple(range(0, settings.cycles * settings.steps, settings.steps))
     doctor = (Doctor(both.config.plasticity.doctor, net.sites, births),) if look else ()
-    return _plan(both, net, edits, settings, turn, doctor)
+    every = both.every(way, net)
+    return _plan(both, net, edits, settings, turn, doctor, every)
 
 
 def _ticket(both: Plastic, way: Way, net: Network, base: str, turn: Turn) -> Plan:
@@ -210,12 +262,17 @@ def _plan(
     settings: plan.Settings,
     turn: Turn,
     doctor: tuple[Doctor, ...] = (),
+    every: tuple[tuple[int, Any], ...] = (),
 ) -> Plan:
-    held = turn.sets.test if turn.real and not turn.searching else None
-    key, transforms = both.task.compared.key, both.task.transforms
-    given = {"held": held, "key": key, "transforms": transforms}
+    held, order = None, Epochs()
+    if turn.real:
+        order = turn.sets.order
+        held = turn.sets.stretches or (turn.sets.test,) * settings.cycles
+    feed = Feed(transforms=both.task.transforms, order=order)
+    given = {"held": None if turn.searching else held, "key": both.task.compared.key}
     example, look = both.task.example, bool(doctor)
-    return plan.cycles(net, example, edits, settings, look=look, watches=doctor, **given)
+    given |= {"feed": feed, "every": every, "look": look, "watches": doctor}
+    return plan.cycles(net, example, edits, settings, **given)
 
 
 def outline(config: Any, task: Any) -> list[str]:

@@ -218,6 +218,27 @@ class Rewind(Edit):
 
 
 @dataclasses.dataclass(frozen=True)
+class ShrinkPerturb(Edit):
+    """All that the phase trains becomes keep times itself plus `noise` times a fresh start (Ash &
+    Adams 2020, arXiv 1910.08475); the optimizer state stays.
+    """
+
+    keep: float = 0.8
+    noise: float = 0.2
+
+    def change(self, seed: Seed, counts: jax.Array, step: jax.Array, start: Any) -> units.Held:
+        trainable = seed.task.program.trainable
+        (old, rest), (new, _) = (
+            partition(one, trainable) for one in (seed.held.variables, seed.start)
+        )
+        mixed = jax.tree.map(lambda a, b: self.keep * a + self.noise * b, old, new)
+        return seed.held._replace(variables=merge(rest, mixed))
+
+    def __str__(self) -> str:
+        return f"shrink to {self.keep:g}, perturb by {self.noise:g}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Start:
     """Of every site counts[i] units on, drawn at random, the others off: how growth begins."""
 

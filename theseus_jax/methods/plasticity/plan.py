@@ -125,16 +125,17 @@ def cycles(
     *,
     held: Any = None,
     key: str = "accuracy",
-    transforms: tuple[Any, ...] = (),
+    feed: Feed = Feed(),
+    every: tuple[tuple[int, Edit], ...] = (),
     look: bool = True,
     watches: tuple[Any, ...] = (),
 ) -> Plan:
     """One phase that trains all of a network; before each cycle of `settings.steps` steps come
     edits[cycle].
 
-    held: held-out examples that every cycle's end is scored on, by `key` of their scores. look: at
-    newborn units beside incumbents, after the last step. Raises UserError for another number of
-    edits than cycles.
+    held: held-out examples that each cycle's end is scored on, by `key` of their scores. feed: of
+    the phase. every: (steps apart, edit) that come besides. look: at newborn units beside
+    incumbents, after the last step. Raises UserError for another number of edits than cycles.
     """
     if len(edits) != settings.cycles or settings.steps < 1:
         raise UserError(
@@ -143,20 +144,22 @@ def cycles(
         )
     at = []
     for number in range(1, settings.cycles):
-        scored = () if held is None else (Scored(held, number, key),)
+        scored = () if held is None else (Scored(held[number - 1], number, key),)
         at += [(number * settings.steps, edit) for edit in (*scored, *edits[number])]
-    last = () if held is None else (Last(Scored(held, settings.cycles, key)),)
+    total = settings.cycles * settings.steps
+    at += [(step, edit) for apart, edit in every for step in range(apart, total, apart)]
+    last = () if held is None else (Last(Scored(held[-1], settings.cycles, key)),)
     shapes = variable_shapes(net, example)
     phase = Phase(
         "cycles",
         net,
         tuple(name for name in net.names if shapes[name].get("params")),
         (Term("cross_entropy", 1.0, CrossEntropy()), Term("accuracy", 0.0, Accuracy())),
-        settings.cycles * settings.steps,
-        Feed(transforms=transforms),
+        total,
+        feed,
         settings.optimizer,
         edits=edits[0],
-        edits_at=tuple(at),
+        edits_at=tuple(sorted(at, key=lambda one: one[0])),
         probes=(*last, *((Last(Parity("end")),) if look else ())),
         rates=settings.rates,
         watches=watches,
@@ -172,8 +175,9 @@ def growth(settings: Settings, *, look: bool = True) -> tuple[Edits, ...]:
     s, found = settings, []
     for number, counts in enumerate(made):
         before, after = ((Parity("exit"),), (Parity("post"),)) if look else ((), ())
-        first = (Start(s.start),) if number == 0 else before
-        found.append((*first, Grow(counts, s.score, s.birth, s.moments), *after))
+        grow = (Grow(counts, s.score, s.birth, s.moments), *after) if any(counts) else ()
+        first = (Start(s.start),) if number == 0 else before if grow else ()
+        found.append((*first, *grow))
     return tuple(found)
 
 
@@ -182,7 +186,7 @@ def pruning(net: Network, settings: Settings) -> tuple[Edits, ...]:
     all_units = tuple(site.width for site in net.sites)
     made = budget.steps_to(all_units, settings.targets, settings.cycles)
     back = (Rewind(),) if settings.rewind else ()
-    return tuple((Prune(counts, settings.worst), *back) for counts in made)
+    return tuple((Prune(counts, settings.worst), *back) if any(counts) else () for counts in made)
 
 
 def nothing(settings: Settings) -> tuple[Edits, ...]:

@@ -17,6 +17,7 @@ from theseus_jax.methods.plasticity.signals import Reading, readings
 from theseus_jax.nets.sites import Site, masks
 from theseus_jax.nets.stage import Variables, init
 from theseus_jax.nets.variables import partition
+from theseus_jax.order import seed_rows
 from theseus_jax.program import Program, inputs_and_labels, over_seeds, program_of, transformation
 from theseus_jax.train import Inputs, State
 
@@ -28,7 +29,6 @@ class Task:
     program: Program
     example: Any
     slots: tuple[tuple[str, Any], ...]
-    rows: int
 
 
 class Seed:
@@ -105,7 +105,7 @@ def _credit(
 
 
 @functools.lru_cache(maxsize=32)
-def _task(program: Program, example: Any, rows: int) -> Task:
+def _task(program: Program, example: Any) -> Task:
     for site in program.net.sites:
         fixed = {one.path[0] for one in site.parameters} - set(program.trainable)
         if fixed:
@@ -115,7 +115,7 @@ def _task(program: Program, example: Any, rows: int) -> Task:
             )
     optimizer = transformation(program.optimizer)
     found = units.slots(optimizer, program.net, program.trainable, example)
-    return Task(program, example, tuple(found.items()), rows)
+    return Task(program, example, tuple(found.items()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,8 @@ class Edit:
 def each_seed(edit: Any, state: State, inputs: Inputs) -> Any:
     """What `edit.change(seed, counts, step, start)` gives for every seed, leaves (S, ...).
 
-    counts: of the edit, or none; start: the seed's key of the run. Raises UserError for a network
+    counts: of the edit, or none; start: the seed's key of the run. Its batch is what the phase's
+    order gives at this step. Raises UserError for a network
     without sites.
     """
     program = program_of(inputs.phase)
@@ -159,12 +160,15 @@ def each_seed(edit: Any, state: State, inputs: Inputs) -> Any:
         lambda x: jax.tree.map(lambda leaf: leaf[:1], inputs_and_labels(x)[0]), inputs.examples
     )
     count = len(jax.tree.leaves(inputs.examples)[0])
-    task = _task(program, example, min(getattr(edit, "batch", 1), count))
+    order = inputs.phase.feed.order
+    wanted = min(getattr(edit, "batch", 1), order.most(count))
+    rows = seed_rows(order, inputs.order, count, wanted, state.step, 1)[:, 0]
+    task = _task(program, example)
     general = dataclasses.replace(edit, counts=()) if hasattr(edit, "counts") else edit
     counts = jnp.asarray(getattr(edit, "counts", ()), jnp.int32)
     keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(inputs.surgery)
     held = units.Held(state.variables, state.opt_state)
-    args = held, state.guide_variables, inputs.examples, keys, state.key
+    args = held, state.guide_variables, inputs.examples, rows, keys, state.key
     return _run(general, task, *args, counts, jnp.asarray(state.step, jnp.int32))
 
 
@@ -175,17 +179,15 @@ def _run(
     held: units.Held,
     guide: Variables,
     examples: Any,
+    rows: jax.Array,
     keys: jax.Array,
     seeds: jax.Array,
     counts: jax.Array,
     step: jax.Array,
 ) -> Any:
     def one(args: Any) -> Any:
-        held, key, start = args
-        pick, key = jax.random.split(key)
-        size = len(jax.tree.leaves(examples)[0])
-        rows = jax.random.choice(pick, size, (task.rows,), replace=False)
+        held, rows, key, start = args
         batch = jax.tree.map(lambda leaf: leaf[rows], examples)
         return edit.change(Seed(task, held, guide, batch, key), counts, step, start)
 
-    return over_seeds(one, (held, keys, seeds))
+    return over_seeds(one, (held, rows, keys, seeds))
