@@ -122,6 +122,8 @@ def sections(task: Any) -> dict[str, Any]:
         "search": {
             "rates": (3e-3, 1e-2, 3e-2, 1e-1),  # of every arm
             "seeds": 3,  # of every trial
+            # interventions take the rate of grow, so that nothing else differs; else their own
+            "shared": True,
         },
         "train": {
             "batch": task.USUAL["batch"],
@@ -146,6 +148,16 @@ class Plastic(NamedTuple):
         """(cycles, steps of each): of the stream, or of the config."""
         c = self.config.plasticity
         return getattr(self.task, "stretches", None) or (c.cycles, c.steps)
+
+    def borrows(self, name: str) -> bool:
+        """Whether an arm is an intervention that takes the rate of grow."""
+        c, ours = self.config, name.startswith("grow_") and name not in TICKETS
+        return c.search.shared and ours and "grow" in c.arms
+
+    def rate(self, turn: Turn) -> float:
+        """Of an arm's turn."""
+        borrowed = turn.chosen.get("grow", Trial(self.config.search.rates[0])).rate
+        return turn.trial.rate or borrowed
 
     def every(self, way: Way, net: Network) -> tuple[tuple[int, Any], ...]:
         """(steps apart, edit) of a cure."""
@@ -230,12 +242,12 @@ def _arm(both: Plastic, name: str) -> Arm:
         functools.partial(make, both, way, net, base),
         role=OURS if way.kind == "grow" and name not in TICKETS else RIVAL,
         family=way.kind,
-        search=Search(tuple(Trial(rate) for rate in s.rates), s.seeds),
+        search=None if both.borrows(name) else Search(tuple(map(Trial, s.rates)), s.seeds),
     )
 
 
 def _cycles(both: Plastic, way: Way, net: Network, base: str, turn: Turn) -> Plan:
-    settings = both.settings(way, net, turn.trial.rate)
+    settings = both.settings(way, net, both.rate(turn))
     look = way.kind == "grow" and not turn.searching
     edits = {
         "dense": lambda: plan.nothing(settings),

@@ -78,6 +78,8 @@ def _cycle_table(finished: Finished, curves: dict[str, np.ndarray]) -> dict[str,
         curve = curves[arm.name]
         (last, spread), (mean, around) = _half(curve[:, -1]), _half(curve.mean(axis=1))
         row: Row = {"model": arm.name, "units": _units(finished, arm)}
+        chosen = finished.chosen.get(arm.name if arm.search else "grow")
+        row |= {"rate": f"{chosen.rate:g}" if chosen else ""}
         row |= {"acc": last, "acc_half": spread, "taa": mean, "taa_half": around}
         row |= {"online": _online(finished.rows, arm.name)}
         if arm.name in tickets:
@@ -88,6 +90,7 @@ def _cycle_table(finished: Finished, curves: dict[str, np.ndarray]) -> dict[str,
     columns = [
         ("model", "model", ""),
         ("units", "units on at each site", ""),
+        ("rate", "rate", ""),
         ("acc", "last cycle", unit),
         ("acc_half", "95 %", unit),
         ("taa", "mean over cycles", unit),
