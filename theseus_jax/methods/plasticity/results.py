@@ -168,15 +168,17 @@ def _last(finished: Finished) -> list[Row]:
 
 
 def _means(curves: dict[str, np.ndarray], sign: float) -> list[Row]:
-    """Growing beats pruning and dense training in the mean over cycles."""
+    """In the mean over cycles growing beats its rivals, and what else is there beats dense."""
+    duels = [("grow", rival) for rival in RIVALS]
+    duels += [(name, "dense") for name in curves if not name.startswith(("grow", *RIVALS))]
     made = []
-    for rival in RIVALS:
-        if "grow" not in curves or rival not in curves or not curves[rival].size:
+    for name, rival in duels:
+        if not all(one in curves and curves[one].size for one in (name, rival)):
             continue
-        ours, theirs = (curves[name].mean(axis=1) for name in ("grow", rival))
+        ours, theirs = (curves[one].mean(axis=1) for one in (name, rival))
         found = judge(sign * (ours - theirs))
         values = f"{ours.mean():.4f} against {theirs.mean():.4f}: {found}"
-        made.append(judged(f"grow beats {rival} in the mean over cycles", found, values))
+        made.append(judged(f"{name} beats {rival} in the mean over cycles", found, values))
     return made
 
 
