@@ -1,6 +1,15 @@
-"""Units grow or die in cycles in a small MLP on handwritten digits.
+"""Units grow or die in cycles in a small MLP on handwritten digits; nothing to download.
 
-python launch/run.py --config=configs/grow_digits.py
+Claim tested (arXiv 2605.15435): growing leads pruning while units are edited, and the lead is gone
+when the final mask is retrained (undecided, +0.8 +- 0.8 points, and gone). It is the rewind that
+pruning pays for: pruned without it, the same network is level with growth. Newborn units get less
+credit than incumbents right after birth (holds); no intervention makes growth better.
+
+    python launch/run.py --config=configs/grow_digits.py
+
+2 CPU cores: 1 minute, 10 seeds, 100 of 256 units a layer at the end; test accuracy 97.4 +- 0.5
+(grow), 96.6 +- 0.6 (prune), 97.8 +- 0.6 (prune without rewind), 98.2 +- 0.3 (dense); tickets 97.7
++- 0.4 and 97.5 +- 0.3; 95 % over seeds. `paper`: MNIST through TFDS.
 """
 
 from theseus_jax.config import base, preset

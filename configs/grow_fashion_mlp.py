@@ -1,6 +1,17 @@
-"""Units grow or die in cycles in an MLP on Fashion-MNIST, as in arXiv 2605.15435.
+"""Units grow or die in cycles in an MLP on Fashion-MNIST, down to a fifth of its weights.
 
-python launch/run.py --config=configs/grow_fashion_mlp.py
+Claim tested (arXiv 2605.15435): growing leads pruning while units are edited (holds, +2.0 +- 0.9
+points), and the lead is gone when the final mask is retrained (so it is: -0.2 +- 0.6). But pruning
+is rewound in every cycle and growth is not: without the rewind pruning leads (by 0.7 +- 0.7).
+Newborn units have parity of credit at birth and lose it within a cycle (log ratio +0.24, then
+-1.16). Net2Wider and Smooth-Leaky move parity; Net2Wider alone moves accuracy, by 0.4 points.
+
+    python launch/run.py --config=configs/grow_fashion_mlp.py
+
+2 CPU cores: 4 minutes, 10 seeds; test accuracy 83.1 +- 0.4 (grow), 81.1 +- 0.8 (prune), 83.8 +-
+0.7 (prune without rewind), 84.3 +- 0.7 (dense); tickets 83.7 +- 0.6 and 83.9 +- 0.5; 95 % over
+seeds. Needs Debian's dataset-fashion-mnist, or its four files in data.path. `paper`: all pictures,
+cycles of 20 epochs.
 """
 
 from theseus_jax.config import base, preset
