@@ -15,6 +15,7 @@ from theseus_jax.config import base
 from theseus_jax.errors import UserError
 from theseus_jax.methods.plasticity import budget, gradmax, units
 from theseus_jax.methods.plasticity.cohorts import Parity
+from theseus_jax.methods.plasticity.compact import Compact, narrowed
 from theseus_jax.methods.plasticity.edits import Freeze, Grow, Prune, Replace, Rewind, Start
 from theseus_jax.methods.plasticity.elastic import elastic
 from theseus_jax.methods.plasticity.scores import ACTIVE
@@ -22,7 +23,7 @@ from theseus_jax.methods.plasticity.signals import readings
 from theseus_jax.nets.models.cnn import cnn
 from theseus_jax.nets.models.fcn import mlp
 from theseus_jax.nets.sites import Rates, leaf, masks
-from theseus_jax.nets.stage import init
+from theseus_jax.nets.stage import forward, init
 from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Optimizer, Phase
 from theseus_jax.program import program_of
@@ -32,6 +33,7 @@ from theseus_jax.trees import bit_equal
 I, J, O = 6, 10, 4  # noqa: E741
 EXAMPLE = jax.ShapeDtypeStruct((1, I), jnp.float32)
 STAGES = ("stem", "block_1", "head")
+KEY = jax.random.key(0)
 
 
 @functools.cache
@@ -269,6 +271,44 @@ def test_edits_of_training_compile_once_and_leave_what_is_off_alone():
     more = dataclasses.replace(plan, edits_at=tuple((s, Grow((2, 2))) for s in range(1, 40)))
     fit((more,), begin, data(), batch=16, chunk_steps=1)
     assert _run._cache_size() == before
+
+
+@pytest.mark.parametrize("rule", ("sgd", "adamw"))
+def test_twenty_edits_with_slicing_to_multiples_compile_three_programs_more(rule):
+    """From 32 units to 12, sliced to multiples of 8 as soon as they fit: 32, 24, 16 and no more;
+    the same network as with masks alone.
+    """
+    from theseus_jax.chunk import _compile
+
+    wide = elastic(mlp(classes=O, width=32, depth=2, norm="none"), EXAMPLE)
+    begun = jax.vmap(lambda key: init(wide, key, jnp.zeros((1, I))))(jax.random.split(KEY, 2))
+    begun = State(0, begun, {}, None, jax.random.split(KEY, 2))
+    prune = Prune((1, 1), "dormancy")  # magnitude counts the weights of inputs that are off
+
+    def run(sliced):
+        net, phases, live = wide, [], 32
+        for number in range(20):
+            edits = (prune,)
+            to = max(8, -(-live // 8) * 8)
+            if sliced and to < net.sites[0].width:
+                edits = (Compact(net, (to, to)), prune)
+                net = narrowed(net, dict.fromkeys(net.sites, to))
+            one = dataclasses.replace(phase(steps=2, rule=rule), net=net, edits=edits)
+            phases.append(dataclasses.replace(one, name=f"p{number}", carry=number > 0))
+            live -= 1
+        before = _compile.cache_info().misses
+        done = fit(tuple(phases), begun, data(), batch=16, chunk_steps=2)
+        return net, done, _compile.cache_info().misses - before
+
+    plain, sliced = run(False), run(True)
+    assert plain[2] == 1 and sliced[2] <= 3
+    assert [site.width for site in sliced[0].sites] == [16, 16]
+    x = data()["inputs"]
+    for i in range(2):
+        y, z = (forward(net, seed_of(done, i), x)[0] for net, done, _ in (plain, sliced))
+        np.testing.assert_allclose(y, z, atol=2e-5)
+        for site in wide.sites:
+            assert int(masks(plain[1].variables, site).live[i].sum()) == 12
 
 
 @pytest.mark.parametrize("rule", ("sgd", "adamw"))

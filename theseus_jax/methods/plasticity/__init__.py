@@ -10,13 +10,14 @@ are pure functions on one seed; `Grow`, `Prune`, `Replace`, `Freeze` and `Rewind
 phase (`plan.Phase.edits_at`); `doctor` says which newborn units do not learn, and why.
 """
 
-from theseus_jax.methods.plasticity.compact import compact, narrowed, widths
+from theseus_jax.methods.plasticity.compact import Compact, compact, narrowed, widths
 from theseus_jax.methods.plasticity.doctor import doctor, layer
 from theseus_jax.methods.plasticity.edits import Freeze, Grow, Prune, Replace, Rewind, Start
 from theseus_jax.methods.plasticity.elastic import elastic, resized
 from theseus_jax.methods.plasticity.units import Held, frozen, grown, slots, switched
 
 __all__ = [
+    "Compact",
     "Freeze",
     "Grow",
     "Held",

@@ -16,10 +16,14 @@ from theseus_jax import trees
 from theseus_jax.errors import UserError
 from theseus_jax.methods.plasticity import factored
 from theseus_jax.methods.plasticity.elastic import resized
+from theseus_jax.methods.plasticity.seeds import example_of
 from theseus_jax.methods.plasticity.units import Held, Slots
+from theseus_jax.methods.plasticity.units import slots as found_slots
 from theseus_jax.nets.sites import Masks, Site, Slice, masks, with_masks
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.nets.variables import partition
+from theseus_jax.program import program_of, transformation
+from theseus_jax.train import Inputs, State
 
 
 def widths(net: Network, variables: Variables, multiple: int = 1) -> dict[Site, int]:
@@ -78,6 +82,43 @@ def compact(
         return tree
 
     return Held(variables, factored.in_form(held.opt_state, cut, wanted, before, sliced))
+
+
+@dataclasses.dataclass(frozen=True)
+class Compact:
+    """An edit before a phase whose network is `narrowed(net, to)`: what `compact` does, of every
+    seed, with the optimizer state of the phase before where it is carried on.
+
+    net: the network of the phase before; to: units of each of its sites, in order.
+    """
+
+    net: Network
+    to: tuple[int, ...]
+
+    def __call__(self, state: State, inputs: Inputs) -> State:
+        phase, to = inputs.phase, dict(zip(self.net.sites, self.to))
+        carried = phase.carry and state.opt_state is not None
+        optimizer = transformation(program_of(phase).optimizer)
+        example = example_of(inputs.examples)
+        given: dict[str, Any] = {}
+        if carried:
+            found = found_slots(optimizer, self.net, phase.trainable, example)
+            given = {"optimizer": optimizer, "slots": found, "trainable": phase.trainable}
+        seeds = [
+            compact(
+                Held(*jax.tree.map(lambda leaf, i=i: leaf[i], (state.variables, opt_state))),
+                self.net,
+                to,
+                **given,
+            )
+            for i in range(len(state.key))
+            for opt_state in [state.opt_state if carried else None]
+        ]
+        held = jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds)
+        return state._replace(variables=held.variables, opt_state=held.opt_state)
+
+    def __str__(self) -> str:
+        return f"slice to {', '.join(map(str, self.to))} units"
 
 
 def _order(old: Masks, site: Site, width: int) -> jax.Array:

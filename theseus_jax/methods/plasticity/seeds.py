@@ -143,6 +143,13 @@ class Edit:
                 }
 
 
+def example_of(examples: Any) -> Any:
+    """The shape of one input, (1, ...), of training examples."""
+    return jax.eval_shape(
+        lambda x: jax.tree.map(lambda leaf: leaf[:1], inputs_and_labels(x)[0]), examples
+    )
+
+
 def each_seed(edit: Any, state: State, inputs: Inputs) -> Any:
     """What `edit.change(seed, counts, step, start)` gives for every seed, leaves (S, ...).
 
@@ -156,9 +163,7 @@ def each_seed(edit: Any, state: State, inputs: Inputs) -> Any:
             f"phase {inputs.phase.name!r} has the edit {edit} and its network no site; make it"
             " elastic first (plasticity.elastic)"
         )
-    example = jax.eval_shape(
-        lambda x: jax.tree.map(lambda leaf: leaf[:1], inputs_and_labels(x)[0]), inputs.examples
-    )
+    example = example_of(inputs.examples)
     count = len(jax.tree.leaves(inputs.examples)[0])
     order = inputs.phase.feed.order
     wanted = min(getattr(edit, "batch", 1), order.most(count))
