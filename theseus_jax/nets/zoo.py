@@ -39,7 +39,7 @@ class Architecture:
     blocks add to their input. units: of each direction of a recurrence. cell: of
     `nets.models.recurrent.CELLS`. keep: numbers of blocks that stay attention. size: pixels a side
     that images are resized to (0: as they are). activation, start: of an MLP's and a cnn's layers
-    (`fcn.activation_of`, `fcn.STARTS`).
+    (`fcn.activation_of`, `fcn.STARTS`). running: an MLP's inputs are normalised by what came by.
     """
 
     arch: str
@@ -60,6 +60,7 @@ class Architecture:
     size: int = 0
     activation: str = "relu"
     start: str = "lecun_normal"
+    running: bool = False
 
 
 class Reading(NamedTuple):
@@ -98,6 +99,7 @@ def _mlp(a: Architecture, image: tuple[int, ...], classes: int) -> Network:
         rank=a.rank,
         activation=a.activation,
         start=a.start,
+        running=a.running,
     )
 
 

@@ -59,8 +59,10 @@ WAYS = {
     "continual_backprop": Way("dense", cure="continual_backprop"),
     "shrink_perturb": Way("dense", cure="shrink_perturb"),
     "l2_to_start": Way("dense", cure="l2_to_start"),
+    "input_norm": Way("dense", cure="l2_to_start", net={"running": True}),
 }
-OF_STREAMS = ("layer_norm", "redo", "continual_backprop", "shrink_perturb", "l2_to_start")
+OF_STREAMS = ("layer_norm", "redo", "continual_backprop", "shrink_perturb")
+OF_STREAMS += ("l2_to_start", "input_norm")
 USUAL = tuple(name for name in WAYS if name not in ("dense_smooth_leaky", *OF_STREAMS))
 TICKETS = tuple(f"{name}{TICKET}" for name in ("prune", "grow"))
 CHOICES = {

@@ -9,6 +9,7 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 
@@ -50,6 +51,33 @@ class BatchNorm(nn.BatchNorm):
         added = self.get_variable("batch_stats", "var") - kept
         self.put_variable("batch_stats", "var", kept + added * (n / (n - 1)))
         return y
+
+
+class RunningNorm(nn.Module):
+    """(x - mean) / deviation of every input by itself, both running over all batches so far: (B, I)
+    -> (B, I), float32, without parameters.
+
+    In training the batch is taken in first (Welford's update, merged by Chan et al. 1979), so that
+    a stream's inputs are scaled by what came by, not by the batch; `count`, `mean` and `squares`
+    stand in batch_stats. An input that never changed becomes 0.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = x.astype(jnp.float32)
+        zeros = lambda shape: jnp.zeros(shape, jnp.float32)  # noqa: E731
+        count = self.variable("batch_stats", "count", zeros, ())
+        mean = self.variable("batch_stats", "mean", zeros, x.shape[1:])
+        squares = self.variable("batch_stats", "squares", zeros, x.shape[1:])
+        if train and not self.is_initializing():
+            rows = jnp.float32(len(x))
+            total, apart = count.value + rows, x.mean(axis=0) - mean.value
+            own = ((x - x.mean(axis=0)) ** 2).sum(axis=0)
+            squares.value = squares.value + own + apart**2 * count.value * rows / total
+            mean.value = mean.value + apart * rows / total
+            count.value = total
+        variance = squares.value / jnp.maximum(count.value, 1.0)
+        return jnp.where(variance > 0, (x - mean.value) * jax.lax.rsqrt(variance + EPSILON), 0.0)
 
 
 def group_count(channels: int) -> int:

@@ -15,7 +15,7 @@ import jax
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.adapters import LowRank
-from theseus_jax.nets.blocks.norms import known_norm, normalized
+from theseus_jax.nets.blocks.norms import RunningNorm, known_norm, normalized
 from theseus_jax.nets.blocks.units import Units
 from theseus_jax.nets.stage import Network, network
 
@@ -109,7 +109,8 @@ def _dense(width: int, rank: int, start: str = "lecun_normal") -> nn.Module:
 class Hidden(nn.Module):
     """dropout(activation(norm(x W + b))), x flattened per example: (B, ...) -> (B, J).
 
-    rank > 0 makes W a product of that rank. Raises UserError for an input of one axis.
+    rank > 0 makes W a product of that rank. running: x is first normalised by what came by so far
+    (`norms.RunningNorm`). Raises UserError for an input of one axis.
     """
 
     width: int
@@ -118,6 +119,7 @@ class Hidden(nn.Module):
     dropout: float = 0.0
     rank: int = 0
     start: str = "lecun_normal"
+    running: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -125,7 +127,10 @@ class Hidden(nn.Module):
             raise UserError(
                 f"an MLP reads examples (B, ...), given an array {x.shape}; put the batch in front"
             )
-        h = _dense(self.width, self.rank, self.start)(x.reshape(x.shape[0], -1))
+        x = x.reshape(x.shape[0], -1)
+        if self.running:
+            x = RunningNorm(name="inputs")(x, train=train)
+        h = _dense(self.width, self.rank, self.start)(x)
         units = units_of(self, self.activation, train)
         h = units(normalized(self.norm, h, train=train, name="norm", live=units.live()))
         return nn.Dropout(self.dropout, deterministic=not train)(h)
@@ -178,6 +183,7 @@ def mlp(
     residual: bool = False,
     rank: int = 0,
     start: str = "lecun_normal",
+    running: bool = False,
 ) -> Network:
     """An MLP of `depth` hidden layers on images or vectors: (B, ...) float32 -> (B, classes)
     float32 logits.
@@ -187,8 +193,9 @@ def mlp(
     with a dropout rate in [0, 1) in the blocks. residual: each block adds its pre-normalised layer
     to its input. rank: > 0 makes each hidden layer's kernel a low-rank product
     (stem/params/linear/product/...), whose parameters count apart. start: of STARTS, of
-    kernels without a rank. Raises UserError for another norm, activation or start, sizes below 1, a
-    rate or rank out of range, residual widths that differ, a start beside a rank.
+    kernels without a rank. running: inputs are normalised by all that came by (`Hidden`). Raises
+    UserError for another norm, activation or start, sizes below 1, a rate or rank out of range,
+    residual widths that differ, a start beside a rank.
     """
     _check_layers(activation, start, rank, residual)
     first, norm = stem_width or width, known_norm(norm)
@@ -212,7 +219,7 @@ def mlp(
         if residual
         else Hidden(width, norm, activation, dropout, rank, start)
     )
-    stem = Hidden(first, norm, activation, rank=rank, start=start)
+    stem = Hidden(first, norm, activation, rank=rank, start=start, running=running)
     return network(
         [
             ("stem", stem),
