@@ -6,8 +6,7 @@ shrink and perturb, L2 to the start and layer norm, at equal steps and with the 
 
     python launch/run.py --config=configs/plasticity_permuted.py
 
-RESULT
-Needs Debian's dataset-fashion-mnist, or its four files in data.path. `smoke` reads scikit-learn's
+Not measured over seeds yet. Needs Debian's dataset-fashion-mnist, or its four files in data.path. `smoke` reads scikit-learn's
 digits. `paper`: 500 tasks of 10,000 pictures of MNIST through TFDS, one GPU; untuned.
 """
 
