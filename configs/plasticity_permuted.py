@@ -6,8 +6,9 @@ shrink and perturb, L2 to the start and layer norm, at equal steps and with the 
 
     python launch/run.py --config=configs/plasticity_permuted.py
 
-Not measured over seeds yet. Needs Debian's dataset-fashion-mnist, or its four files in data.path. `smoke` reads scikit-learn's
-digits. `paper`: 500 tasks of 10,000 pictures of MNIST through TFDS, one GPU; untuned.
+Not measured over seeds yet. Needs Debian's dataset-fashion-mnist, or its four files in data.path.
+`smoke` reads scikit-learn's digits. `paper`: 500 tasks of 10,000 pictures of MNIST through TFDS,
+one GPU; untuned.
 """
 
 from theseus_jax.config import base, preset

@@ -6,8 +6,9 @@ to the start or layer norm keep it fitting, at equal steps and with the same sea
 
     python launch/run.py --config=configs/plasticity_random_label.py
 
-Not measured over seeds yet. Needs Debian's dataset-fashion-mnist, or its four files in data.path. `smoke` reads scikit-learn's
-digits. `paper`: 50 tasks of 400 epochs of 1,200 pictures of MNIST through TFDS, one GPU; untuned.
+Not measured over seeds yet. Needs Debian's dataset-fashion-mnist, or its four files in data.path.
+`smoke` reads scikit-learn's digits. `paper`: 50 tasks of 400 epochs of 1,200 pictures of MNIST
+through TFDS, one GPU; untuned.
 """
 
 from theseus_jax.config import base, preset
