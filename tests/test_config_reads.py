@@ -12,6 +12,7 @@ from test_classify import TINY as CLASSES
 from test_experiment import TINY as LANGUAGE
 from test_guidance import TINY as GUIDED
 from test_heads_experiment import TINY as HEADS
+from test_plasticity import TINY as PLASTIC
 from test_sequences import TINY as SEQUENCES
 
 from theseus_jax.config import base
@@ -153,3 +154,11 @@ def test_every_key_of_guidance_is_read(task, values, tmp_path):
     assert not guided - seen
     if task == "sequences":
         assert not missing(config, seen)
+
+
+@pytest.mark.slow
+def test_every_key_of_plasticity_is_read(tmp_path):
+    config = changed(base("classification", "plasticity"), {**PLASTIC, "seeds": 1})
+    seen = read_by_a_run(config, tmp_path, [])
+    plastic = {path for path in leaves(config) if path.split(".")[0] in ("plasticity", "train")}
+    assert not plastic - seen

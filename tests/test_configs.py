@@ -47,6 +47,7 @@ def test_config_equals_its_golden_text_and_plans(name, preset):
     assert json.loads(made.to_json()) == json.loads(golden)
     text = outline(name, preset)
     ours = {"glai": "glai_joint", "convert": "converted", "guide": "guided_trained"}
+    ours["plasticity"] = "grow"
     assert f"[{ours[made.method]}]" in text and "parameters" in text
 
 

@@ -268,7 +268,7 @@ def test_a_module_that_breaks_is_told_apart_from_none(text, words, tmp_path, mon
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=re.escape(words)):
         base("classification", "broken_method")
-    with pytest.raises(UserError, match="choose one of convert, glai, guide, or name"):
+    with pytest.raises(UserError, match="choose one of convert, glai, guide, plasticity, or name"):
         base("classification", "no_such_method")
 
 

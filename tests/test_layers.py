@@ -22,10 +22,9 @@ LAYERS = [
         "packaged",
     },
     {"nets", "schedules"},
-    {"objectives", "data", "balance", "feeds", "plan"},
+    {"objectives", "data", "balance", "order", "feeds", "plan"},
     {
         "state",
-        "order",
         "program",
         "chunk",
         "frozen",

@@ -251,3 +251,25 @@ def test_inputs_that_cannot_be_are_refused():
     assert "reads examples (B, ...), given an array (4,)" in refusal(
         init, net, key, np.zeros(4, np.float32)
     )
+
+
+def test_running_inputs_have_the_moments_of_all_that_came_by():
+    net = mlp(classes=3, width=4, depth=2, norm="none", running=True)
+    draw = np.random.default_rng(0)
+    batches = [draw.normal(5.0 + i, 1 + i, size=(7, 6)).astype(np.float32) for i in range(3)]
+    variables = init(net, jax.random.key(0), batches[0])
+    for x in batches:
+        _, _, changed = forward(net, variables, x, train=True)
+        variables = {**variables, "stem": {**variables["stem"], "batch_stats": changed["stem"]}}
+    seen = np.concatenate(batches).astype(np.float64)
+    held = variables["stem"]["batch_stats"]["inputs"]
+    np.testing.assert_allclose(held["mean"], seen.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(held["squares"] / held["count"], seen.var(axis=0), rtol=1e-5)
+    assert float(held["count"]) == 21
+    fixed = [jnp.ones((4, 6)) * 3, jnp.ones((2, 6)) * 3]
+    still = init(net, jax.random.key(0), fixed[0])
+    y, _, changed = forward(net, still, fixed[0], train=True)
+    assert (
+        np.isfinite(np.asarray(y)).all()
+        and not np.asarray(changed["stem"]["inputs"]["squares"]).any()
+    )

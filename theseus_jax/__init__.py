@@ -12,6 +12,7 @@ from theseus_jax import methods, nets, similarity
 from theseus_jax.errors import UserError
 from theseus_jax.experiment import dry_run, restore, run
 from theseus_jax.experiment.in_memory import convert, guide
+from theseus_jax.methods.plasticity.doctor import doctor
 from theseus_jax.nets.decode import generate
 from theseus_jax.nets.stage import Network, Stage, forward, init, network, replace
 from theseus_jax.version import __version__ as __version__
@@ -21,6 +22,7 @@ __all__ = [
     "Stage",
     "UserError",
     "convert",
+    "doctor",
     "dry_run",
     "forward",
     "generate",

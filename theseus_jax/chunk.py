@@ -18,19 +18,31 @@ import jax.numpy as jnp
 import optax
 
 from theseus_jax import cost, schedules
+from theseus_jax.nets.sites import scaled
 from theseus_jax.nets.variables import merge
 from theseus_jax.program import Program, StepRecord, loss_fn, over_seeds, transformation
 
 LOG = logging.getLogger("theseus_jax")
 
 
-def _watched(program: Program, record: StepRecord) -> dict[str, dict[str, jax.Array]]:
-    """What every watch says of the step, {watch: {name: array}}; zeros in between."""
+def _apart(watch: Any) -> bool:
+    return getattr(watch, "apart", False)
+
+
+def _watched(
+    program: Program, record: StepRecord, looking: bool
+) -> dict[str, dict[str, jax.Array]]:
+    """What every watch says of the step, {watch: {name: array}}; zeros in between, and of those
+    that look apart in a step that is not looking.
+    """
     said = {}
     for watch in program.watches:
         blank = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(watch, record)
         )
+        if _apart(watch) and not looking:
+            said[str(watch)] = blank
+            continue
         due = (record.step + 1) % watch.every == 0
         said[str(watch)] = jax.lax.cond(due, watch, lambda _, blank=blank: blank, record)
     return said
@@ -79,13 +91,13 @@ class Done(NamedTuple):
 
 
 def _one_step(program: Program, still: Still, rest: Any, key: jax.Array, examples: Any) -> Callable:
-    """update((params, statistics, opt_state), (step, rows)) -> (the same, (metrics, watched)): an
-    optimizer step of one seed.
+    """update((params, statistics, opt_state), (step, rows), looking) -> (the same, (metrics,
+    watched)): an optimizer step of one seed; looking: whether watches that look apart do.
     """
     tx = transformation(program.optimizer)
     slope = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
 
-    def update(carry, inputs):
+    def update(carry, inputs, looking):
         params, statistics, opt_state = carry
         step, rows = inputs
         batch = jax.tree.map(lambda leaf: leaf[rows], examples)
@@ -97,7 +109,9 @@ def _one_step(program: Program, still: Still, rest: Any, key: jax.Array, example
         factor = still.rate * schedules.SCHEDULES[program.optimizer.schedule](step, still.steps)
         updates, opt_state = tx.update(gradient, opt_state, params)
         updates = jax.tree.map(lambda u: -factor * u, updates)
-        watched = _watched(program, StepRecord(step, signals, gradient, updates, params))
+        updates = scaled(program.net.sites, program.rates, rest, updates, step)
+        record = StepRecord(step, signals, gradient, updates, params)
+        watched = _watched(program, record, looking)
         params = optax.apply_updates(params, updates)
         statistics = {name: {"batch_stats": changed[name]} for name in statistics}
         metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
@@ -115,11 +129,18 @@ def chunk(program: Program, moving: Moving, still: Still) -> Done:
         examples = {**still.examples, **own} if own else still.examples
         update = _one_step(program, still, rest, key, examples)
 
+        plain, looking = (functools.partial(update, looking=one) for one in (False, True))
+        rare = [watch.every for watch in program.watches if _apart(watch)]
+
         def advance(carry, inputs):
-            shapes = jax.eval_shape(update, carry, inputs)[1]
+            step, shapes = inputs[0], jax.eval_shape(plain, carry, inputs)[1]
             nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             stay = lambda carry, _: (carry, nothing)  # noqa: E731
-            return jax.lax.cond(inputs[0] < still.end, update, stay, carry, inputs)
+            if not rare:
+                return jax.lax.cond(step < still.end, plain, stay, carry, inputs)
+            due = functools.reduce(jnp.logical_or, [(step + 1) % every == 0 for every in rare])
+            way = jnp.where(step < still.end, 1 + due, 0)
+            return jax.lax.switch(way, (stay, plain, looking), carry, inputs)
 
         trained = {part.split("/")[0] for part in program.trainable}
         statistics = {

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from theseus_jax import schedules
 from theseus_jax.nets.stage import Network, Variables, forward, position
 from theseus_jax.objectives import Side, two_views
+from theseus_jax.order import Epochs, Tasks
 
 
 class ForwardPass(NamedTuple):
@@ -266,12 +267,14 @@ class Cached:
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """What a phase reads. guide: the frozen network beside the target, or None."""
+    """What a phase reads. guide: the frozen network beside the target, or None; order: of the
+    examples."""
 
     guide: Network | None = None
     route: Route = Whole()
     transforms: tuple[Any, ...] = ()
     cached: tuple[Cached, ...] = ()
+    order: Epochs | Tasks = Epochs()
 
     def cache(self, role: str) -> Cached | None:
         """What is kept of the "target" or the "guide"."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -41,6 +42,81 @@ def batch_rows(key: jax.Array, count: int, batch: int, begin: int, steps: int) -
     )
 
 
-def seed_rows(keys: jax.Array, count: int, batch: int, begin: int, steps: int) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """All examples, epoch after epoch: see `batch_rows`."""
+
+    def rows(self, key: jax.Array, count: int, batch: int, begin: int, steps: int) -> np.ndarray:
+        """(steps, batch) int32 of one seed."""
+        return batch_rows(key, count, batch, begin, steps)
+
+    def most(self, count: int) -> int:
+        """The largest batch."""
+        return count
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tasks:
+    """Tasks one after the other, each for `steps` steps in epochs of its own examples.
+
+    bounds: task t has the examples bounds[t] .. bounds[t + 1]. labels: (N,), of all of them.
+    replay: share of each batch that is of earlier tasks, from a buffer of up to `of_class` examples
+    of a class and `buffer` in all, drawn from the key (Tiny-ER, arXiv 1902.10486).
+    """
+
+    bounds: tuple[int, ...]
+    steps: int
+    labels: np.ndarray
+    replay: float = 0.0
+    of_class: int = 50
+    buffer: int = 200
+
+    def most(self, count: int) -> int:
+        """The largest batch: of the smallest task."""
+        return min(b - a for a, b in zip(self.bounds, self.bounds[1:]))
+
+    def task(self, step: int) -> int:
+        """The number of the task of a step, the last one's after the end."""
+        return min(step // self.steps, len(self.bounds) - 2)
+
+    def rows(self, key: jax.Array, count: int, batch: int, begin: int, steps: int) -> np.ndarray:
+        """(steps, batch) int32 of one seed. Raises UserError for other examples, or too few."""
+        if self.bounds[-1] != count:
+            raise UserError(
+                f"an order of tasks over {self.bounds[-1]} examples was given {count}; make it of"
+                " these"
+            )
+        found = []
+        for step in range(begin, begin + steps):
+            t, old = self.task(step), ()
+            first, last = self.bounds[t : t + 2]
+            if t and self.replay:
+                held = self._held(key, t)
+                draw = np.random.default_rng(_number(key, (t, step)))
+                old = draw.choice(held, round(self.replay * batch))
+            new = batch_rows(
+                jax.random.fold_in(key, t), last - first, batch - len(old), step - t * self.steps, 1
+            )[0]
+            found.append(np.concatenate([new + first, old]).astype(np.int32))
+        return np.stack(found)
+
+    def _held(self, key: jax.Array, t: int) -> np.ndarray:
+        """Rows of the buffer when task t begins: of each class that came by, as many."""
+        labels = self.labels[: self.bounds[t]]
+        classes = np.unique(labels)
+        each = max(1, min(self.of_class, self.buffer // len(classes)))
+        draw = np.random.default_rng(_number(key, (t,)))
+        return np.concatenate(
+            [draw.permutation(np.flatnonzero(labels == one))[:each] for one in classes]
+        )
+
+
+def _number(key: jax.Array, path: tuple[int, ...]) -> list[int]:
+    return [*np.asarray(jax.random.key_data(key)).ravel().tolist(), *path]
+
+
+def seed_rows(
+    order: Epochs | Tasks, keys: jax.Array, count: int, batch: int, begin: int, steps: int
+) -> np.ndarray:
     """(S, K, B): every seed has its own order of the data."""
-    return np.stack([batch_rows(key, count, batch, begin, steps) for key in keys])
+    return np.stack([order.rows(key, count, batch, begin, steps) for key in keys])

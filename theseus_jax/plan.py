@@ -10,6 +10,7 @@ from typing import Any, Callable
 from theseus_jax import balance
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed, live_stages
+from theseus_jax.nets.sites import Rates
 from theseus_jax.nets.stage import Network, position
 from theseus_jax.objectives import Side, Term
 
@@ -20,7 +21,9 @@ class Optimizer:
     in both.
 
     clip: global gradient norm, 0 for none. schedule: "cosine" rises, then falls to a tenth
-    (schedules.warmup_cosine); "constant" keeps the rate. momentum: of SGD.
+    (schedules.warmup_cosine); "constant" keeps the rate. momentum: of SGD. toward_start: decay of
+    all parameters towards what they were when the optimizer began, decoupled too (L2 to the
+    initialisation, arXiv 2308.11958).
     """
 
     learning_rate: float = 1e-3
@@ -30,6 +33,7 @@ class Optimizer:
     rule: str = "adamw"
     momentum: float = 0.9
     schedule: str = "cosine"
+    toward_start: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +80,12 @@ class Phase:
     feed: what a step reads (`feeds.Feed`).
     edits: `fn(state, inputs) -> state` on `train.State`, with variables, masks and optimizer state,
     run before the first step; with a method `check(net, variables, guide_variables)` they are
-    rehearsed on shapes. edits_at: (step, edit) pairs, each run after so many steps of the phase, in
-    this order. Nothing recompiles for an edit that keeps shapes.
+    rehearsed on shapes, and with `told(before, after, inputs) -> rows` they add to the records, be
+    it of a state that they left as it is. edits_at: (step, edit) pairs, each run after so many
+    steps of the phase, in this order. Nothing recompiles for an edit that keeps shapes.
     carry: go on with the optimizer state of the phase before, which trained the same parts by the
-    same rule. probes: `fn(state, inputs) -> rows`, run on the result.
+    same rule. probes: `fn(state, inputs) -> rows`, run on the result; rates: of units that
+    were switched.
     watches: `fn(StepRecord) -> {name: array}`, see `program.StepRecord`.
     """
 
@@ -95,6 +101,7 @@ class Phase:
     edits_at: tuple[tuple[int, Edit], ...] = ()
     carry: bool = False
     probes: tuple[Callable[..., Any], ...] = ()
+    rates: Rates = Rates()
     watches: tuple[Callable[..., Any], ...] = ()
 
 
@@ -177,6 +184,21 @@ def describe(plan: Plan) -> str:
     return "\n".join(_describe_phase(i, phase) for i, phase in enumerate(plan, start=1))
 
 
+def _moments(edits_at: tuple[tuple[int, Edit], ...]) -> list[str]:
+    """A line for every edit, with its steps; of many at equal distances the first and the last."""
+    steps: dict[str, list[int]] = {}
+    for step, edit in edits_at:
+        steps.setdefault(str(edit), []).append(step)
+    lines = []
+    for edit, at in steps.items():
+        apart = {b - a for a, b in zip(at, at[1:])}
+        text = ", ".join(map(str, at))
+        if len(at) > 3 and len(apart) == 1:
+            text = f"{at[0]}, {at[1]} .. {at[-1]}"
+        lines.append(f"step {text}: {edit}")
+    return lines
+
+
 def _describe_phase(number: int, phase: Phase) -> str:
     terms = " + ".join(f"{balance.text(term.weight)} {term.name}" for term in phase.terms)
     o = phase.optimizer
@@ -190,7 +212,8 @@ def _describe_phase(number: int, phase: Phase) -> str:
         ("keeps", phase.feed.cached),
         ("stops", [phase.stop] if phase.stop else []),
         ("before", phase.edits),
-        ("at", [f"step {step}: {edit}" for step, edit in phase.edits_at]),
+        ("at", _moments(phase.edits_at)),
+        ("rates", [phase.rates] if phase.rates != Rates() else []),
         ("watches", phase.watches),
         ("after", phase.probes),
     ]

@@ -16,6 +16,7 @@ import optax
 from theseus_jax import balance
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import ForwardPass, Route, Whole
+from theseus_jax.nets.sites import Rates
 from theseus_jax.nets.stage import Network, Variables, forward, position
 from theseus_jax.nets.variables import merge
 from theseus_jax.objectives import Signals, Term
@@ -39,6 +40,7 @@ class Program:
     optimizer: Optimizer = Optimizer(0.0)
     transforms: tuple[Any, ...] = ()
     watches: tuple[Any, ...] = ()
+    rates: Rates = Rates()
 
     @property
     def captures(self) -> frozenset[str]:
@@ -59,7 +61,9 @@ class StepRecord(NamedTuple):
 
     A watch is any hashable function of it to {name: array}, with `target` and `guide` (the
     activations that it reads, as a term's) and `every`: it is computed, and a row of kind "watch"
-    is written, after every so many steps.
+    is written, after every so many steps. With `apart` true the steps that it looks at are compiled
+    beside the others, which then cost nothing more (a second program, where what it reads would
+    have to be kept in every step).
     """
 
     step: jax.Array
@@ -83,11 +87,28 @@ def transformation(optimizer: Optimizer) -> optax.GradientTransformation:
         "adamw": lambda: optax.scale_by_adam(b2=optimizer.b2),
         "sgd": lambda: optax.trace(optimizer.momentum),
     }
-    return optax.chain(
+    parts = [
         clip,
         rules[optimizer.rule](),
         optax.add_decayed_weights(optimizer.weight_decay, mask=matrices),
-    )
+    ]
+    if optimizer.toward_start:
+        parts.append(_toward_start(optimizer.toward_start))
+    return optax.chain(*parts)
+
+
+class Begun(NamedTuple):
+    """The state of `_toward_start`: the parameters that the optimizer began with."""
+
+    params: Any
+
+
+def _toward_start(decay: float) -> optax.GradientTransformation:
+    def update(updates: Any, state: Begun, params: Any) -> tuple[Any, Begun]:
+        pulled = jax.tree.map(lambda u, p, s: u + decay * (p - s), updates, params, state.params)
+        return pulled, state
+
+    return optax.GradientTransformation(lambda params: Begun(params), update)
 
 
 @functools.lru_cache(maxsize=None)
@@ -119,6 +140,7 @@ def program_of(phase: Phase) -> Program:
         dataclasses.replace(phase.optimizer, learning_rate=0.0),
         feed.transforms,
         phase.watches,
+        phase.rates,
     )
 
 

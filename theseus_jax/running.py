@@ -38,6 +38,10 @@ class _Running(NamedTuple):
     def steps(self) -> int:
         return self.phase.steps
 
+    def log(self, row: dict[str, Any]) -> None:
+        """Adds a row of the model."""
+        self.hooks.log({"model": self.name, **row})
+
     @property
     def count(self) -> int:
         return len(jax.tree.leaves(self.inputs.examples)[0])
@@ -87,7 +91,7 @@ def run_phase(
     while state.step < phase.steps:
         due = [edit for step, edit in phase.edits_at if step == state.step]
         for edit in due:
-            state = _own(phase, edited(phase, state, raw, edit))
+            state = _own(phase, edited(phase, state, raw, edit, run.log))
         if due:  # an edit may have changed what was frozen
             stored = run.stored(state)
         length = run.length(state.step)
@@ -104,15 +108,8 @@ def run_phase(
             saved_at = time.monotonic()
     if bar:
         bar.close()
-    hooks.log(
-        {
-            "kind": "phase",
-            "model": name,
-            "phase": phase.name,
-            "optimizer_steps": state.step,
-            "examples_seen": state.step * batch,
-        }
-    )
+    seen = {"optimizer_steps": state.step, "examples_seen": state.step * batch}
+    run.log({"kind": "phase", "phase": phase.name, **seen})
     if phase.stop and phase.stop.restore and state.kept:
         state = state._replace(variables=merge(state.variables, state.kept))
     return state, position
@@ -130,15 +127,8 @@ def _checked(
     ):
         return state, position, False
     position = position._replace(scores=(*position.scores, hooks.score(phase, state)))
-    hooks.log(
-        {
-            "kind": "score",
-            "model": run.name,
-            "phase": phase.name,
-            "step": state.step,
-            hooks.score_name: position.scores[-1],
-        }
-    )
+    score = {"step": state.step, hooks.score_name: position.scores[-1]}
+    run.log({"kind": "score", "phase": phase.name, **score})
     if phase.stop.keeps(position.scores):
         state = state._replace(
             kept=jax.tree.map(jnp.copy, partition(state.variables, phase.trainable)[0])
@@ -211,7 +201,7 @@ def _advance(
     """
     phase, program = run.phase, program_of(run.phase)
     params, rest = partition(state.variables, phase.trainable)
-    rows = seed_rows(run.inputs.order, run.count, run.batch, state.step, length)
+    rows = seed_rows(phase.feed.order, run.inputs.order, run.count, run.batch, state.step, length)
     rows = np.pad(rows, ((0, 0), (0, run.chunk - length), (0, 0)), mode="edge")
     numbers = (
         jnp.asarray(number, jnp.int32) for number in (state.step, state.step + length, run.steps)

@@ -5,7 +5,7 @@ checkpoint stopped.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Callable
 
 import jax
 
@@ -29,6 +29,9 @@ __all__ = [
     "fresh_optimizer",
     "inputs_of",
 ]
+
+
+Log = Callable[[dict[str, Any]], None]
 
 
 def fit(
@@ -62,7 +65,7 @@ def fit(
         phase = plan[index]
         inputs = inputs_of(phase, index, examples, state.key)
         if not state.step:
-            state = _begun(phase, state, inputs)
+            state = _begun(phase, state, inputs, lambda row: hooks.log({"model": name, **row}))
         if phase.feed.cache("guide"):
             memory.charged.update(
                 (p.feed.guide, stage)
@@ -83,7 +86,7 @@ def fit(
     return state
 
 
-def _begun(phase: Phase, state: State, inputs: Inputs) -> State:
+def _begun(phase: Phase, state: State, inputs: Inputs, log: Log) -> State:
     """The state after the phase's first edits, with an optimizer state: carried on, or fresh for
     what the edits left.
 
@@ -93,7 +96,7 @@ def _begun(phase: Phase, state: State, inputs: Inputs) -> State:
     if state.opt_state is None and not missing_parts(state.variables, phase.trainable):
         state = state._replace(opt_state=fresh_optimizer(phase, state.variables))
     for edit in phase.edits:
-        state = edited(phase, state, inputs, edit)
+        state = edited(phase, state, inputs, edit, log)
     wanted = jax.eval_shape(functools.partial(fresh_optimizer, phase), state.variables)
     if state.opt_state is None or trees.difference(wanted, state.opt_state):
         if phase.carry:

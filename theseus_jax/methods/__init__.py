@@ -11,10 +11,15 @@ from __future__ import annotations
 from types import ModuleType
 
 from theseus_jax.errors import module_of
-from theseus_jax.methods import baselines, convert, glai, guidance, probes, surgery
+from theseus_jax.methods import baselines, convert, glai, guidance, plasticity, probes, surgery
 
-__all__ = ["baselines", "convert", "glai", "guidance", "module", "probes", "surgery"]
-MODULES = {"convert": "conversion", "glai": "glai.arms", "guide": "guide"}
+__all__ = ["baselines", "convert", "glai", "guidance", "module", "plasticity", "probes", "surgery"]
+MODULES = {
+    "convert": "conversion",
+    "glai": "glai.arms",
+    "guide": "guide",
+    "plasticity": "plasticity.arms",
+}
 
 
 def module(name: str) -> ModuleType:

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from theseus_jax.errors import UserError
+from theseus_jax.nets.masked import Masked
 
 
 def split(captures: Sequence[str], stage: str) -> tuple[str, ...]:
@@ -56,6 +57,17 @@ def run(
             f" {', '.join(sorted(path for path in leaves(there) if path)) or 'none'}"
         )
     return y, changed, {path: found[path] for path in wanted}
+
+
+def masked(value: Any, mask: jax.Array | None) -> Any:
+    """An inner activation with the mask of its stage, where it has the same positions."""
+    plain = (
+        isinstance(value, jax.Array)
+        and mask is not None
+        and value.ndim > 2
+        and value.shape[:2] == mask.shape
+    )
+    return Masked(value, mask) if plain else value
 
 
 def _last(value: Any) -> Any:

@@ -16,8 +16,9 @@ import jax
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets import inner
-from theseus_jax.nets.masked import Masked, values_and_mask
+from theseus_jax.nets.masked import values_and_mask
 from theseus_jax.nets.modes import check_mode, mode_arguments
+from theseus_jax.nets.sites import Site, with_fresh_masks
 from theseus_jax.nets.variables import Variables
 
 
@@ -43,10 +44,13 @@ class Tie:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """An ordered tuple of stages with distinct names, and the parameters that two of them share."""
+    """An ordered tuple of stages with distinct names, the parameters that two of them share, and
+    sites whose units can be switched (`plasticity.elastic`).
+    """
 
     stages: tuple[Stage, ...]
     ties: tuple[Tie, ...] = ()
+    sites: tuple[Site, ...] = ()
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -153,23 +157,12 @@ def _apply(
         y, changed, inside = inner.run(stage.module, own, x, wanted, mutable=mutable, **arguments)
         mask = values_and_mask(y)[1]
         mask = values_and_mask(x)[1] if mask is None else mask
-        inside = {path: _masked(value, mask) for path, value in inside.items()}
+        inside = {path: inner.masked(value, mask) for path, value in inside.items()}
         return y, changed.get("batch_stats", own.get("batch_stats")), inside
     if mutable:
         y, changed = stage.module.apply(own, x, mutable=mutable, **arguments)
         return y, changed["batch_stats"], {}
     return stage.module.apply(own, x, **arguments), own.get("batch_stats"), {}
-
-
-def _masked(value: Any, mask: jax.Array | None) -> Any:
-    """An inner activation with the mask of its stage, where it has the same positions."""
-    plain = (
-        isinstance(value, jax.Array)
-        and mask is not None
-        and value.ndim > 2
-        and value.shape[:2] == mask.shape
-    )
-    return Masked(value, mask) if plain else value
 
 
 def forward(
@@ -227,7 +220,7 @@ def init(net: Network, key: jax.Array, x: Any) -> Variables:
             stage_key, _zeros(reads)
         )
         variables[stage.name] = _owned(net, stage.name, fresh)
-    return variables
+    return with_fresh_masks(net.sites, variables)
 
 
 def _owned(net: Network, name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,10 +242,15 @@ def variable_shapes(net: Network, x: Any) -> Variables:
     """The variables that `init` makes for an input like x, as ShapeDtypeStructs; nothing is
     computed.
     """
-    return {
+    plain = {
         stage.name: _owned(net, stage.name, variables)
         for stage, (variables, _) in zip(net.stages, _shapes(net, x))
     }
+    return (
+        jax.eval_shape(functools.partial(with_fresh_masks, net.sites), plain)
+        if net.sites
+        else plain
+    )
 
 
 def seams(net: Network, x: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from theseus_jax.nets.blocks.pixels import Pixels
 from theseus_jax.nets.masked import Masked
 from theseus_jax.nets.models.bert import MINILM, bert
 from theseus_jax.nets.models.birnn import encoder
+from theseus_jax.nets.models.cnn import cnn
 from theseus_jax.nets.models.efficientnet import efficientnet_lite
 from theseus_jax.nets.models.fcn import mlp
 from theseus_jax.nets.models.resnet import resnet
@@ -29,14 +30,16 @@ class Architecture:
     """A name of ARCHITECTURES and its sizes; each reads those that it has, and 0 or "" takes the
     published one where noted.
 
-    width: channels of a ResNet's first group (64), units of an MLP, width of tokens. depth: hidden
+    width: channels of a ResNet's first group (64) or of a cnn's first convolution (whose other
+    layers are multiples of it), units of an MLP, width of tokens. depth: hidden
     layers of an MLP, blocks of the others. hidden: units inside a block's MLP. heads: of attention.
     patch: pixels a side. norm: batch, layer, group or none. stem: of a ResNet, "cifar" or
     "imagenet". rank: of the low-rank products of an MLP (0: full), or of a token-wise MLP's adapter
     over tokens (0: no mixing). read: of a ViT, "class", "mean" or "distilled". residual: an MLP's
     blocks add to their input. units: of each direction of a recurrence. cell: of
     `nets.models.recurrent.CELLS`. keep: numbers of blocks that stay attention. size: pixels a side
-    that images are resized to (0: as they are).
+    that images are resized to (0: as they are). activation, start: of an MLP's and a cnn's layers
+    (`fcn.activation_of`, `fcn.STARTS`). running: an MLP's inputs are normalised by what came by.
     """
 
     arch: str
@@ -55,6 +58,9 @@ class Architecture:
     cell: str = "linear"
     keep: tuple[int, ...] = ()
     size: int = 0
+    activation: str = "relu"
+    start: str = "lecun_normal"
+    running: bool = False
 
 
 class Reading(NamedTuple):
@@ -91,6 +97,21 @@ def _mlp(a: Architecture, image: tuple[int, ...], classes: int) -> Network:
         dropout=a.dropout,
         residual=a.residual,
         rank=a.rank,
+        activation=a.activation,
+        start=a.start,
+        running=a.running,
+    )
+
+
+def _cnn(a: Architecture, image: tuple[int, ...], classes: int) -> Network:
+    w = a.width
+    return cnn(
+        classes=classes,
+        channels=(w, 2 * w),
+        hidden=(16 * w, 16 * w, 8 * w),
+        norm=a.norm,
+        activation=a.activation,
+        start=a.start,
     )
 
 
@@ -147,6 +168,7 @@ IMAGES: dict[str, Callable[[Architecture, tuple[int, ...], int], Network]] = {
     **{f"resnet{depth}": _resnet(depth, True) for depth in (18, 34, 50)},
     **{f"plain{depth}": _resnet(depth, False) for depth in (18, 34, 50)},
     "mlp": _mlp,
+    "cnn": _cnn,
     "vit": _vit,
     "token_mlp": _token_mlp,
     "mixer": _mixer,
@@ -156,6 +178,7 @@ TEXTS = ("minilm", "birnn")
 ARCHITECTURES = (*IMAGES, *TEXTS)
 NEEDED = {
     "mlp": ("width", "depth"),
+    "cnn": ("width",),
     "vit": ("width", "depth", "heads", "hidden", "patch"),
     "token_mlp": ("width", "depth", "hidden", "patch"),
     "mixer": ("width", "depth", "hidden", "patch", "units"),

@@ -12,6 +12,7 @@ from typing import Any, Callable, NamedTuple, Protocol
 
 from theseus_jax.errors import module_of
 from theseus_jax.nets.stage import Network, Variables
+from theseus_jax.order import Epochs, Tasks
 
 # as results.json has called them since its schema 1
 MODULES = {
@@ -19,6 +20,7 @@ MODULES = {
     "classification": "labelled",
     "head": "features",
     "sequences": "sequences",
+    "stream": "streams",
 }
 
 
@@ -41,11 +43,15 @@ class Held(Protocol):
 
 
 class Sets(NamedTuple):
-    """The data of some seeds. train: {name: examples as `train.fit` takes them}."""
+    """The data of some seeds. train: {name: examples as `train.fit` takes them}; order: in which
+    they come; stretches: held-out examples of each stretch of a stream, as they are at its end.
+    """
 
     train: dict[str, Any]
     validation: Held
     test: Held
+    order: Epochs | Tasks = Epochs()
+    stretches: tuple[Held, ...] = ()
 
 
 class Compared(NamedTuple):
@@ -81,7 +87,7 @@ class Task(Protocol):
     target; and begin(net, fresh, sets), the variables of a guide that is not trained here. Its sets
     name the training examples "all", "share" and "unlabelled". One whose target can be guided has
     target(**changes), the target with other sizes, and may have `cures`, {arm: changes} that help
-    the target by itself.
+    the target by itself. A stream has stretches, (how many, optimizer steps of each).
     """
 
     compared: Compared

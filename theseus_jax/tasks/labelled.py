@@ -207,15 +207,16 @@ class Task:
             pathlib.Path(c.cache) if c.cache else cache,
             ("L" if c.channels == 1 else "RGB"),
         )
-        text_limits = {"tokens": c.tokens, "limit": limit}
         sources = {
             "digits": lambda: labelled.digits(image=True, limit=limit),
             "fashion_mnist": lambda: pictures.fashion_mnist(c.path, limit=limit),
             "cifar10": lambda: labelled.cifar10_jpeg(c.path, cache_dir=folder, limit=limit),
             "folder": lambda: pictures.image_folder(c.path, c.size, mode=mode, limit=limit),
             "tfds": lambda: labelled.tfds_images(c.dataset, c.path, size=size, limit=limit),
-            "bbc": lambda: labelled.bbc(**text_limits),
-            "tfds_text": lambda: labelled.tfds_texts(c.dataset, c.path, **text_limits),
+            "bbc": lambda: labelled.bbc(tokens=c.tokens, limit=limit),
+            "tfds_text": lambda: labelled.tfds_texts(
+                c.dataset, c.path, tokens=c.tokens, limit=limit
+            ),
         }
         data = sources[c.source]()
         x = data.train.x

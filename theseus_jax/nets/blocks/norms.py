@@ -9,6 +9,7 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 
@@ -52,6 +53,33 @@ class BatchNorm(nn.BatchNorm):
         return y
 
 
+class RunningNorm(nn.Module):
+    """(x - mean) / deviation of every input by itself, both running over all batches so far: (B, I)
+    -> (B, I), float32, without parameters.
+
+    In training the batch is taken in first (Welford's update, merged by Chan et al. 1979), so that
+    a stream's inputs are scaled by what came by, not by the batch; `count`, `mean` and `squares`
+    stand in batch_stats. An input that never changed becomes 0.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = x.astype(jnp.float32)
+        zeros = lambda shape: jnp.zeros(shape, jnp.float32)  # noqa: E731
+        count = self.variable("batch_stats", "count", zeros, ())
+        mean = self.variable("batch_stats", "mean", zeros, x.shape[1:])
+        squares = self.variable("batch_stats", "squares", zeros, x.shape[1:])
+        if train and not self.is_initializing():
+            rows = jnp.float32(len(x))
+            total, apart = count.value + rows, x.mean(axis=0) - mean.value
+            own = ((x - x.mean(axis=0)) ** 2).sum(axis=0)
+            squares.value = squares.value + own + apart**2 * count.value * rows / total
+            mean.value = mean.value + apart * rows / total
+            count.value = total
+        variance = squares.value / jnp.maximum(count.value, 1.0)
+        return jnp.where(variance > 0, (x - mean.value) * jax.lax.rsqrt(variance + EPSILON), 0.0)
+
+
 def group_count(channels: int) -> int:
     """The number of groups of a group norm: the largest divisor of `channels` that is not
     above 32.
@@ -66,15 +94,24 @@ def known_norm(kind: str) -> str:
     return kind
 
 
-def normalized(kind: str, x: jax.Array, *, train: bool, name: str, scale: float = 1.0) -> jax.Array:
+def normalized(
+    kind: str,
+    x: jax.Array,
+    *,
+    train: bool,
+    name: str,
+    scale: float = 1.0,
+    live: jax.Array | None = None,
+) -> jax.Array:
     """x normalised, for use inside a compact method: (B, ..., D) -> (B, ..., D), each value of the
     order of 1.
 
     kind: "batch" (over all but D; train=True uses the batch's statistics and updates the running
     ones), "layer" (over D, each position by itself), "group" (over positions and the channels of a
     group, of which there are `group_count(D)`) or "none" (x itself, no variables). scale: where the
-    learned scale starts. The variables stand under `name`: scale and bias in "params", mean and var
-    in "batch_stats". Raises UserError for another kind, or groups of one value, which would all
+    learned scale starts. live: (D,) bool, the channels that count where several are read at once,
+    or None for all. The variables stand under `name`: scale and bias in "params", mean and var in
+    "batch_stats". Raises UserError for another kind, or groups of one value, which would all
     become 0.
     """
     if known_norm(kind) == "none":
@@ -85,7 +122,7 @@ def normalized(kind: str, x: jax.Array, *, train: bool, name: str, scale: float 
     if kind == "layer":
         return nn.LayerNorm(
             epsilon=EPSILON, use_fast_variance=False, scale_init=scale_init, name=name
-        )(x)
+        )(x, mask=live)
     groups = group_count(x.shape[-1])
     if math.prod(x.shape[1:]) == groups:
         raise UserError(
@@ -94,4 +131,4 @@ def normalized(kind: str, x: jax.Array, *, train: bool, name: str, scale: float 
         )
     return nn.GroupNorm(
         groups, epsilon=EPSILON, use_fast_variance=False, scale_init=scale_init, name=name
-    )(x)
+    )(x, mask=live)

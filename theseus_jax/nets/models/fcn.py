@@ -6,14 +6,17 @@ own, with norms.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import Callable
 
 import flax.linen as nn
 import jax
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.adapters import LowRank
-from theseus_jax.nets.blocks.norms import known_norm, normalized
+from theseus_jax.nets.blocks.norms import RunningNorm, known_norm, normalized
+from theseus_jax.nets.blocks.units import Units
 from theseus_jax.nets.stage import Network, network
 
 ACTIVATIONS = {
@@ -21,6 +24,61 @@ ACTIVATIONS = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "tanh": nn.tanh,
 }
+STARTS = {
+    "lecun_normal": nn.initializers.lecun_normal(),
+    # He et al. 2015 (arXiv 1502.01852), equation 10, uniform
+    "he_uniform": nn.initializers.he_uniform(),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SmoothLeaky:
+    """a z + (1 - a) z sigmoid(c z / p): a drawn uniformly from lower..upper for every number in
+    training, their middle in evaluation ("Rand. Smooth-Leaky", arXiv 2605.15435, section 5).
+    """
+
+    c: float = 3.0
+    p: float = 5.0
+    lower: float = 0.125
+    upper: float = 0.333
+
+    def __call__(self, z: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        a = (self.lower + self.upper) / 2
+        if key is not None:
+            a = jax.random.uniform(key, z.shape, z.dtype, self.lower, self.upper)
+        return a * z + (1 - a) * z * nn.sigmoid(self.c * z / self.p)
+
+
+RANDOM = {"smooth_leaky": SmoothLeaky()}
+
+
+def activation_of(name: str | SmoothLeaky) -> Callable[[jax.Array], jax.Array]:
+    """One of ACTIVATIONS or RANDOM by name, or a `SmoothLeaky` itself. Raises UserError for another
+    name.
+    """
+    if isinstance(name, SmoothLeaky):
+        return name
+    there = {**ACTIVATIONS, **RANDOM}
+    if name not in there:
+        raise UserError(f"there is no activation {name!r}; take one of {', '.join(there)}")
+    return there[name]
+
+
+def units_of(module: nn.Module, activation: str | SmoothLeaky, train: bool) -> Units:
+    """The `Units` of a layer, for use inside a compact method: in training a random activation
+    draws from the module's "dropout" key.
+    """
+    fn = activation_of(activation)
+    if isinstance(fn, SmoothLeaky) and train:
+        fn = functools.partial(fn, key=module.make_rng("dropout"))
+    return Units(fn, name="units")
+
+
+def start_of(name: str) -> Callable[..., jax.Array]:
+    """One of STARTS. Raises UserError for another name."""
+    if name not in STARTS:
+        raise UserError(f"there is no start {name!r}; take one of {', '.join(STARTS)}")
+    return STARTS[name]
 
 
 class LowRankDense(nn.Module):
@@ -42,21 +100,26 @@ class LowRankDense(nn.Module):
         return product + self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
 
-def _dense(width: int, rank: int) -> nn.Module:
-    return LowRankDense(width, rank, name="linear") if rank else nn.Dense(width, name="linear")
+def _dense(width: int, rank: int, start: str = "lecun_normal") -> nn.Module:
+    if rank:
+        return LowRankDense(width, rank, name="linear")
+    return nn.Dense(width, kernel_init=STARTS[start], name="linear")
 
 
 class Hidden(nn.Module):
     """dropout(activation(norm(x W + b))), x flattened per example: (B, ...) -> (B, J).
 
-    rank > 0 makes W a product of that rank. Raises UserError for an input of one axis.
+    rank > 0 makes W a product of that rank. running: x is first normalised by what came by so far
+    (`norms.RunningNorm`). Raises UserError for an input of one axis.
     """
 
     width: int
     norm: str
-    activation: str
+    activation: str | SmoothLeaky
     dropout: float = 0.0
     rank: int = 0
+    start: str = "lecun_normal"
+    running: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -64,8 +127,12 @@ class Hidden(nn.Module):
             raise UserError(
                 f"an MLP reads examples (B, ...), given an array {x.shape}; put the batch in front"
             )
-        h = _dense(self.width, self.rank)(x.reshape(x.shape[0], -1))
-        h = ACTIVATIONS[self.activation](normalized(self.norm, h, train=train, name="norm"))
+        x = x.reshape(x.shape[0], -1)
+        if self.running:
+            x = RunningNorm(name="inputs")(x, train=train)
+        h = _dense(self.width, self.rank, self.start)(x)
+        units = units_of(self, self.activation, train)
+        h = units(normalized(self.norm, h, train=train, name="norm", live=units.live()))
         return nn.Dropout(self.dropout, deterministic=not train)(h)
 
 
@@ -79,12 +146,28 @@ class Residual(nn.Module):
     activation: str
     dropout: float = 0.0
     rank: int = 0
+    start: str = "lecun_normal"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        h = ACTIVATIONS[self.activation](normalized(self.norm, x, train=train, name="norm"))
+        h = activation_of(self.activation)(normalized(self.norm, x, train=train, name="norm"))
         return x + nn.Dropout(self.dropout, deterministic=not train)(
-            _dense(x.shape[-1], self.rank)(h)
+            _dense(x.shape[-1], self.rank, self.start)(h)
+        )
+
+
+def _check_layers(activation: str | SmoothLeaky, start: str, rank: int, residual: bool) -> None:
+    """Raises UserError for names that are none, and for what does not go together."""
+    random = isinstance(activation_of(activation), SmoothLeaky)
+    start_of(start)
+    if rank and start != "lecun_normal":
+        raise UserError(
+            f"kernels of rank {rank} start as products do, and the start is {start!r}; set the rank"
+            " to 0, or leave the start at 'lecun_normal'"
+        )
+    if residual and random:
+        raise UserError(
+            "residual blocks have no random activation; take another one, or leave residual out"
         )
 
 
@@ -96,9 +179,11 @@ def mlp(
     stem_width: int = 0,
     norm: str = "layer",
     dropout: float = 0.0,
-    activation: str = "relu",
+    activation: str | SmoothLeaky = "relu",
     residual: bool = False,
     rank: int = 0,
+    start: str = "lecun_normal",
+    running: bool = False,
 ) -> Network:
     """An MLP of `depth` hidden layers on images or vectors: (B, ...) float32 -> (B, classes)
     float32 logits.
@@ -107,13 +192,12 @@ def mlp(
     `width`; each layer is a dense one, a norm of `norms.NORMS` and an activation of ACTIVATIONS,
     with a dropout rate in [0, 1) in the blocks. residual: each block adds its pre-normalised layer
     to its input. rank: > 0 makes each hidden layer's kernel a low-rank product
-    (stem/params/linear/product/...), whose parameters count apart. Raises UserError for another
-    norm or activation, sizes below 1, a rate or rank out of range, residual widths that differ.
+    (stem/params/linear/product/...), whose parameters count apart. start: of STARTS, of
+    kernels without a rank. running: inputs are normalised by all that came by (`Hidden`). Raises
+    UserError for another norm, activation or start, sizes below 1, a rate or rank out of range,
+    residual widths that differ, a start beside a rank.
     """
-    if activation not in ACTIVATIONS:
-        raise UserError(
-            f"there is no activation {activation!r}; take one of {', '.join(ACTIVATIONS)}"
-        )
+    _check_layers(activation, start, rank, residual)
     first, norm = stem_width or width, known_norm(norm)
     if min(classes, width, depth, first) < 1:
         raise UserError(
@@ -131,16 +215,16 @@ def mlp(
             f"a stem of {first} units cannot be added to blocks of {width}; make both as wide"
         )
     block = (
-        Residual(norm, activation, dropout, rank)
+        Residual(norm, activation, dropout, rank, start)
         if residual
-        else Hidden(width, norm, activation, dropout, rank)
+        else Hidden(width, norm, activation, dropout, rank, start)
     )
-    stem = Hidden(first, norm, activation, rank=rank)
+    stem = Hidden(first, norm, activation, rank=rank, start=start, running=running)
     return network(
         [
             ("stem", stem),
             *((f"block_{i}", block) for i in range(1, depth)),
-            ("head", nn.Dense(classes)),
+            ("head", nn.Dense(classes, kernel_init=STARTS[start])),
         ]
     )
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.readout import Layout
+from theseus_jax.nets.blocks.units import Units
 from theseus_jax.nets.stage import Network, Tie, network
 
 EPSILON = 1e-5
@@ -65,7 +66,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        h = nn.gelu(nn.Dense(self.hidden, kernel_init=_normal, name="c_fc")(x), approximate=True)
+        z = nn.Dense(self.hidden, kernel_init=_normal, name="c_fc")(x)
+        h = Units(functools.partial(nn.gelu, approximate=True), name="units")(z)
         return nn.Dense(
             self.width,
             kernel_init=nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5),
@@ -131,15 +133,15 @@ class Block(nn.Module):
 
     width: int
     heads: int
+    hidden: int
     depth: int = 1
-    expansion: int = 4
     dropout: float = 0.0
 
     def setup(self) -> None:
         self.ln_1 = nn.LayerNorm(epsilon=EPSILON)
         self.attn = Attention(self.width, self.heads, self.depth)
         self.ln_2 = nn.LayerNorm(epsilon=EPSILON)
-        self.mlp = MLP(self.width, self.expansion * self.width, self.depth)
+        self.mlp = MLP(self.width, self.hidden, self.depth)
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -203,7 +205,8 @@ def gpt2(
             " model.heads"
         )
     blocks = [
-        (f"block_{i + 1}", Block(width, heads, depth, expansion, dropout)) for i in range(depth)
+        (f"block_{i + 1}", Block(width, heads, expansion * width, depth, dropout))
+        for i in range(depth)
     ]
     stages = [
         ("embed", Embed(vocabulary, width, positions, dropout)),

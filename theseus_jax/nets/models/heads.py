@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.readout import Layout
+from theseus_jax.nets.blocks.units import Units
 from theseus_jax.nets.stage import Network, Variables, network
 
 Layers = tuple[tuple[jax.Array, jax.Array], ...]
@@ -25,7 +26,7 @@ class Hidden(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.relu(nn.Dense(self.features, name="linear")(x))
+        return Units(nn.relu, name="units")(nn.Dense(self.features, name="linear")(x))
 
 
 class Bottleneck(nn.Module):

@@ -177,14 +177,14 @@ class ResidualBlock(nn.Module):
     """x + out(rnn(ln_1(x))), then + mlp(ln_2(.)): (B, T, D) -> (B, T, D); the names are GPT-2's, so
     that its parts fit.
 
-    expansion = 0 leaves the MLP out.
+    mlp_hidden: units of the MLP; 0 leaves it out.
     """
 
     kind: str
     width: int
     hidden: int
     depth: int = 1
-    expansion: int = 4
+    mlp_hidden: int = 0
 
     def setup(self) -> None:
         self.ln_1 = nn.LayerNorm(epsilon=EPSILON)
@@ -192,12 +192,12 @@ class ResidualBlock(nn.Module):
         self.out = nn.Dense(
             self.width, kernel_init=nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5)
         )
-        if self.expansion:
+        if self.mlp_hidden:
             self.ln_2 = nn.LayerNorm(epsilon=EPSILON)
-            self.mlp = MLP(self.width, self.expansion * self.width, self.depth)
+            self.mlp = MLP(self.width, self.mlp_hidden, self.depth)
 
     def _mix(self, x: jax.Array) -> jax.Array:
-        return x + self.mlp(self.ln_2(x)) if self.expansion else x
+        return x + self.mlp(self.ln_2(x)) if self.mlp_hidden else x
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self._mix(x + self.out(self.rnn(self.ln_1(x))))
@@ -236,7 +236,7 @@ def recurrent(
     outer = seam_width or width
     make = {
         "plain": lambda: PlainBlock(kind, hidden),
-        "residual": lambda: ResidualBlock(kind, width, hidden, depth, expansion),
+        "residual": lambda: ResidualBlock(kind, width, hidden, depth, expansion * width),
     }[block]
     cell(kind, hidden)
     if seam_width and seam_width != inner:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.conv import Conv
 from theseus_jax.nets.blocks.norms import known_norm, normalized
+from theseus_jax.nets.blocks.units import Units
 from theseus_jax.nets.stage import Network, Variables, network
 from theseus_jax.nets.weights.containers import read_tensors
 from theseus_jax.nets.weights.placed import KERNEL, Place, placed
@@ -109,10 +110,16 @@ class Block(nn.Module):
         h, last = x, len(self.layers)
         for i, layer in enumerate(self.layers, start=1):
             h = _conv(layer, f"conv_{i}")(h)
+            units = Units(nn.relu, name=f"units_{i}") if i < last else None
             h = normalized(
-                self.norm, h, train=train, name=f"norm_{i}", scale=self.scale if i == last else 1.0
+                self.norm,
+                h,
+                train=train,
+                name=f"norm_{i}",
+                scale=self.scale if i == last else 1.0,
+                live=units.live() if units else None,
             )
-            h = h if i == last else nn.relu(h)
+            h = h if i == last else units(h)
         if not self.skip:
             return nn.relu(h)
         shortcut = Layer(1, math.prod(layer.stride for layer in self.layers), self.layers[-1].width)

@@ -8,6 +8,7 @@ in Hugging Face's files. Fresh kernels are LeCun normal, tokens and positions N(
 
 from __future__ import annotations
 
+import functools
 from typing import Mapping
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.conv import Conv
+from theseus_jax.nets.blocks.units import Units
 from theseus_jax.nets.stage import Network, network
 
 EPSILON = 1e-12
@@ -111,7 +113,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        h = nn.gelu(nn.Dense(self.hidden, name="up")(x), approximate=False)
+        z = nn.Dense(self.hidden, name="up")(x)
+        h = Units(functools.partial(nn.gelu, approximate=False), name="units")(z)
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         return nn.Dropout(self.dropout)(
             nn.Dense(x.shape[-1], name="down")(h), deterministic=not train
