@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 
 from launch.record import record, spread  # noqa: E402
 from theseus_jax.chunk import Moving, Still, compiled_chunk  # noqa: E402
-from theseus_jax.methods.plasticity import Held, compact, elastic, narrowed, switched, widths  # noqa: E402
+from theseus_jax.methods import plasticity  # noqa: E402
 from theseus_jax.methods.plasticity.budget import targets  # noqa: E402
 from theseus_jax.methods.plasticity.doctor import Doctor  # noqa: E402
 from theseus_jax.nets.models.fcn import mlp  # noqa: E402
@@ -80,14 +80,14 @@ def runner(one: Phase, variables: Any, data: Any) -> Callable[[], None]:
 
 
 def programs(width: int, data: Any) -> dict[str, Callable[[], None]]:
-    net = elastic(mlp(classes=10, width=width, depth=2, norm="none"), EXAMPLE)
+    net = plasticity.elastic(mlp(classes=10, width=width, depth=2, norm="none"), EXAMPLE)
     variables = init(net, jax.random.key(0), jnp.zeros((1, INPUTS)))
     for site, count in zip(net.sites, targets(net, EXAMPLE, SHARE)):
         off = jnp.arange(site.width) % site.width >= count
-        variables = switched(variables, site, off, False, 0)
-    to = widths(net, variables, 16)
-    small = dataclasses.replace(narrowed(net, to), sites=())
-    cut = compact(Held(variables, None), net, to).variables
+        variables = plasticity.switched(variables, site, off, False, 0)
+    to = plasticity.widths(net, variables, 16)
+    small = dataclasses.replace(plasticity.narrowed(net, to), sites=())
+    cut = plasticity.compact(plasticity.Held(variables, None), net, to).variables
     plain = dataclasses.replace(net, sites=())
     doctor = (Doctor(10, net.sites, (0, 100, 200, 300, 400)),)
 
@@ -129,7 +129,7 @@ def row(width: int, repeats: int, data: Any) -> dict[str, Any]:
 
 def seeds_row(width: int, steps: int, data: Any) -> dict[str, Any]:
     """Ten seeds in one run against ten runs of one, with compiling and without."""
-    net = elastic(mlp(classes=10, width=width, depth=2, norm="none"), EXAMPLE)
+    net = plasticity.elastic(mlp(classes=10, width=width, depth=2, norm="none"), EXAMPLE)
 
     def run(keys: jax.Array) -> float:
         zeros = jnp.zeros((1, INPUTS))

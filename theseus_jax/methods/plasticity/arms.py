@@ -15,10 +15,11 @@ from theseus_jax.feeds import Feed
 from theseus_jax.methods.plasticity import budget, plan
 from theseus_jax.methods.plasticity.births import BIRTHS
 from theseus_jax.methods.plasticity.doctor import Doctor
-from theseus_jax.methods.plasticity.edits import MOMENTS, Replace, ShrinkPerturb, check_birth
+from theseus_jax.methods.plasticity.edits import Replace, ShrinkPerturb, check_birth
 from theseus_jax.methods.plasticity.elastic import elastic
 from theseus_jax.methods.plasticity.results import results
 from theseus_jax.methods.plasticity.scores import SCORES
+from theseus_jax.methods.plasticity.seeds import MOMENTS
 from theseus_jax.nets.sites import Rates
 from theseus_jax.nets.stage import Network
 from theseus_jax.order import Epochs

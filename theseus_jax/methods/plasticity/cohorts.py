@@ -42,8 +42,7 @@ def newborn(now: Masks) -> jax.Array:
 
 def cohorts(seed: Seed, number: int) -> tuple[Cohort, Cohort]:
     """(of newborn units, of the others that are on) of a site."""
-    site = seed.sites[number]
-    view = seed.view(number, jnp.zeros(site.width, bool), jnp.int32(0))
+    view = seed.view(number, jnp.int32(0))
     young = newborn(view.masks)
     read, total = view.reading, jnp.abs(view.reading.dz).sum(axis=0)
     per_unit = Cohort(

@@ -24,7 +24,6 @@ from theseus_jax.nets.variables import merge, partition
 from theseus_jax.program import transformation
 from theseus_jax.train import Inputs, State
 
-MOMENTS = ("fresh", "kept", "transplanted")
 Counts = tuple[int, ...]  # a site
 
 
@@ -44,17 +43,12 @@ class Grow(Edit):
     moments: str = "fresh"
     batch: int = 256
 
-    def __post_init__(self) -> None:
-        _check(self.score, SCORES, "score")
-        _check(self.birth, BIRTHS, "birth")
-        _check(self.moments, MOMENTS, "moments")
-
     def change(self, seed: Seed, counts: jax.Array, step: jax.Array, start: Any) -> units.Held:
         for i, site in enumerate(seed.sites):
-            view = seed.view(i, jnp.zeros(site.width, bool), step)
+            view = seed.view(i, step)
             scores = SCORES[self.score](view)
             chosen = first(scores, ~view.masks.live & ~view.masks.frozen, counts[i], highest=True)
-            seed.held = _born(seed, i, chosen, scores, self.birth, self.moments, step)
+            seed.held = _born(self, seed, i, chosen, scores, step)
         return seed.held
 
     def __str__(self) -> str:
@@ -62,21 +56,20 @@ class Grow(Edit):
 
 
 def _born(
+    edit: Grow | Replace,
     seed: Seed,
     number: int,
     chosen: jax.Array,
     scores: jax.Array,
-    birth: str,
-    moments: str,
     step: jax.Array,
 ) -> units.Held:
     """The seed with the chosen units of a site born."""
-    view = seed.view(number, chosen, step)
-    check_birth(birth, view.site)
-    site, born = view.site, BIRTHS[birth](view)
-    fresh = seed.fresh_state() if moments == "fresh" else None
+    view = seed.view(number, step, chosen)
+    check_birth(edit.birth, view.site)
+    site, born = view.site, BIRTHS[edit.birth](view)
+    fresh = seed.fresh_state() if edit.moments == "fresh" else None
     donors = None
-    if moments == "transplanted":
+    if edit.moments == "transplanted":
         own = born.donors == jnp.arange(site.width)
         donors = jnp.where(own, _nearest(scores, view), born.donors)
     slots = seed.slots(site)
@@ -111,13 +104,10 @@ class Prune(Edit):
     score: str = "magnitude"
     batch: int = 256
 
-    def __post_init__(self) -> None:
-        _check(self.score, SCORES, "score")
-
     def change(self, seed: Seed, counts: jax.Array, step: jax.Array, start: Any) -> units.Held:
         variables = seed.held.variables
         for i, site in enumerate(seed.sites):
-            view = seed.view(i, jnp.zeros(site.width, bool), step)
+            view = seed.view(i, step)
             among = view.masks.live & ~view.masks.frozen
             count = jnp.minimum(counts[i], view.masks.live.sum() - 1)
             chosen = first(SCORES[self.score](view), among, count, highest=False)
@@ -145,20 +135,15 @@ class Replace(Edit):
     moments: str = "fresh"
     batch: int = 256
 
-    def __post_init__(self) -> None:
-        _check(self.score, SCORES, "score")
-        _check(self.birth, BIRTHS, "birth")
-        _check(self.moments, MOMENTS, "moments")
-
     def change(self, seed: Seed, counts: jax.Array, step: jax.Array, start: Any) -> units.Held:
         for i, site in enumerate(seed.sites):
-            view = seed.view(i, jnp.zeros(site.width, bool), step)
+            view = seed.view(i, step)
             scores, now = SCORES[self.score](view), view.masks
             old = (now.born < 0) | (step - now.born >= self.maturity)
             among = now.live & ~now.frozen & old & (scores <= self.threshold)
             count = jnp.minimum(counts[i], now.live.sum() - 1)
             chosen = first(scores, among, count, highest=False)
-            seed.held = _born(seed, i, chosen, scores, self.birth, self.moments, step)
+            seed.held = _born(self, seed, i, chosen, scores, step)
         return seed.held
 
     def __str__(self) -> str:
@@ -175,13 +160,10 @@ class Freeze(Edit):
     score: str = "magnitude"
     batch: int = 256
 
-    def __post_init__(self) -> None:
-        _check(self.score, SCORES, "score")
-
     def change(self, seed: Seed, counts: jax.Array, step: jax.Array, start: Any) -> units.Held:
         variables = seed.held.variables
         for i, site in enumerate(seed.sites):
-            view = seed.view(i, jnp.zeros(site.width, bool), step)
+            view = seed.view(i, step)
             among = view.masks.live & ~view.masks.frozen
             chosen = first(SCORES[self.score](view), among, counts[i], highest=True)
             variables = units.frozen(variables, site, chosen)
@@ -258,11 +240,6 @@ class Start:
 
     def __str__(self) -> str:
         return f"start with {_text(self.counts)} units on"
-
-
-def _check(name: str, there: Any, what: str) -> None:
-    if name not in there:
-        raise UserError(f"{what} is {name!r}; choose one of {', '.join(there)}")
 
 
 def _text(counts: Counts) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 
 from theseus_jax.errors import UserError
 from theseus_jax.methods.plasticity import gradmax, units
-from theseus_jax.methods.plasticity.scores import View
+from theseus_jax.methods.plasticity.births import BIRTHS
+from theseus_jax.methods.plasticity.scores import SCORES, View
 from theseus_jax.methods.plasticity.signals import Reading, readings
 from theseus_jax.nets.sites import Site, masks
 from theseus_jax.nets.stage import Variables, init
@@ -20,6 +21,9 @@ from theseus_jax.nets.variables import partition
 from theseus_jax.order import seed_rows
 from theseus_jax.program import Program, inputs_and_labels, over_seeds, program_of, transformation
 from theseus_jax.train import Inputs, State
+
+MOMENTS = ("fresh", "kept", "transplanted")
+NAMES = {"score": SCORES, "birth": BIRTHS, "moments": MOMENTS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +53,10 @@ class Seed:
     def sites(self) -> tuple[Site, ...]:
         return self.task.program.net.sites
 
-    def view(self, number: int, chosen: jax.Array, step: jax.Array) -> View:
+    def view(self, number: int, step: jax.Array, chosen: jax.Array | None = None) -> View:
+        """Of a site, with the units that an edit chose."""
         site = self.sites[number]
+        chosen = jnp.zeros(site.width, bool) if chosen is None else chosen
         slices = (*site.parameters, *site.statistics)
         return View(
             site,
@@ -120,7 +126,15 @@ def _task(program: Program, example: Any) -> Task:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """Common to all: `change(seed, counts, step, start)` of one seed, see `each_seed`."""
+    """Common to all: `change(seed, counts, step, start)` of one seed, see `each_seed`. Raises
+    UserError for a score, birth or moments that are none.
+    """
+
+    def __post_init__(self) -> None:
+        for field, there in NAMES.items():
+            name = getattr(self, field, None)
+            if name is not None and name not in there:
+                raise UserError(f"{field} is {name!r}; choose one of {', '.join(there)}")
 
     def __call__(self, state: State, inputs: Inputs) -> State:
         held = each_seed(self, state, inputs)
