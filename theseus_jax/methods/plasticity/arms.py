@@ -20,6 +20,7 @@ from theseus_jax.methods.plasticity.elastic import elastic
 from theseus_jax.methods.plasticity.results import results
 from theseus_jax.methods.plasticity.scores import SCORES
 from theseus_jax.methods.plasticity.seeds import MOMENTS
+from theseus_jax.methods.plasticity.ways import INTERVENTIONS, OF_STREAMS, TICKETS, USUAL, WAYS, Way
 from theseus_jax.nets.sites import Rates
 from theseus_jax.nets.stage import Network
 from theseus_jax.order import Epochs
@@ -27,45 +28,6 @@ from theseus_jax.plan import Optimizer, Plan
 
 __all__ = ["SEEDS", "arms", "outline", "results", "sections"]
 SEEDS = 10
-TICKET = "_ticket"
-SMOOTH = {"activation": "smooth_leaky"}
-
-
-class Way(NamedTuple):
-    """What an arm does otherwise. kind: dense, prune or grow. changes: to `plan.Settings`; net: to
-    the target's sizes. cure: what is done against the loss of plasticity besides, of CURES.
-    """
-
-    kind: str
-    changes: dict[str, Any] = {}
-    net: dict[str, Any] = {}
-    cure: str = ""
-
-
-WAYS = {
-    "dense": Way("dense"),
-    "prune": Way("prune"),
-    "prune_no_rewind": Way("prune", {"rewind": False}),
-    "grow": Way("grow"),
-    "grow_two_speed": Way("grow", {"rates": "two_speed"}),
-    "grow_moment_transplant": Way("grow", {"moments": "transplanted"}),
-    "grow_net2wider": Way("grow", {"birth": "copy_split"}),
-    "grow_gradmax": Way("grow", {"score": "gradmax"}),
-    "grow_variance_matched": Way("grow", {"birth": "variance_matched"}),
-    "grow_zero_outgoing": Way("grow", {"birth": "zero_outgoing"}),
-    "grow_smooth_leaky": Way("grow", net=SMOOTH),
-    "dense_smooth_leaky": Way("dense", net=SMOOTH),
-    "layer_norm": Way("dense", net={"norm": "layer"}),
-    "redo": Way("dense", cure="redo"),
-    "continual_backprop": Way("dense", cure="continual_backprop"),
-    "shrink_perturb": Way("dense", cure="shrink_perturb"),
-    "l2_to_start": Way("dense", cure="l2_to_start"),
-    "input_norm": Way("dense", cure="l2_to_start", net={"running": True}),
-}
-OF_STREAMS = ("layer_norm", "redo", "continual_backprop", "shrink_perturb")
-OF_STREAMS += ("l2_to_start", "input_norm")
-USUAL = tuple(name for name in WAYS if name not in ("dense_smooth_leaky", *OF_STREAMS))
-TICKETS = tuple(f"{name}{TICKET}" for name in ("prune", "grow"))
 CHOICES = {
     "plasticity.score": tuple(SCORES),
     "plasticity.worst": tuple(SCORES),
@@ -154,8 +116,7 @@ class Plastic(NamedTuple):
 
     def borrows(self, name: str) -> bool:
         """Whether an arm is an intervention that takes the rate of grow."""
-        c, ours = self.config, name.startswith("grow_") and name not in TICKETS
-        return c.search.shared and ours and "grow" in c.arms
+        return self.config.search.shared and name in INTERVENTIONS and "grow" in self.config.arms
 
     def rate(self, turn: Turn) -> float:
         """Of an arm's turn."""
@@ -219,17 +180,16 @@ def arms(config: Any, task: Any) -> tuple[Arm, ...]:
     if unknown:
         raise UserError(f"config.arms has {', '.join(unknown)}; choose from {', '.join(there)}")
     for name in config.arms:
-        if name in TICKETS and name.removesuffix(TICKET) not in config.arms:
+        if TICKETS.get(name, name) not in config.arms:
             raise UserError(
-                f"config.arms has {name} without {name.removesuffix(TICKET)}, whose masks it takes;"
-                " name both"
+                f"config.arms has {name} without {TICKETS[name]}, whose masks it takes; name both"
             )
     both = Plastic(config, task)
     return tuple(_arm(both, name) for name in there if name in config.arms)
 
 
 def _arm(both: Plastic, name: str) -> Arm:
-    base = name.removesuffix(TICKET)
+    base = TICKETS.get(name, name)
     way, s = WAYS[base], both.config.search
     net = both.net(way)
     birth = both.settings(way, net, s.rates[0]).birth

@@ -10,6 +10,7 @@ import numpy as np
 from theseus_jax.arms import Finished, Row
 from theseus_jax.judging import judge
 from theseus_jax.methods.claims import judged, lead
+from theseus_jax.methods.plasticity.ways import INTERVENTIONS, OF_STREAMS, TICKETS
 from theseus_jax.nets.sites import masks
 
 WHEN = ("post", "exit", "end")
@@ -69,11 +70,11 @@ def _half(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _cycle_table(finished: Finished, curves: dict[str, np.ndarray]) -> dict[str, Any]:
-    tickets = {m["name"].removesuffix("_ticket"): m for m in finished.models
-               if m["name"].endswith("_ticket")}  # fmt: skip
+    models = {model["name"]: model for model in finished.models}
+    tickets = {base: models[name] for name, base in TICKETS.items() if name in models}
     rows = []
     for arm in finished.arms:
-        if arm.name.endswith("_ticket") or not curves[arm.name].size:
+        if arm.name in TICKETS or not curves[arm.name].size:
             continue
         curve = curves[arm.name]
         (last, spread), (mean, around) = _half(curve[:, -1]), _half(curve.mean(axis=1))
@@ -158,8 +159,7 @@ def _cohort_table(cohorts: dict[str, dict[tuple[str, str], np.ndarray]]) -> dict
 def _last(finished: Finished) -> list[Row]:
     """Growing beats what it is compared with at the last cycle, and each intervention growing."""
     models = {model["name"]: model for model in finished.models}
-    ways = [name for name in models if name.startswith("grow_") and not name.endswith("_ticket")]
-    duels = [("grow", rival) for rival in RIVALS] + [(name, "grow") for name in ways]
+    duels = [("grow", rival) for rival in RIVALS] + [(name, "grow") for name in INTERVENTIONS]
     return [
         lead(models[ours], models[rival], f"{ours} beats {rival}", finished.task.compared)
         for ours, rival in duels
@@ -170,7 +170,7 @@ def _last(finished: Finished) -> list[Row]:
 def _means(curves: dict[str, np.ndarray], sign: float) -> list[Row]:
     """In the mean over cycles growing beats its rivals, and what else is there beats dense."""
     duels = [("grow", rival) for rival in RIVALS]
-    duels += [(name, "dense") for name in curves if not name.startswith(("grow", *RIVALS))]
+    duels += [(name, "dense") for name in OF_STREAMS]
     made = []
     for name, rival in duels:
         if not all(one in curves and curves[one].size for one in (name, rival)):
