@@ -515,6 +515,11 @@ def test_a_run_makes_every_arm_with_its_tables(tmp_path):
     units = [row for row in found if row["kind"] == "units" and row["model"] == "prune"]
     units = [row["live"] for row in units if row["seed"] == 1 and row["site"] == "stem/units"]
     assert units == [10, 10, 4, 4]  # a prune and a rewind in each cycle
+    trained = [row for row in found if row["kind"] == "train" and row["model"] == "grow"]
+    assert {row["seed"] for row in trained} == {-2, -1, 0, 1}  # of trials too
+    kept = [row["accuracy"] for row in trained if row["seed"] >= 0]  # chunks of 3 steps each
+    (online,) = (r["online"] for r in results["tables"]["cycles"]["rows"] if r["model"] == "grow")
+    assert online == pytest.approx(np.mean(kept))
     cycles = [row for row in found if row["kind"] == "cycle" and row["model"] == "grow"]
     assert [(row["cycle"], row["seed"]) for row in cycles] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     last = {model["name"]: model["seeds"] for model in results["models"]}

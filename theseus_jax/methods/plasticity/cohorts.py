@@ -16,8 +16,6 @@ from theseus_jax.methods.plasticity.seeds import Edit, Seed, each_seed
 from theseus_jax.nets.sites import Masks, masks
 from theseus_jax.train import Inputs, State
 
-MOMENTS = ("post", "exit", "end")
-
 
 class Cohort(NamedTuple):
     """Means over the units of one cohort at a site, scalars; NaN of a cohort without units.

@@ -11,15 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from theseus_jax.errors import UserError
 from theseus_jax.methods.plasticity import gradmax, units
 from theseus_jax.methods.plasticity.births import BIRTHS, PRESERVING
 from theseus_jax.methods.plasticity.scores import SCORES, View, first
 from theseus_jax.methods.plasticity.seeds import Edit, Seed
-from theseus_jax.nets.sites import Masks, Site, masks, with_masks
-from theseus_jax.nets.stage import Network, Variables, init
+from theseus_jax.nets.sites import Site, masks, with_masks
+from theseus_jax.nets.stage import init
 from theseus_jax.nets.variables import merge, partition
 from theseus_jax.program import transformation
 from theseus_jax.train import Inputs, State
@@ -184,9 +183,8 @@ class Rewind(Edit):
     renewed: bool = False
 
     def change(self, seed: Seed, counts: jax.Array, step: jax.Array, start: Any) -> units.Held:
-        program, zeros = seed.task.program, jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), seed.task.example
-        )  # fmt: skip
+        program = seed.task.program
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), seed.task.example)
         begun = seed.start if self.renewed else init(program.net, start, zeros)
         params, _ = partition(begun, program.trainable)
         variables = merge(seed.held.variables, params)
@@ -244,9 +242,3 @@ class Start:
 
 def _text(counts: Counts) -> str:
     return ", ".join(map(str, counts)) or "some"
-
-
-def live_counts(net: Network, variables: Variables) -> dict[str, np.ndarray]:
-    """{name of a site: (S,) units that are on}; variables: with a leading seed axis."""
-    found: dict[str, Masks] = {site.name: masks(variables, site) for site in net.sites}
-    return {name: np.asarray(one.live).sum(axis=1) for name, one in found.items()}

@@ -37,12 +37,9 @@ def results(finished: Finished) -> dict[str, Any]:
 def _curves(rows: Sequence[Row], model: str, key: str) -> np.ndarray:
     """(S, cycles): the score at every cycle's end."""
     mine = [row for row in rows if row["kind"] == "cycle" and row["model"] == model]
+    mine.sort(key=lambda row: row["cycle"])
     seeds = sorted({row["seed"] for row in mine})
-    return np.asarray(
-        [[row[key] for row in sorted(
-            (row for row in mine if row["seed"] == seed), key=lambda row: row["cycle"]
-        )] for seed in seeds]
-    )  # fmt: skip
+    return np.asarray([[row[key] for row in mine if row["seed"] == seed] for seed in seeds])
 
 
 def log_parities(rows: Sequence[Row], model: str) -> dict[tuple[str, str], np.ndarray]:
@@ -118,13 +115,15 @@ def _units(finished: Finished, arm: Any) -> str:
 
 
 def _online(rows: Sequence[Row], model: str) -> float | None:
-    """The mean training accuracy over all steps and seeds: every row is of as many."""
-    values = [
-        row["accuracy"]
-        for row in rows
-        if row["kind"] == "train" and row["model"] == model and "accuracy" in row
-    ]
-    return float(np.mean(values)) if values else None
+    """The mean training accuracy over all steps and seeds, those of the search left out."""
+    mine = [row for row in rows if row["kind"] == "train" and row["model"] == model]
+    mine = [row for row in mine if row["seed"] >= 0 and "accuracy" in row]
+    steps = sorted({row["step"] for row in mine})
+    lengths = dict(zip(steps, np.diff([0, *steps])))  # a row is of the steps since the one before
+    if not mine:
+        return None
+    weights = [lengths[row["step"]] for row in mine]
+    return float(np.average([row["accuracy"] for row in mine], weights=weights))
 
 
 def _cohort_table(cohorts: dict[str, dict[tuple[str, str], np.ndarray]]) -> dict[str, Any]:

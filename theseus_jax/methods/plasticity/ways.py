@@ -9,7 +9,7 @@ SMOOTH = {"activation": "smooth_leaky"}
 
 class Way(NamedTuple):
     """What an arm does otherwise. kind: dense, prune or grow. changes: to `plan.Settings`; net: to
-    the target's sizes. cure: what is done against the loss of plasticity besides, of CURES.
+    the target's sizes. cure: what is done against the loss of plasticity besides (`arms.Plastic`).
     """
 
     kind: str
