@@ -137,12 +137,19 @@ TINY = {
 
 @pytest.mark.parametrize("kind", ("split", "random_labels"))
 def test_a_run_on_a_stream_scores_every_task(kind, tmp_path):
-    arms = ("dense", "prune", "grow", "redo", "continual_backprop", "shrink_perturb", "l2_to_start")
+    arms = (
+        "dense",
+        "prune",
+        "grow",
+        "redo",
+        "continual_backprop",
+        "self_normalized_resets",
+        "upgd",
+    )
+    arms += ("shrink_perturb", "l2_to_start")
     values = {"stream.kind": kind, "stream.count": 60, "arms": arms, "stream.replay": 0.2}
     results = tj.run(changed(base("stream", "plasticity"), {**TINY, **values}), tmp_path)
-    assert [model["name"] for model in results["models"]] == [
-        "dense", "prune", "grow", "redo", "continual_backprop", "shrink_perturb", "l2_to_start"
-    ]  # fmt: skip
+    assert tuple(model["name"] for model in results["models"]) == arms
     table = {row["model"]: row for row in results["tables"]["cycles"]["rows"]}
     assert all(0 < row["online"] < 1 for row in table.values())
     values = {model["name"]: model["seeds"] for model in results["models"]}

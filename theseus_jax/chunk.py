@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import optax
 
 from theseus_jax import cost, schedules
-from theseus_jax.nets.sites import scaled
+from theseus_jax.nets.sites import leaf, replaced, scaled
 from theseus_jax.nets.variables import merge
-from theseus_jax.program import Program, StepRecord, loss_fn, over_seeds, transformation
+from theseus_jax.program import Program, StepRecord, loss_fn, over_seeds
+from theseus_jax.rules import transformation
 
 LOG = logging.getLogger("theseus_jax")
 
@@ -79,8 +80,8 @@ class Still(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What K steps gave. statistics: batch statistics of trained stages. metrics: {name: (S, K)
-    float32}, zero where nothing was done; watched: {watch: {name: (S, K, ...)}}.
+    """What K steps gave. statistics: batch statistics of trained stages, and tracks. metrics:
+    {name: (S, K) float32}, zero where nothing was done; watched: {watch: {name: (S, K, ...)}}.
     """
 
     params: Any
@@ -107,17 +108,51 @@ def _one_step(program: Program, still: Still, rest: Any, key: jax.Array, example
             program, params, *given, progress, noise, still.weights
         )
         factor = still.rate * schedules.SCHEDULES[program.optimizer.schedule](step, still.steps)
-        updates, opt_state = tx.update(gradient, opt_state, params)
+        updates, opt_state = tx.update(
+            gradient, opt_state, params, key=jax.random.fold_in(noise, 1)
+        )
         updates = jax.tree.map(lambda u: -factor * u, updates)
         updates = scaled(program.net.sites, program.rates, rest, updates, step)
         record = StepRecord(step, signals, gradient, updates, params)
         watched = _watched(program, record, looking)
         params = optax.apply_updates(params, updates)
-        statistics = {name: {"batch_stats": changed[name]} for name in statistics}
+        statistics = _counted(program, statistics, changed, record)
         metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradient)}
         return (params, statistics, opt_state), (metrics, watched)
 
     return update
+
+
+def _counted(program: Program, statistics: Any, changed: Any, record: StepRecord) -> Any:
+    """The statistics after a step: those that its forward pass changed, and the tracks of units."""
+    followed = {name: tree["tracks"] for name, tree in statistics.items() if "tracks" in tree}
+    for track in program.tracks:
+        for site in track.sites:
+            path = (site.stage, *site.path)
+            held = leaf(followed, path)
+            new = track(site, {key: held[key] for key in track.fresh(site)}, record)
+            followed = replaced(followed, path, {**held, **new})
+    return {
+        name: {
+            **({"batch_stats": changed[name]} if "batch_stats" in tree else {}),
+            **({"tracks": followed[name]} if "tracks" in tree else {}),
+        }
+        for name, tree in statistics.items()
+    }
+
+
+def _statistics(program: Program, rest: Any) -> Any:
+    """What a step counts: batch statistics of trained stages, and tracks where some are kept."""
+    trained = {part.split("/")[0] for part in program.trainable}
+    kept = {
+        name: {
+            kind: tree[kind]
+            for kind, there in (("batch_stats", name in trained), ("tracks", program.tracks))
+            if there and kind in tree
+        }
+        for name, tree in rest.items()
+    }
+    return {name: tree for name, tree in kept.items() if tree}
 
 
 def chunk(program: Program, moving: Moving, still: Still) -> Done:
@@ -142,12 +177,7 @@ def chunk(program: Program, moving: Moving, still: Still) -> Done:
             way = jnp.where(step < still.end, 1 + due, 0)
             return jax.lax.switch(way, (stay, plain, looking), carry, inputs)
 
-        trained = {part.split("/")[0] for part in program.trainable}
-        statistics = {
-            name: {"batch_stats": tree["batch_stats"]}
-            for name, tree in rest.items()
-            if name in trained and "batch_stats" in tree
-        }
+        statistics = _statistics(program, rest)
         numbers = still.begin + jnp.arange(indices.shape[0])
         (params, statistics, opt_state), (metrics, watched) = jax.lax.scan(
             advance, (params, statistics, opt_state), (numbers, indices)

@@ -14,7 +14,8 @@ from theseus_jax.nets.sites import Slice
 from theseus_jax.nets.stage import Variables
 from theseus_jax.nets.variables import partition
 from theseus_jax.plan import Phase
-from theseus_jax.program import optimizer_init, program_of
+from theseus_jax.program import program_of
+from theseus_jax.rules import optimizer_init
 from theseus_jax.state import Inputs, State
 
 

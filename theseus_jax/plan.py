@@ -17,13 +17,13 @@ from theseus_jax.objectives import Side, Term
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How the trained part moves: AdamW, or SGD with momentum; decay is decoupled from the gradient
-    in both.
+    """How the trained part moves: by `rule` "adamw", "sgd" with momentum, or "upgd"
+    (`rules.transformation`); decay is decoupled from the gradient in all.
 
     clip: global gradient norm, 0 for none. schedule: "cosine" rises, then falls to a tenth
-    (schedules.warmup_cosine); "constant" keeps the rate. momentum: of SGD. toward_start: decay of
-    all parameters towards what they were when the optimizer began, decoupled too (L2 to the
-    initialisation, arXiv 2308.11958).
+    (schedules.warmup_cosine); "constant" keeps the rate. momentum: of SGD, and of UPGD's utility.
+    toward_start: decay of all parameters towards what they were when the optimizer began, decoupled
+    too (L2 to the initialisation, arXiv 2308.11958). noise: standard deviation, of UPGD.
     """
 
     learning_rate: float = 1e-3
@@ -34,6 +34,7 @@ class Optimizer:
     momentum: float = 0.9
     schedule: str = "cosine"
     toward_start: float = 0.0
+    noise: float = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Phase:
     carry: go on with the optimizer state of the phase before, which trained the same parts by the
     same rule. probes: `fn(state, inputs) -> rows`, run on the result; rates: of units that
     were switched.
-    watches: `fn(StepRecord) -> {name: array}`, see `program.StepRecord`.
+    watches: `fn(StepRecord) -> {name: array}`, see `program.StepRecord`. tracks: running numbers of
+    units that every step changes (`methods.plasticity.tracks`); they begin anew with the phase.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Phase:
     probes: tuple[Callable[..., Any], ...] = ()
     rates: Rates = Rates()
     watches: tuple[Callable[..., Any], ...] = ()
+    tracks: tuple[Any, ...] = ()
 
 
 Plan = tuple[Phase, ...]
@@ -215,6 +218,7 @@ def _describe_phase(number: int, phase: Phase) -> str:
         ("at", _moments(phase.edits_at)),
         ("rates", [phase.rates] if phase.rates != Rates() else []),
         ("watches", phase.watches),
+        ("tracks", phase.tracks),
         ("after", phase.probes),
     ]
     head = f"{number}. {phase.name}: {phase.steps} steps{' at most' if phase.stop else ''}"

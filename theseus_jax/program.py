@@ -5,13 +5,11 @@ made of.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.extend.core
 import jax.numpy as jnp
-import optax
 
 from theseus_jax import balance
 from theseus_jax.errors import UserError
@@ -41,16 +39,17 @@ class Program:
     transforms: tuple[Any, ...] = ()
     watches: tuple[Any, ...] = ()
     rates: Rates = Rates()
+    tracks: tuple[Any, ...] = ()
 
     @property
     def captures(self) -> frozenset[str]:
-        """The target stages, or what lies inside them, whose outputs a term or a watch reads."""
+        """The target stages, or what lies inside them, whose outputs a reader reads."""
         return frozenset(name for reader in self.readers for name in reader.target)
 
     @property
     def readers(self) -> tuple[Any, ...]:
         """What reads activations."""
-        return (*(term.fn for term in self.terms), *self.watches)
+        return (*(term.fn for term in self.terms), *self.watches, *self.tracks)
 
 
 class StepRecord(NamedTuple):
@@ -71,52 +70,6 @@ class StepRecord(NamedTuple):
     gradient: Any
     updates: Any
     params: Any
-
-
-@functools.lru_cache(maxsize=None)
-def transformation(optimizer: Optimizer) -> optax.GradientTransformation:
-    """AdamW or SGD without its rate, which the step multiplies in, so that rates and lengths need
-    no new program.
-    """
-
-    def matrices(params):
-        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-    clip = optax.clip_by_global_norm(optimizer.clip) if optimizer.clip else optax.identity()
-    rules = {
-        "adamw": lambda: optax.scale_by_adam(b2=optimizer.b2),
-        "sgd": lambda: optax.trace(optimizer.momentum),
-    }
-    parts = [
-        clip,
-        rules[optimizer.rule](),
-        optax.add_decayed_weights(optimizer.weight_decay, mask=matrices),
-    ]
-    if optimizer.toward_start:
-        parts.append(_toward_start(optimizer.toward_start))
-    return optax.chain(*parts)
-
-
-class Begun(NamedTuple):
-    """The state of `_toward_start`: the parameters that the optimizer began with."""
-
-    params: Any
-
-
-def _toward_start(decay: float) -> optax.GradientTransformation:
-    def update(updates: Any, state: Begun, params: Any) -> tuple[Any, Begun]:
-        pulled = jax.tree.map(lambda u, p, s: u + decay * (p - s), updates, params, state.params)
-        return pulled, state
-
-    return optax.GradientTransformation(lambda params: Begun(params), update)
-
-
-@functools.lru_cache(maxsize=None)
-def optimizer_init(optimizer: Optimizer) -> Callable[[Any], Any]:
-    """params with a leading seed axis -> their fresh optimizer state; compiled once for shapes,
-    whatever the phase.
-    """
-    return jax.jit(jax.vmap(transformation(optimizer).init))
 
 
 def program_of(phase: Phase) -> Program:
@@ -141,6 +94,7 @@ def program_of(phase: Phase) -> Program:
         feed.transforms,
         phase.watches,
         phase.rates,
+        phase.tracks,
     )
 
 
@@ -182,7 +136,7 @@ def loss_fn(program: Program, params, rest, guide_variables, batch, progress, ke
     (step, steps).
 
     weights: {term: (3,) for `balance.at`} of the terms without a number; None: 1 for each. signals:
-    None where no watch reads them.
+    None where neither watch nor track reads them.
     """
     variables = merge(rest, params)
     inputs, labels = inputs_and_labels(batch)
@@ -212,7 +166,7 @@ def loss_fn(program: Program, params, rest, guide_variables, batch, progress, ke
     signals = Signals(labels, found.output, found.target, guide, variables)
     terms = {term.name: term.fn(signals) for term in program.terms}
     loss = sum(_weight(term, weights, progress[0]) * terms[term.name] for term in program.terms)
-    return loss, (terms, found.statistics, signals if program.watches else None)
+    return loss, (terms, found.statistics, signals if program.watches or program.tracks else None)
 
 
 def constant_terms(program: Program, params, rest, guide_variables, batch) -> list[str]:

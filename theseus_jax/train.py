@@ -12,6 +12,7 @@ import jax
 from theseus_jax import frozen, trees
 from theseus_jax.edits import edited, fresh_optimizer
 from theseus_jax.errors import UserError
+from theseus_jax.nets.sites import of_before, with_fresh_tracks, without_tracks
 from theseus_jax.nets.variables import missing_parts
 from theseus_jax.order import batch_rows
 from theseus_jax.plan import Phase, Plan, check_plan
@@ -81,6 +82,7 @@ def fit(
                 hooks.log({"model": name, "phase": phase.name, **row})
         carried = index + 1 < len(plan) and plan[index + 1].carry
         position = Position(index + 1, ())
+        state = state._replace(variables=without_tracks(state.variables))
         state = state._replace(step=0, opt_state=state.opt_state if carried else None, kept={})
         hooks.save(position, state)
     return state
@@ -93,10 +95,12 @@ def _begun(phase: Phase, state: State, inputs: Inputs, log: Log) -> State:
     Edits see an optimizer state unless they are to make a part of what is trained. Raises UserError
     for edits that changed the shapes of parameters and not of a carried state.
     """
+    state = state._replace(variables=of_before(phase.net.sites, state.variables))
     if state.opt_state is None and not missing_parts(state.variables, phase.trainable):
         state = state._replace(opt_state=fresh_optimizer(phase, state.variables))
     for edit in phase.edits:
         state = edited(phase, state, inputs, edit, log)
+    state = state._replace(variables=with_fresh_tracks(phase.tracks, state.variables))
     wanted = jax.eval_shape(functools.partial(fresh_optimizer, phase), state.variables)
     if state.opt_state is None or trees.difference(wanted, state.opt_state):
         if phase.carry:

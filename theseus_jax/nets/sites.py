@@ -3,13 +3,14 @@ numbers stand.
 
 The masks of a site are variables that no gradient moves, `variables[stage]["masks"][path]`: live
 (J,) bool, which units are on; born (J,) int32, the step at which each was switched on, -1 for those
-of the start; frozen (J,) bool, which of them training leaves alone.
+of the start; frozen (J,) bool, which of them training leaves alone. Beside them, where a phase asks
+for it, stand its `tracks`: running numbers of units, {name: (J,)}.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +126,53 @@ def with_masks(variables: Mapping[str, Any], site: Site, new: Masks) -> dict[str
     stage = variables[site.stage]
     held = merge(stage.get("masks", {}), tree)
     return {**variables, site.stage: {**stage, "masks": held}}
+
+
+def tracked(variables: Mapping[str, Any], site: Site) -> dict[str, jax.Array]:
+    """{name: (J,)} that tracks keep of a site, {} where there are none."""
+    tree = variables[site.stage].get("tracks", {})
+    for key in site.path:
+        tree = tree.get(key, {})
+    return dict(tree)
+
+
+def with_tracks(
+    variables: Mapping[str, Any], site: Site, new: Mapping[str, jax.Array]
+) -> dict[str, Any]:
+    """The variables with these tracks of a site, of which others stay."""
+    tree: Any = dict(new)
+    for key in reversed(site.path):
+        tree = {key: tree}
+    stage = variables[site.stage]
+    held = merge(stage.get("tracks", {}), tree)
+    return {**variables, site.stage: {**stage, "tracks": held}}
+
+
+def with_fresh_tracks(tracks: Sequence[Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables with what these tracks begin with, beside masks with a leading seed axis."""
+    for track in tracks:
+        for site in track.sites:
+            seeds = len(masks(variables, site).live)
+            fresh = track.fresh(site)
+            rows = {key: jnp.broadcast_to(one, (seeds, *one.shape)) for key, one in fresh.items()}
+            variables = with_tracks(variables, site, rows)
+    return dict(variables)
+
+
+def without_tracks(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables as a phase without tracks has them."""
+    return {
+        name: {kind: tree for kind, tree in stage.items() if kind != "tracks"}
+        for name, stage in variables.items()
+    }
+
+
+def of_before(sites: tuple[Site, ...], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables with all units as old as the start: births are counted by a phase's steps."""
+    for site in sites:
+        old = masks(variables, site)
+        variables = with_masks(variables, site, old._replace(born=jnp.full_like(old.born, -1)))
+    return dict(variables)
 
 
 def with_fresh_masks(sites: tuple[Site, ...], variables: Mapping[str, Any]) -> dict[str, Any]:

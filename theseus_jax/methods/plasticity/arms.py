@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 from theseus_jax.arms import OURS, RIVAL, Arm, Search, Trial, Turn
 from theseus_jax.checks import check_values
@@ -20,6 +20,7 @@ from theseus_jax.methods.plasticity.elastic import elastic
 from theseus_jax.methods.plasticity.results import results
 from theseus_jax.methods.plasticity.scores import SCORES
 from theseus_jax.methods.plasticity.seeds import MOMENTS
+from theseus_jax.methods.plasticity.tracks import Firing, Utility
 from theseus_jax.methods.plasticity.ways import INTERVENTIONS, OF_STREAMS, TICKETS, USUAL, WAYS, Way
 from theseus_jax.nets.sites import Rates
 from theseus_jax.nets.stage import Network
@@ -62,6 +63,9 @@ def sections(task: Any) -> dict[str, Any]:
         "dormant": 0.025,  # redo: units of up to this share of the mean activation
         "rate": 1e-4,  # continual_backprop: share of a site's units that is replaced a step
         "maturity": 1000,  # continual_backprop: steps that a unit is left alone
+        "utility_decay": 0.99,  # continual_backprop, upgd: a step
+        "silence": 0.01,  # self_normalized_resets: of a unit that is this unlikely to be so silent
+        "perturb": 1e-3,  # upgd: standard deviation of what is added to gradients
         "keep": 0.8,  # shrink_perturb, before each task
         "noise": 0.2,  # share of a fresh start that is added
         "toward_start": 1e-2,  # l2_to_start
@@ -131,10 +135,19 @@ class Plastic(NamedTuple):
             return ((c.interval, Replace(counts, "dormancy", threshold=c.dormant)),)
         if way.cure == "continual_backprop":
             counts = tuple(max(1, round(c.rate * c.interval * site.width)) for site in sites)
-            return ((c.interval, Replace(counts, "contribution", maturity=c.maturity)),)
+            return ((c.interval, Replace(counts, "utility", maturity=c.maturity, settle=True)),)
+        if way.cure == "self_normalized_resets":
+            counts = tuple(site.width for site in sites)
+            return ((c.interval, Replace(counts, "silence", threshold=c.silence)),)
         if way.cure == "shrink_perturb":
             return ((self.stretches[1], ShrinkPerturb(c.keep, c.noise)),)
         return ()
+
+    def tracks(self, way: Way, net: Network) -> tuple[Any, ...]:
+        """What a cure has the steps count of units."""
+        if way.cure == "continual_backprop":
+            return (Utility(net.sites, self.config.plasticity.utility_decay),)
+        return (Firing(net.sites),) if way.cure == "self_normalized_resets" else ()
 
     def net(self, way: Way) -> Network:
         """The network of an arm, with its sites."""
@@ -146,18 +159,15 @@ class Plastic(NamedTuple):
         """Of an arm, at a rate."""
         c, t = self.config.plasticity, self.config.train
         decay = c.toward_start if way.cure == "l2_to_start" else 0.0
+        rule = {"rule": t.rule, "momentum": t.momentum}
+        if way.cure == "upgd":
+            rule = {"rule": "upgd", "momentum": c.utility_decay, "noise": c.perturb}
         own = plan.Settings(
             *self.stretches,
             budget.targets(net, self.task.example, c.compactness, tuple(c.bias)),
             budget.started(net.sites, c.begin),
             Optimizer(
-                rate,
-                t.weight_decay,
-                t.clip,
-                rule=t.rule,
-                momentum=t.momentum,
-                schedule=t.schedule,
-                toward_start=decay,
+                rate, t.weight_decay, t.clip, schedule=t.schedule, toward_start=decay, **rule
             ),
             c.score,
             c.birth,
@@ -219,8 +229,8 @@ def _cycles(both: Plastic, way: Way, net: Network, base: str, turn: Turn) -> Pla
     }[way.kind]()
     births = tuple(range(0, settings.cycles * settings.steps, settings.steps))
     doctor = (Doctor(both.config.plasticity.doctor, net.sites, births),) if look else ()
-    every = both.every(way, net)
-    return _plan(both, net, edits, settings, turn, doctor, every)
+    besides = {"every": both.every(way, net), "tracks": both.tracks(way, net)}
+    return _plan(both, net, edits, settings, turn, doctor, besides)
 
 
 def _ticket(both: Plastic, way: Way, net: Network, base: str, turn: Turn) -> Plan:
@@ -237,7 +247,7 @@ def _plan(
     settings: plan.Settings,
     turn: Turn,
     doctor: tuple[Doctor, ...] = (),
-    every: tuple[tuple[int, Any], ...] = (),
+    besides: Mapping[str, Any] = {},
 ) -> Plan:
     held, order = None, Epochs()
     if turn.real:
@@ -246,7 +256,7 @@ def _plan(
     feed = Feed(transforms=both.task.transforms, order=order)
     given = {"held": None if turn.searching else held, "key": both.task.compared.key}
     example, look = both.task.example, bool(doctor)
-    given |= {"feed": feed, "every": every, "look": look, "watches": doctor}
+    given |= {"feed": feed, "look": look, "watches": doctor, **besides}
     return plan.cycles(net, example, edits, settings, **given)
 
 

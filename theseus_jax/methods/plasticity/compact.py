@@ -19,10 +19,11 @@ from theseus_jax.methods.plasticity.elastic import resized
 from theseus_jax.methods.plasticity.seeds import example_of
 from theseus_jax.methods.plasticity.units import Held, Slots
 from theseus_jax.methods.plasticity.units import slots as found_slots
-from theseus_jax.nets.sites import Masks, Site, Slice, masks, with_masks
+from theseus_jax.nets.sites import Masks, Site, Slice, masks, tracked, with_masks, with_tracks
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.nets.variables import partition
-from theseus_jax.program import program_of, transformation
+from theseus_jax.program import program_of
+from theseus_jax.rules import transformation
 from theseus_jax.train import Inputs, State
 
 
@@ -65,6 +66,8 @@ def compact(
         variables = taken(variables, (*site.parameters, *site.statistics), order)
         old = masks(held.variables, site)
         variables = with_masks(variables, site, Masks(*(one[order] for one in old)))
+        kept = {name: one[order] for name, one in tracked(held.variables, site).items()}
+        variables = with_tracks(variables, site, kept) if kept else variables
     if held.opt_state is None:
         return Held(variables, None)
     if optimizer is None or slots is None:

@@ -20,7 +20,7 @@ from theseus_jax.methods.plasticity.seeds import Edit, Seed
 from theseus_jax.nets.sites import Site, masks, with_masks
 from theseus_jax.nets.stage import init
 from theseus_jax.nets.variables import merge, partition
-from theseus_jax.program import transformation
+from theseus_jax.rules import transformation
 from theseus_jax.train import Inputs, State
 
 Counts = tuple[int, ...]  # a site
@@ -120,10 +120,12 @@ class Prune(Edit):
 @dataclasses.dataclass(frozen=True)
 class Replace(Edit):
     """Give units that are on a new start: those with a score up to `threshold`, at most counts[i] a
-    site, none younger than `maturity` steps.
+    site, none younger than `maturity` steps (units of the start are as old as the phase).
 
-    ReDo (arXiv 2302.12902): dormancy with a threshold; continual backprop (Dohare et al. 2024):
-    counts and a maturity.
+    settle: what they gave on average stays, in the bias of the layer that reads them. ReDo (arXiv
+    2302.12902): dormancy with a threshold; continual backprop (Dohare et al. 2024): utility with
+    counts and a maturity, settled; self-normalised resets (arXiv 2410.20098): silence with a
+    threshold.
     """
 
     counts: Counts
@@ -132,21 +134,33 @@ class Replace(Edit):
     maturity: int = 0
     birth: str = "zero_outgoing"
     moments: str = "fresh"
+    settle: bool = False
     batch: int = 256
 
     def change(self, seed: Seed, counts: jax.Array, step: jax.Array, start: Any) -> units.Held:
         for i, site in enumerate(seed.sites):
             view = seed.view(i, step)
             scores, now = SCORES[self.score](view), view.masks
-            old = (now.born < 0) | (step - now.born >= self.maturity)
+            old = step - jnp.maximum(now.born, 0) >= self.maturity
             among = now.live & ~now.frozen & old & (scores <= self.threshold)
             count = jnp.minimum(counts[i], now.live.sum() - 1)
             chosen = first(scores, among, count, highest=False)
+            if self.settle:
+                given = units.settled(seed.held.variables, site, chosen, _mean_output(view))
+                seed.held = seed.held._replace(variables=given)
             seed.held = _born(self, seed, i, chosen, scores, step)
         return seed.held
 
     def __str__(self) -> str:
         return f"replace {_text(self.counts)} at most by {self.score}, {self.birth}"
+
+
+def _mean_output(view: View) -> jax.Array:
+    """(J,): the running mean where a track keeps it, else that of the batch."""
+    if "mean" not in view.running:
+        return view.reading.h.mean(axis=0)
+    mean, weight = (view.running[name] for name in ("mean", "weight"))
+    return mean / jnp.where(weight > 0, weight, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,6 +129,7 @@ def cycles(
     every: tuple[tuple[int, Edit], ...] = (),
     look: bool = True,
     watches: tuple[Any, ...] = (),
+    tracks: tuple[Any, ...] = (),
 ) -> Plan:
     """One phase that trains all of a network; before each cycle of `settings.steps` steps come
     edits[cycle].
@@ -163,6 +164,7 @@ def cycles(
         probes=(*last, *((Last(Parity("end")),) if look else ())),
         rates=settings.rates,
         watches=watches,
+        tracks=tracks,
     )
     return (phase,)
 

@@ -10,6 +10,8 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from theseus_jax.errors import UserError
+from theseus_jax.methods.plasticity import units
 from theseus_jax.methods.plasticity.signals import Reading
 from theseus_jax.methods.plasticity.units import Rows
 from theseus_jax.nets.sites import Masks, Site
@@ -23,6 +25,7 @@ class View(NamedTuple):
     rows: what makes and reads every unit now, {path: (J, F)}; fresh: the same of a fresh start.
     reading: of one batch. credit: {path: (J, F)} of the outgoing slices, the loss by the weights
     that read a unit, were it on and those weights 0. gradmax(view): rows of a birth by GradMax.
+    running: {name: (J,)} of the site's tracks, {} without any.
     """
 
     site: Site
@@ -35,12 +38,11 @@ class View(NamedTuple):
     key: jax.Array
     step: jax.Array
     gradmax: Any = None
+    running: Any = {}
 
     def side(self, rows: Rows, incoming: bool) -> jax.Array:
         """(J, F): all weights of a unit's one side, of products alone (not biases and scales)."""
-        slices = self.site.incoming if incoming else self.site.outgoing
-        parts = [rows["/".join(one.path)] for one in slices]
-        return jnp.concatenate([part for part in parts if part.shape[1] > 1] or parts, axis=1)
+        return units.side(self.site, rows, incoming)
 
 
 Score = Callable[[View], jax.Array]
@@ -93,9 +95,41 @@ def contribution(view: View) -> jax.Array:
     return spread * reads / jnp.maximum(made, jnp.finfo(made.dtype).tiny)
 
 
+def utility(view: View) -> jax.Array:
+    """The running utility of continual backprop (Dohare et al. 2024), without the bias of a mean
+    that began at 0; of units that no step has seen yet 0. Needs `tracks.Utility`.
+    """
+    weight, value = tracks_of(view, "utility", "weight", "utility")
+    return value / jnp.where(weight > 0, weight, 1.0)
+
+
+def silence(view: View) -> jax.Array:
+    """How likely a unit that fires as often as it did while it still fired is silent for as long as
+    it is now, (1 - rate) ** steps: small, and it has fallen out of its own habit (self-normalised
+    resets, arXiv 2410.20098, their percentile by a geometric tail). Needs `tracks.Firing`.
+    """
+    seen, fired, silent = tracks_of(view, "silence", "seen", "fired", "silent")
+    rate = (fired + 1) / (seen - silent + 2)
+    return (1 - rate) ** silent
+
+
+def tracks_of(view: View, reader: str, *names: str) -> tuple[jax.Array, ...]:
+    """These tracks of the site, each (J,). Raises UserError where the phase does not keep them."""
+    missing = [name for name in names if name not in view.running]
+    if missing:
+        raise UserError(
+            f"{reader} reads the running {', '.join(missing)} of {view.site}, which the phase does"
+            " not keep; give it the track in Phase.tracks (methods.plasticity.tracks)"
+        )
+    return tuple(view.running[name] for name in names)
+
+
 SCORES: dict[str, Score] = {
     one.__name__: one
-    for one in (activation, gradient, gradmax, random, magnitude, dormancy, contribution)
+    for one in (
+        *(activation, gradient, gradmax, random, magnitude, dormancy, contribution),
+        *(utility, silence),
+    )
 }
 
 

@@ -15,11 +15,12 @@ from theseus_jax.methods.plasticity import gradmax, units
 from theseus_jax.methods.plasticity.births import BIRTHS
 from theseus_jax.methods.plasticity.scores import SCORES, View
 from theseus_jax.methods.plasticity.signals import Reading, readings
-from theseus_jax.nets.sites import Site, masks
+from theseus_jax.nets.sites import Site, masks, tracked
 from theseus_jax.nets.stage import Variables, init
 from theseus_jax.nets.variables import partition
 from theseus_jax.order import seed_rows
-from theseus_jax.program import Program, inputs_and_labels, over_seeds, program_of, transformation
+from theseus_jax.program import Program, inputs_and_labels, over_seeds, program_of
+from theseus_jax.rules import transformation
 from theseus_jax.train import Inputs, State
 
 MOMENTS = ("fresh", "kept", "transplanted")
@@ -69,6 +70,7 @@ class Seed:
             jax.random.fold_in(self.draw, number),
             step,
             self._gradmax,
+            tracked(self.held.variables, site),
         )
 
     def _gradmax(self, view: View) -> units.Rows:

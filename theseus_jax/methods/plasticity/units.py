@@ -17,7 +17,7 @@ from theseus_jax import trees
 from theseus_jax.edits import unit_axes
 from theseus_jax.errors import UserError
 from theseus_jax.methods.plasticity.elastic import resized
-from theseus_jax.nets.sites import Site, Slice, masks, with_masks
+from theseus_jax.nets.sites import Site, Slice, masks, tracked, with_masks, with_tracks
 from theseus_jax.nets.stage import Network, Variables, variable_shapes
 from theseus_jax.nets.variables import partition
 
@@ -78,6 +78,13 @@ def rows_of(tree: Any, slices: Sequence[Slice]) -> Rows:
     return {"/".join(one.path): one.rows(leaves[("/".join(one.path))]) for one in slices}
 
 
+def side(site: Site, rows: Rows, incoming: bool) -> jax.Array:
+    """(J, F): all weights of a unit's one side, of products alone (not biases and scales)."""
+    slices = site.incoming if incoming else site.outgoing
+    parts = [rows["/".join(one.path)] for one in slices]
+    return jnp.concatenate([part for part in parts if part.shape[1] > 1] or parts, axis=1)
+
+
 def mapped(tree: Any, slices: Sequence[Slice], fn: Callable[[str, jax.Array], jax.Array]) -> Any:
     """The tree with fn(path, rows (J, F)) -> (J, F) in place of the numbers of every unit."""
     leaves = trees.leaves_by_path(tree)
@@ -112,6 +119,20 @@ def frozen(variables: Variables, site: Site, chosen: jax.Array, on: bool = True)
     return with_masks(variables, site, old._replace(frozen=jnp.where(chosen, on, old.frozen)))
 
 
+def settled(variables: Variables, site: Site, chosen: jax.Array, means: jax.Array) -> Variables:
+    """The variables with what the chosen units give on average, means (J,), moved into the bias of
+    the layer that reads them, where it has one: as if they gave it always (continual backprop).
+    """
+    leaves = trees.leaves_by_path(variables)
+    for one in site.outgoing:
+        weights, name = leaves["/".join(one.path)], "/".join((*one.path[:-1], "bias"))
+        last = weights.ndim - 1
+        if name in leaves and leaves[name].shape == weights.shape[last:] and one.axis < last:
+            gone = weights * one.spread(jnp.where(chosen, means, 0), weights.ndim)
+            leaves[name] = leaves[name] + gone.sum(axis=tuple(range(last)))
+    return jax.tree.unflatten(jax.tree.structure(variables), list(leaves.values()))
+
+
 def grown(
     held: Held,
     site: Site,
@@ -139,4 +160,11 @@ def grown(
         opt_state = mapped(
             opt_state, slots, lambda _, old: jnp.where(chosen[:, None], old[donors], old)
         )
-    return Held(switched(variables, site, chosen, True, step), opt_state)
+    return Held(_untracked(switched(variables, site, chosen, True, step), site, chosen), opt_state)
+
+
+def _untracked(variables: Variables, site: Site, chosen: jax.Array) -> Variables:
+    """The variables with the chosen units' tracks begun again."""
+    now = tracked(variables, site)
+    new = {name: jnp.where(chosen, jnp.zeros_like(one), one) for name, one in now.items()}
+    return with_tracks(variables, site, new) if new else variables

@@ -34,12 +34,14 @@ WAYS = {
     "layer_norm": Way("dense", net={"norm": "layer"}),
     "redo": Way("dense", cure="redo"),
     "continual_backprop": Way("dense", cure="continual_backprop"),
+    "self_normalized_resets": Way("dense", cure="self_normalized_resets"),
+    "upgd": Way("dense", cure="upgd"),
     "shrink_perturb": Way("dense", cure="shrink_perturb"),
     "l2_to_start": Way("dense", cure="l2_to_start"),
     "input_norm": Way("dense", cure="l2_to_start", net={"running": True}),
 }
-OF_STREAMS = ("layer_norm", "redo", "continual_backprop", "shrink_perturb")
-OF_STREAMS += ("l2_to_start", "input_norm")
+OF_STREAMS = ("layer_norm", "redo", "continual_backprop", "self_normalized_resets", "upgd")
+OF_STREAMS += ("shrink_perturb", "l2_to_start", "input_norm")
 USUAL = tuple(name for name in WAYS if name not in ("dense_smooth_leaky", *OF_STREAMS))
 TICKETS = {"prune_ticket": "prune", "grow_ticket": "grow"}  # arm: whose mask it retrains
 INTERVENTIONS = tuple(name for name, way in WAYS.items() if way.kind == "grow" and name != "grow")
