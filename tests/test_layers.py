@@ -26,6 +26,7 @@ LAYERS = [
     {
         "state",
         "program",
+        "rules",
         "chunk",
         "frozen",
         "edits",
