@@ -105,7 +105,7 @@ def test_an_entry_head_equals_the_mlp_with_every_entry_and_its_pruned_sum_with_s
     layers = layers_of(trained())
     total = O * (I * J + J + 1)
     net = entry_network((J,), O)
-    from theseus_jax.methods.glai.plan import entry_variables
+    from theseus_jax.methods.glai.variables import entry_variables
 
     whole = glai.select(layers, jnp.asarray(x), kind="global", keep=total)
     np.testing.assert_allclose(

@@ -62,6 +62,8 @@ def fit(
             " nothing is calibrated; give more steps, or a number for the weight"
         )
     memory = frozen.Memory({}, set())
+    # an array would have the sums of calibrated weights in float32
+    state = state._replace(step=int(state.step))
     for index in range(position.phase, len(plan)):
         phase = plan[index]
         inputs = inputs_of(phase, index, examples, state.key)

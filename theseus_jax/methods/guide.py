@@ -30,6 +30,8 @@ from theseus_jax.methods.claims import leads
 from theseus_jax.methods.gradients import GradientNorms, depth_table
 from theseus_jax.methods.guidance import REDUCTIONS, SAMPLES, Pairs, Settings, parse_pairs
 from theseus_jax.methods.guide_modes import batch_mode, guide_mode
+from theseus_jax.methods.plasticity import within
+from theseus_jax.methods.plasticity.within import Within
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.plan import Optimizer, Plan
 from theseus_jax.program import inputs_and_labels
@@ -48,9 +50,11 @@ CHOICES = {
     "guidance.samples": SAMPLES,
     "guidance.reduction": REDUCTIONS,
     "guidance.remember": ("auto", "never"),
+    **within.CHOICES,
 }
 CALIBRATION = 2048  # examples behind the statistics of an untrained guide
 POSITIVE = ("guide.steps", "guidance.steps", "guidance.neighbours", "search.seeds", "search.steps")
+POSITIVE += within.POSITIVE
 
 
 def sections(task: Any) -> dict[str, Any]:
@@ -79,13 +83,9 @@ def sections(task: Any) -> dict[str, Any]:
             "neighbours": 10,  # k of the neighbour measures
             "samples": usual["samples"],  # tokens | sequences | pooled
             "reduction": "mean",  # mean | sum, over pairs
-            # the guide's outputs computed once: auto (where samples are pooled and nothing changes
-            # the inputs) | never
-            "remember": "auto",
+            "remember": "auto",  # auto: the guide runs once for all, where it can | never
             "weight": 1.0,
-            # > 0: the weight is found after the first epoch, so that the alignment is so many times
-            # the cross-entropy
-            "ratio": 0.0,
+            "ratio": 0.0,  # > 0: the weight, after an epoch, of so many times the cross-entropy
             "ramp": 0,  # steps over which the weight becomes `final`; 0: it stays
             "final": 0.0,
             "disconnect_after": 0,  # steps; 0: the guide stays
@@ -93,6 +93,7 @@ def sections(task: Any) -> dict[str, Any]:
             "temperature": 2.0,
             "steps": 400,  # optimizer steps of every arm
         },
+        "elastic": within.section(),
         "search": {
             "rates": (3e-4, 1e-3, 3e-3),  # of every arm but the guide
             "seeds": 1,  # of every trial
@@ -184,6 +185,10 @@ class Guided(NamedTuple):
             self.remembers(name),
         )
 
+    def within(self, net: Network) -> Within:
+        """How units of a trained network come and go."""
+        return Within(net, self.task.example, **self.config.elastic)
+
     def remembers(self, name: str) -> bool:
         """Whether the guide of an arm is run once for all examples: not where its batch norm reads
         every batch's own statistics.
@@ -219,7 +224,8 @@ def arms(config: Any, task: Any) -> tuple[Arm, ...]:
     chosen = [name for name in (*ARMS, *getattr(task, "cures", ())) if name in config.arms]
     if "distilled" in chosen:
         guidance.check_outputs(both.guide, both.target, task.example)
-    made = {"plan": functools.partial(_guide_plan, both)}
+    alone = both.settings("guide", config.guide.learning_rate, config.guide.steps)
+    made: dict[str, Any] = {"plan": lambda turn: both.plan(both.guide, both.guide, alone)}
     if config.guide.origin != "trained":
         made = {"solve": lambda turn: task.begin(both.guide, turn.fresh(both.guide), turn.sets)}
     guides = [Arm("guide", both.guide, role=GUIDE, seeds=1, **made)]
@@ -240,17 +246,12 @@ def _arm(both: Guided, name: str) -> Arm:
     guide, shift = GUIDED.get(name, ("guide" if name == "distilled" else "", 0))
     return Arm(
         name,
-        net,
-        functools.partial(_plan, both, net, name),
+        both.within(net).narrow,
+        functools.partial(_plan, both, both.within(net), name),
         role=OURS if name in GUIDED and not shift else RIVAL,
         guide=guide,
         search=Search(tuple(Trial(rate) for rate in s.rates), s.seeds),
     )
-
-
-def _guide_plan(both: Guided, turn: Turn) -> Plan:
-    c = both.config.guide
-    return both.plan(both.guide, both.guide, both.settings("guide", c.learning_rate, c.steps))
 
 
 def _untrained(both: Guided, turn: Turn) -> Variables:
@@ -261,11 +262,11 @@ def _untrained(both: Guided, turn: Turn) -> Variables:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
 
 
-def _plan(both: Guided, net: Network, name: str, turn: Turn) -> Plan:
+def _plan(both: Guided, inside: Within, name: str, turn: Turn) -> Plan:
     config = both.config
     steps = config.search.steps if turn.searching else config.guidance.steps
     guide = both.untrained if name == "guided_untrained" else both.guide
-    return both.plan(net, guide, both.settings(name, turn.trial.rate, steps))
+    return inside(both.plan(inside.wide, guide, both.settings(name, turn.trial.rate, steps)))
 
 
 def outline(config: Any, task: Any) -> list[str]:
@@ -275,7 +276,7 @@ def outline(config: Any, task: Any) -> list[str]:
     for side, net, index in (("guide", both.guide, 0), ("target", both.target, 1)):
         left = guidance.unmapped(net, [pair[index] for pair in both.pairs], task.example)
         lines.append(f"stages of the {side} without a pair: {', '.join(left) or 'none'}")
-    return lines
+    return lines + both.within(both.target).lines()
 
 
 def results(finished: Finished) -> dict[str, Any]:
@@ -283,10 +284,11 @@ def results(finished: Finished) -> dict[str, Any]:
     the consistency of errors.
     """
     both = Guided(finished.config, finished.task, *finished.task.pair())
+    target = both.within(both.target).narrow
     guides = {
         arm.name: "guide_untrained" if arm.name == "guided_untrained" else "guide"
         for arm in finished.arms
-        if arm.net == both.target and arm.role != GUIDE
+        if arm.net == target and arm.role != GUIDE
     }
     compared = both.pairs, both.measure, finished.config.guidance.samples, guides
     similar = {"pairs": pair_table(finished, *compared)} if guides else {}

@@ -12,6 +12,7 @@ from theseus_jax.arms import GUIDE, OURS, Arm, Turn
 from theseus_jax.feeds import Feed
 from theseus_jax.methods import baselines, convert
 from theseus_jax.methods.conversion.config import check, chosen_metric
+from theseus_jax.methods.plasticity.within import Within
 from theseus_jax.methods.probes import StageProbe
 from theseus_jax.methods.recalibrate import Recalibrate
 from theseus_jax.nets.stage import Network, Variables, variable_shapes
@@ -21,10 +22,13 @@ from theseus_jax.records import training_flops
 
 
 class Pair(NamedTuple):
-    """What every arm is made of. shapes: the target's variables."""
+    """What every arm is made of. inside: how units of the target come and go; target: as it is
+    trained first; shapes: its variables.
+    """
 
     config: Any
     task: Any
+    inside: Within
     guide: Network
     target: Network
     mapping: convert.Mapping
@@ -65,13 +69,17 @@ def pair_of(config: Any, task: Any) -> Pair:
     """Both networks of a checked config and their mapping. Raises UserError."""
     check(config, task)
     guide, target = task.pair()
+    inside = Within(target, task.example, **config.elastic)
     mapping = convert.parse_mapping(config.convert.mapping, guide, target, task.example)
-    return Pair(config, task, guide, target, mapping, variable_shapes(target, task.example))
+    shapes = variable_shapes(inside.wide, task.example)
+    return Pair(config, task, inside, guide, inside.wide, mapping, shapes)
 
 
 def network(config: Any, task: Any, model: str) -> Network:
     """The network of a model, whatever else the config says."""
-    return task.guide() if model == "guide" else task.target()
+    if model == "guide":
+        return task.guide()
+    return Within(task.target(), task.example, **config.elastic).narrow
 
 
 def arms(config: Any, task: Any) -> tuple[Arm, ...]:
@@ -103,7 +111,8 @@ def _arm(pair: Pair, name: str, plan: Any) -> Arm:
     """An arm beside the guide. Where no loss reads labels, it may use examples without any."""
     labels = reads_labels(plan(Turn()))
     examples = "all" if name == "supervised" else "share" if labels else "unlabelled"
-    return Arm(name, pair.target, plan, guide="guide", examples=examples, labels=labels)
+    net = pair.inside.narrow
+    return Arm(name, net, plan, guide="guide", examples=examples, labels=labels)
 
 
 def _guide_plan(pair: Pair, turn: Turn) -> Plan:
@@ -139,14 +148,15 @@ def _plan(pair: Pair, turn: Turn) -> Plan:
             rank=c.stitch_rank,
             recalibrate=Recalibrate(None, c.recalibrate) if c.recalibrate else None,
         )
-    return convert.plan(
+    made = convert.plan(
         pair.guide, pair.target, pair.mapping, pair.settings(), shapes=pair.shapes, probe=probe
     )
+    return pair.inside(made)
 
 
 def _control(pair: Pair, name: str, turn: Turn, steps: int = 0) -> Plan:
     c, settings = pair.config.controls, pair.settings()
-    return baselines.plan(
+    made = baselines.plan(
         name,
         pair.guide,
         pair.target,
@@ -164,6 +174,7 @@ def _control(pair: Pair, name: str, turn: Turn, steps: int = 0) -> Plan:
         ),
         example=pair.task.example,
     )
+    return pair.inside(made)
 
 
 def _longer(pair: Pair, name: str, turn: Turn) -> Plan:

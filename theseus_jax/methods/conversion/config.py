@@ -9,6 +9,7 @@ from typing import Any
 from theseus_jax.checks import check_values, lookup
 from theseus_jax.errors import UserError
 from theseus_jax.methods import baselines, convert
+from theseus_jax.methods.plasticity import within
 from theseus_jax.similarity import METRICS, metric
 
 SEEDS = 3
@@ -18,6 +19,7 @@ CHOICES = {
     "convert.train_inherited": ("stage", "frozen"),
     "convert.stitch": ("ridge", "none"),
     "convert.schedule": convert.SCHEDULES,
+    **within.CHOICES,
 }
 POSITIVE = (
     "seeds",
@@ -26,6 +28,7 @@ POSITIVE = (
     "convert.steps",
     "convert.neighbours",
     "report.latency_repeats",
+    *within.POSITIVE,
 )
 
 
@@ -64,6 +67,7 @@ def sections(task: Any) -> dict[str, dict[str, Any]]:
         "guide": guide | sizes["guide"],
         "target": sizes["target"],
         "convert": _convert(usual),
+        "elastic": within.section(),
         "controls": _controls(),
         "report": report,
     }

@@ -49,6 +49,7 @@ def outline(config: Any, task: Any) -> list[str]:
                 f"  {stage.name:<10} {type(stage.module).__name__:<14} {count:>12,} parameters   ->"
                 f" {shape} {values.dtype}"
             )
+    lines += pair.inside.lines()
     lines.append("seams (guide = target): " + _seams(pair))
     if config.convert.stitch == "ridge":
         lines += [f"  {_stitch(pair, shapes, seam)}" for seam in pair.mapping]

@@ -13,13 +13,12 @@ from theseus_jax.methods.glai.plan import (
     ToPaths,
     final_network,
     head_parameters,
-    head_variables,
-    joint_variables,
     plan,
 )
 from theseus_jax.methods.glai.pruning import pruning_bound, pruning_error
 from theseus_jax.methods.glai.selection import select
 from theseus_jax.methods.glai.settled import Settled, watch
+from theseus_jax.methods.glai.variables import head_variables, joint_variables
 from theseus_jax.solvers import logistic, ridge
 
 __all__ = [

@@ -115,6 +115,7 @@ class Heads(NamedTuple):
             Patience(every, self.config.train.patience),
             task.transforms,
             min(c.reference, task.train),
+            tuple(self.config.head.hidden) if c.begin == "whole" and selector_epochs else (),
         )
 
 

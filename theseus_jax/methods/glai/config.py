@@ -38,7 +38,7 @@ SOLVED = {
     "glai_joint_ridge": ("ridge", "glai_joint"),
 }
 SGD = ("mlp_sgd", "linear_sgd")
-CHOICES = {"glai.selector": ("maturity", "epochs")}
+CHOICES = {"glai.selector": ("maturity", "epochs"), "glai.begin": ("narrow", "whole")}
 POSITIVE = (
     "seeds",
     "train.batch",
@@ -74,6 +74,9 @@ def sections(task: Any) -> dict[str, Any]:
             "rho": 0.5,  # hidden widths of the selector over the MLP's
             "budget": 1.0,  # weights of the estimator over O - R
             "reference": 1024,  # training rows behind path norms and the maturity criterion
+            # narrow: the selector is trained at its width | whole: as the MLP that is replaced,
+            # whose units are pruned to it in the first half of its steps
+            "begin": "narrow",
             "selector": "maturity",  # maturity | epochs
             "selector_epochs": 20,  # at most (maturity) or exactly (epochs)
             "settled_share": 0.5,  # maturity: a share of the largest m_t so far

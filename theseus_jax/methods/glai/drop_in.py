@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 from theseus_jax.errors import UserError
-from theseus_jax.methods.glai.plan import head_variables
 from theseus_jax.methods.glai.selection import select
+from theseus_jax.methods.glai.variables import head_variables
 from theseus_jax.nets.models.glai import GLAIHead
 from theseus_jax.nets.models.heads import Hidden, Output, layers_of
 from theseus_jax.nets.stage import Network, Stage, Variables, forward, position

@@ -19,15 +19,16 @@ from theseus_jax.methods.glai.budget import path_count
 from theseus_jax.methods.glai.paths import Entries, Layers, Paths
 from theseus_jax.methods.glai.pruning import pruning_bound, pruning_error
 from theseus_jax.methods.glai.selection import select
-from theseus_jax.nets.models.glai import (
-    GLAIHead,
-    LinearEstimator,
-    PathEstimator,
-    entry_network,
-    joint_network,
+from theseus_jax.methods.glai.variables import (
+    entry_variables,
+    head_variables,
+    jitted_joint_variables,
 )
+from theseus_jax.methods.plasticity.elastic import elastic
+from theseus_jax.methods.plasticity.within import pruned
+from theseus_jax.nets.models.glai import GLAIHead, entry_network, joint_network
 from theseus_jax.nets.models.heads import layers_of, mlp, variables_of
-from theseus_jax.nets.stage import Network, Variables, forward
+from theseus_jax.nets.stage import Network, forward
 from theseus_jax.objectives import Term
 from theseus_jax.plan import Optimizer, Phase, Plan
 from theseus_jax.train import Inputs, State
@@ -45,80 +46,6 @@ class Held(tuple):
 
     def __eq__(self, other: Any) -> bool:
         return self is other
-
-
-def selector_variables(layers: Layers) -> Variables:
-    """{"params": ...} of a `PathSelector` with the hidden layers of an MLP; its output layer is not
-    needed.
-    """
-    return {
-        "params": {
-            f"hidden_{i}": {"kernel": kernel, "bias": bias}
-            for i, (kernel, bias) in enumerate(layers[:-1], 1)
-        }
-    }
-
-
-def joint_variables(layers: Layers, chosen: Paths) -> Variables:
-    """Variables of `nets.models.glai.joint_network` that reproduce the MLP on the chosen paths."""
-    return {
-        "selector": selector_variables(layers),
-        "contributions": {"paths": _indices(chosen)},
-        "estimator": {"params": LinearEstimator.holding(glai_paths.path_weights(layers, chosen))},
-    }
-
-
-def _indices(chosen: Paths) -> dict[str, jax.Array]:
-    return {
-        "inputs": jnp.asarray(chosen.inputs),
-        "units": jnp.stack([jnp.asarray(units) for units in chosen.units]),
-    }
-
-
-# a dozen small operations: dispatched one by one they outlast a training epoch
-_joint_variables = jax.jit(joint_variables)
-
-
-def head_variables(layers: Layers, chosen: Paths) -> dict[str, Any]:
-    """Variables of the one-module `nets.models.glai.GLAIHead` that reproduce the MLP on the chosen
-    paths.
-    """
-    weights = glai_paths.path_weights(layers, chosen)
-    params = {
-        "selector": selector_variables(layers)["params"],
-        "estimator": PathEstimator.holding(weights),
-    }
-    return {"params": params, "paths": {"estimator": _indices(chosen)}}
-
-
-def entry_variables(layers: Layers, chosen: Entries) -> Variables:
-    """Variables of `nets.models.glai.entry_network` that reproduce the MLP on the chosen entries.
-    One hidden layer.
-
-    Raises UserError for more: each output's own choice among triples has no dense form; choose
-    joint.
-    """
-    if len(layers) != 2:
-        raise UserError(
-            "paths that each output chose by itself need one hidden layer, the network has"
-            f" {len(layers) - 1}; choose the joint selection"
-        )
-    inputs, hidden = glai_paths.sizes(layers)
-    outputs = len(layers[-1][1])
-    index = (
-        jnp.asarray(chosen.paths.inputs),
-        jnp.asarray(chosen.paths.units[0]),
-        jnp.asarray(chosen.outputs),
-    )
-    empty = jnp.zeros((inputs + 1, hidden + 1, outputs))
-    weights = empty.at[index].set(glai_paths.entry_weights(layers, chosen))
-    return {
-        "selector": selector_variables(layers),
-        "estimator": {
-            "params": {"weights": weights},
-            "paths": {"chosen": jnp.zeros(empty.shape, bool).at[index].set(True)},
-        },
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +77,7 @@ class ToPaths:
                 began = time.perf_counter()
                 chosen = select(layers, rows[order], kind=self.selection, keep=self.keep)
                 done = (
-                    _joint_variables(layers, chosen)
+                    jitted_joint_variables(layers, chosen)
                     if self.selection == "joint"
                     else entry_variables(layers, chosen)
                 )
@@ -212,6 +139,8 @@ class Settings(NamedTuple):
     (else).
 
     selector_steps, estimator_steps: at most. settled, patience: stopping rules of the two phases.
+    whole: hidden widths of an MLP that the selector begins as, whose units are then pruned, () for
+    the reduced MLP from the start.
     """
 
     inputs: int
@@ -228,6 +157,10 @@ class Settings(NamedTuple):
     patience: Any
     transforms: tuple[Any, ...] = ()
     reference: int = 1024
+    whole: tuple[int, ...] = ()
+
+
+PRUNES = 3  # of a selector that begins as the whole MLP
 
 
 def plan(
@@ -237,7 +170,7 @@ def plan(
     report: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> Plan:
     """Two phases: "selector" trains the reduced MLP, "estimator" the path weights on stored gates
-    or contributions.
+    or contributions. A selector that begins whole is trained in two.
 
     held_out, report: see `ToPaths`. Raises UserError for another selection.
     """
@@ -247,7 +180,6 @@ def plan(
             f"there is no selection {s.selection!r}; choose from {', '.join(SELECTIONS)}"
         )
     before = (ToPaths(s.selection, s.keep, s.reference, held_out, report),)
-    reduced = mlp(s.hidden, s.outputs)
     # transforms change the gates: then nothing can be stored
     stored = "contributions" if s.selection == "joint" else "selector"
     kept = (
@@ -256,16 +188,7 @@ def plan(
         else Feed(route=Whole(start="estimator"), cached=(Cached("target", stored),))
     )
     return (
-        Phase(
-            "selector",
-            reduced,
-            reduced.names,
-            s.terms,
-            s.selector_steps,
-            Feed(transforms=s.transforms),
-            s.selector_optimizer,
-            stop=s.settled,
-        ),
+        *_selector(s),
         Phase(
             "estimator",
             final_network(s),
@@ -278,6 +201,16 @@ def plan(
             edits=before,
         ),
     )
+
+
+def _selector(s: Settings) -> Plan:
+    net = mlp(s.whole or s.hidden, s.outputs)
+    if s.whole:
+        net = elastic(net, jax.ShapeDtypeStruct((1, s.inputs), jnp.float32))
+    feed = Feed(transforms=s.transforms)
+    given = s.terms, s.selector_steps, feed, s.selector_optimizer
+    phases = (Phase("selector", net, net.names, *given, stop=s.settled),)
+    return pruned(phases, net, s.hidden, PRUNES) if s.whole else phases
 
 
 def final_network(settings: Settings) -> Network:
