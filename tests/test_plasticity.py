@@ -14,7 +14,7 @@ import theseus_jax as tj
 from theseus_jax.config import base
 from theseus_jax.errors import UserError
 from theseus_jax.methods.plasticity import budget, gradmax, units
-from theseus_jax.methods.plasticity.cohorts import Parity
+from theseus_jax.methods.plasticity.cohorts import Parity, kept_beside_pruned
 from theseus_jax.methods.plasticity.compact import Compact, narrowed
 from theseus_jax.methods.plasticity.edits import Freeze, Grow, Prune, Replace, Rewind, Start
 from theseus_jax.methods.plasticity.elastic import elastic
@@ -402,6 +402,24 @@ def test_cohorts_are_means_by_hand():
     assert row["live"] == now.live.sum()
 
 
+def test_what_a_prune_keeps_and_takes_is_told_by_hand():
+    at, edit = halved(state()), Prune((1, 2), look=True)
+    inputs = inputs_of(phase(), 0, data(), at.key)
+    after = edit(at, inputs)
+    told = [row for row in edit.told(at, after, inputs) if row["kind"] == "pruned"]
+    assert len(told) == 4 and not list(kept_beside_pruned(at, at, inputs))
+    (row,) = (one for one in told if one["site"] == "block_1/units" and one["seed"] == 1)
+    site = small().sites[1]
+    old, new = (np.asarray(masks(one.variables, site).live[1]) for one in (at, after))
+    seen = [by_hand(seed_of(one, 1), data()["inputs"], data()["labels"]) for one in (at, after)]
+    active, later = ((sites[1][1] > ACTIVE).mean(axis=0) for sites, _ in seen)
+    credit = np.abs(seen[0][0][1][2]).mean(axis=0)
+    for name, among in (("kept", new), ("pruned", old & ~new)):
+        assert row[f"{name}_active"] == pytest.approx(active[among].mean())
+        assert row[f"{name}_credit"] == pytest.approx(credit[among].mean(), rel=1e-4)
+    assert row["moved"] == pytest.approx(np.abs(later - active)[new].mean()) and row["moved"] > 0
+
+
 # -- budgets --------------------------------------------------------------------------------------
 
 
@@ -531,6 +549,8 @@ def test_a_run_makes_every_arm_with_its_tables(tmp_path):
     ticket = tj.restore(tmp_path, model="grow_ticket")[1]
     for site in net.sites:
         np.testing.assert_array_equal(masks(variables, site).live, masks(ticket, site).live)
+    pruned = results["tables"]["pruned"]["rows"]
+    assert [row["model"] for row in pruned] == ["prune", "prune_no_rewind"]
     page = (tmp_path / "report.html").read_text()
     assert "Newborn units" in page and "Newborn beside incumbent units" in page
 

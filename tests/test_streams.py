@@ -1,5 +1,7 @@
 """Streams of tasks: what each task holds, in which order examples come, and a whole run."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -152,6 +154,10 @@ def test_a_run_on_a_stream_scores_every_task(kind, tmp_path):
     assert tuple(model["name"] for model in results["models"]) == arms
     table = {row["model"]: row for row in results["tables"]["cycles"]["rows"]}
     assert all(0 < row["online"] < 1 for row in table.values())
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    mine = [row for row in log if row["kind"] == "train" and row["model"] == "dense"]
+    early = [row["accuracy"] for row in mine if row["seed"] >= 0 and row["step"] % 6 == 3]
+    assert table["dense"]["early"] == pytest.approx(np.mean(early))  # chunks of 3 of 6 steps
     values = {model["name"]: model["seeds"] for model in results["models"]}
     assert len({tuple(one) for one in values.values()}) > 3
     assert table["dense"]["acc"] == pytest.approx(np.mean(values["dense"]))

@@ -221,14 +221,14 @@ def _arm(both: Plastic, name: str) -> Arm:
 
 def _cycles(both: Plastic, way: Way, net: Network, base: str, turn: Turn) -> Plan:
     settings = both.settings(way, net, both.rate(turn))
-    look = way.kind == "grow" and not turn.searching
+    grows, look = way.kind == "grow", not turn.searching
     edits = {
         "dense": lambda: plan.nothing(settings),
-        "prune": lambda: plan.pruning(net, settings),
+        "prune": lambda: plan.pruning(net, settings, look=look),
         "grow": lambda: plan.growth(settings, look=look),
     }[way.kind]()
     births = tuple(range(0, settings.cycles * settings.steps, settings.steps))
-    doctor = (Doctor(both.config.plasticity.doctor, net.sites, births),) if look else ()
+    doctor = (Doctor(both.config.plasticity.doctor, net.sites, births),) if grows and look else ()
     besides = {"every": both.every(way, net), "tracks": both.tracks(way, net)}
     return _plan(both, net, edits, settings, turn, doctor, besides)
 

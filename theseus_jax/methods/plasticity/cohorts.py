@@ -87,3 +87,38 @@ class Parity(Edit):
 
     def __str__(self) -> str:
         return f"newborn beside incumbent units, {self.when}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sides(Edit):
+    """Looks at every unit: (active, credit) (J,) a site, as of `Cohort`; it changes nothing."""
+
+    batch: int = 256
+
+    def change(self, seed: Seed, counts: Any, step: Any, start: Any) -> Any:
+        found = [seed.read[site.name] for site in seed.sites]
+        return [
+            ((one.h > ACTIVE).mean(axis=0, dtype=jnp.float32), jnp.abs(one.dz).mean(axis=0))
+            for one in found
+        ]
+
+
+def kept_beside_pruned(before: State, after: State, inputs: Inputs) -> Iterator[dict[str, Any]]:
+    """A row of kind "pruned" a seed and site of a prune between two states: the mean activity and
+    credit of the units that it kept and that it took, before it; and `moved`, the mean change of
+    the kept units' activity by it (arXiv 2605.15435, section 4: survivor stability).
+    """
+    sides = jax.device_get([each_seed(Sides(), state, inputs) for state in (before, after)])
+    for i, site in enumerate(inputs.phase.net.sites):
+        old, new = (np.asarray(masks(one.variables, site).live) for one in (before, after))
+        (active, credit), (later, _) = (one[i] for one in sides)
+        for seed in range(len(old)):
+            kept, gone = new[seed], old[seed] & ~new[seed]
+            if not gone.any():
+                continue
+            row = {"kind": "pruned", "seed": seed, "site": site.name}
+            for name, value in (("active", active[seed]), ("credit", credit[seed])):
+                row |= {f"kept_{name}": float(value[kept].mean())}
+                row |= {f"pruned_{name}": float(value[gone].mean())}
+            change = np.abs(later[seed] - active[seed])[kept].mean()
+            yield {**row, "moved": float(change), "live": int(kept.sum())}

@@ -7,7 +7,7 @@ which units are meant is found at run time, on a batch of the training data.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from theseus_jax.errors import UserError
 from theseus_jax.methods.plasticity import gradmax, units
 from theseus_jax.methods.plasticity.births import BIRTHS, PRESERVING
+from theseus_jax.methods.plasticity.cohorts import kept_beside_pruned
 from theseus_jax.methods.plasticity.scores import SCORES, View, first
 from theseus_jax.methods.plasticity.seeds import Edit, Seed
 from theseus_jax.nets.sites import Site, masks, with_masks
@@ -96,12 +97,14 @@ def _nearest(scores: jax.Array, view: View) -> jax.Array:
 @dataclasses.dataclass(frozen=True)
 class Prune(Edit):
     """Switch off, at every site, counts[i] of the units that are on: those with the lowest score;
-    at least one stays. Their numbers stay where they are, and so does their optimizer state.
+    at least one stays. Their numbers stay where they are, and so does their optimizer state. look:
+    rows say how those that stay and those that go differed.
     """
 
     counts: Counts
     score: str = "magnitude"
     batch: int = 256
+    look: bool = False
 
     def change(self, seed: Seed, counts: jax.Array, step: jax.Array, start: Any) -> units.Held:
         variables = seed.held.variables
@@ -112,6 +115,11 @@ class Prune(Edit):
             chosen = first(SCORES[self.score](view), among, count, highest=False)
             variables = units.switched(variables, site, chosen, False, step)
         return seed.held._replace(variables=variables)
+
+    def told(self, before: State, after: State, inputs: Inputs) -> Iterator[dict[str, Any]]:
+        yield from super().told(before, after, inputs)
+        if self.look:
+            yield from kept_beside_pruned(before, after, inputs)
 
     def __str__(self) -> str:
         return f"prune {_text(self.counts)} by {self.score}"

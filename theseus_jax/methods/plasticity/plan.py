@@ -183,12 +183,16 @@ def growth(settings: Settings, *, look: bool = True) -> tuple[Edits, ...]:
     return tuple(found)
 
 
-def pruning(net: Network, settings: Settings) -> tuple[Edits, ...]:
-    """The edits of cycles that prune from all units to `targets`; what survives is rewound."""
+def pruning(net: Network, settings: Settings, *, look: bool = False) -> tuple[Edits, ...]:
+    """The edits of cycles that prune from all units to `targets`; what survives is rewound. look:
+    at what stays beside what goes.
+    """
     all_units = tuple(site.width for site in net.sites)
     made = budget.steps_to(all_units, settings.targets, settings.cycles)
     back = (Rewind(),) if settings.rewind else ()
-    return tuple((Prune(counts, settings.worst), *back) if any(counts) else () for counts in made)
+    return tuple(
+        (Prune(counts, settings.worst, look=look), *back) if any(counts) else () for counts in made
+    )
 
 
 def nothing(settings: Settings) -> tuple[Edits, ...]:

@@ -23,6 +23,11 @@ def results(finished: Finished) -> dict[str, Any]:
     key = finished.task.compared.key
     curves = {arm.name: _curves(finished.rows, arm.name, key) for arm in finished.arms}
     cohorts = {arm.name: log_parities(finished.rows, arm.name) for arm in finished.arms}
+    tables = {
+        "cycles": _cycle_table(finished, curves),
+        "cohorts": _cohort_table(cohorts),
+        "pruned": _pruned_table(finished),
+    }
     return {
         "claims": [
             *_last(finished),
@@ -30,7 +35,7 @@ def results(finished: Finished) -> dict[str, Any]:
             *_tickets(finished),
             *_credit(cohorts),
         ],
-        "tables": {"cycles": _cycle_table(finished, curves), "cohorts": _cohort_table(cohorts)},
+        "tables": {name: table for name, table in tables.items() if table["rows"]},
     }
 
 
@@ -68,6 +73,7 @@ def _half(values: Sequence[float]) -> tuple[float, float]:
 
 def _cycle_table(finished: Finished, curves: dict[str, np.ndarray]) -> dict[str, Any]:
     models = {model["name"]: model for model in finished.models}
+    stretches = getattr(finished.task, "stretches", None)
     tickets = {base: models[name] for name, base in TICKETS.items() if name in models}
     rows = []
     for arm in finished.arms:
@@ -80,6 +86,8 @@ def _cycle_table(finished: Finished, curves: dict[str, np.ndarray]) -> dict[str,
         row |= {"rate": f"{chosen.rate:g}" if chosen else ""}
         row |= {"acc": last, "acc_half": spread, "taa": mean, "taa_half": around}
         row |= {"online": _online(finished.rows, arm.name)}
+        if stretches:
+            row |= {"early": _online(finished.rows, arm.name, stretches[1])}
         if arm.name in tickets:
             ticket = tickets[arm.name]["seeds"]
             row |= {"ticket": float(np.mean(ticket)), "delta": float(np.mean(ticket) - last)}
@@ -94,17 +102,21 @@ def _cycle_table(finished: Finished, curves: dict[str, np.ndarray]) -> dict[str,
         ("taa", "mean over cycles", unit),
         ("taa_half", "95 %", unit),
         ("online", "over all steps", unit),
+        ("early", "over early steps", unit),
         ("ticket", "ticket", unit),
         ("delta", "ticket less cycle", unit),
     ]
     note = (
         "Test score at every cycle's end (its mean is the paper's TAA); over all steps: of the"
-        " training batches, before each step; ticket: the final mask retrained from another start."
+        " training batches, before each step (the paper's TAOA); early: of those in the first fifth"
+        " of each task; ticket: the final mask retrained from another start."
     )
     return _table("Cycles", note, columns, rows)
 
 
 def _table(title: str, note: str, columns: Any, rows: list[Row]) -> dict[str, Any]:
+    """With those columns that some row has a value of."""
+    columns = [one for one in columns if any(row.get(one[0]) is not None for row in rows)]
     columns = [{"key": key, "label": label, "unit": unit} for key, label, unit in columns]
     return {"title": title, "note": note, "columns": columns, "rows": rows}
 
@@ -114,16 +126,55 @@ def _units(finished: Finished, arm: Any) -> str:
     return "-".join(str(int(np.asarray(one).sum())) for one in live)
 
 
-def _online(rows: Sequence[Row], model: str) -> float | None:
-    """The mean training accuracy over all steps and seeds, those of the search left out."""
+def _online(rows: Sequence[Row], model: str, task: int = 0) -> float | None:
+    """The mean training accuracy over all steps and seeds, those of the search left out; task: its
+    steps, of whose first fifth alone the mean is.
+    """
     mine = [row for row in rows if row["kind"] == "train" and row["model"] == model]
     mine = [row for row in mine if row["seed"] >= 0 and "accuracy" in row]
     steps = sorted({row["step"] for row in mine})
     lengths = dict(zip(steps, np.diff([0, *steps])))  # a row is of the steps since the one before
+    if task:
+        mine = [
+            row for row in mine if (row["step"] - 1) % task < max(lengths[row["step"]], task / 5)
+        ]
     if not mine:
         return None
     weights = [lengths[row["step"]] for row in mine]
     return float(np.average([row["accuracy"] for row in mine], weights=weights))
+
+
+def _pruned_table(finished: Finished) -> dict[str, Any]:
+    """What pruning kept beside what it took."""
+    rows = []
+    for arm in finished.arms:
+        mine = [row for row in finished.rows if row["kind"] == "pruned"]
+        mine = [row for row in mine if row["model"] == arm.name]
+        found: Row = {"model": arm.name}
+        for name in ("active", "credit"):
+            pairs = [(one[f"kept_{name}"], one[f"pruned_{name}"], one["seed"]) for one in mine]
+            seeds: dict[int, list[float]] = {}
+            for kept, gone, seed in pairs:
+                if kept and gone:
+                    seeds.setdefault(seed, []).append(math.log(kept / gone))
+            if seeds:
+                found[name], found[f"{name}_half"] = _half([np.mean(one) for one in seeds.values()])
+        if mine:
+            rows.append({**found, "moved": float(np.mean([row["moved"] for row in mine]))})
+    columns = [
+        ("model", "model", ""),
+        ("active", "activation", "log"),
+        ("active_half", "95 %", "log"),
+        ("credit", "credit", "log"),
+        ("credit_half", "95 %", "log"),
+        ("moved", "survivors' activation moved by", "share"),
+    ]
+    note = (
+        "Log of kept over pruned units' means right before a prune, mean over sites and cycles; and"
+        " how much the prune itself changes the share of a batch on which those that stay are"
+        " active."
+    )
+    return _table("Kept beside pruned units", note, columns, rows)
 
 
 def _cohort_table(cohorts: dict[str, dict[tuple[str, str], np.ndarray]]) -> dict[str, Any]:
