@@ -16,6 +16,8 @@ from theseus_jax.experiment import engine
 from theseus_jax.methods.conversion import pair_of
 from theseus_jax.methods.convert import parse_mapping
 
+pytestmark = pytest.mark.slow
+
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 
 

@@ -20,6 +20,8 @@ from theseus_jax.experiment import parts
 from theseus_jax.similarity import metric, samples
 from theseus_jax.trees import bit_equal
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "data.train": 200,
     "data.validation": 60,
@@ -134,7 +136,6 @@ def test_the_guides_table_is_the_debiased_cka_of_its_stages(finished):
     assert table["cka"][0][3] == pytest.approx(float(metric("cka_debiased")(a, b)), abs=2e-4)
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(finished, tmp_path):
     path, results = finished
     again = tmp_path / "b"
@@ -150,7 +151,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(finished, 
         )
 
 
-@pytest.mark.slow
 def test_an_untrained_convnet_guides_with_remembered_calibrated_activations(tmp_path):
     results = tj.run(
         small(
@@ -179,7 +179,6 @@ def test_an_untrained_convnet_guides_with_remembered_calibrated_activations(tmp_
     ]
 
 
-@pytest.mark.slow
 def test_arms_that_read_no_labels_may_use_every_picture(tmp_path):
     results = tj.run(
         small(
@@ -319,7 +318,6 @@ def test_the_outline_names_shapes_stitches_and_adapters():
     assert "-> Bx8x8x4 float32" in text and "parameters" in text
 
 
-@pytest.mark.slow
 def test_a_folder_of_pictures_is_converted_on(tmp_path):
     from PIL import Image
 

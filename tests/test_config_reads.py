@@ -20,6 +20,8 @@ from theseus_jax.errors import UserError
 from theseus_jax.experiment import engine
 from theseus_jax.experiment.workdir import open_workdir
 
+pytestmark = pytest.mark.slow
+
 
 class Reads:
     """A config that notes the dotted path of every leaf that is asked for."""
@@ -83,7 +85,6 @@ def missing(config, seen):
     return sorted(set(leaves(config)) - seen - UNREAD)
 
 
-@pytest.mark.slow
 def test_every_key_of_a_language_model_is_read(tmp_path):
     for i in range(12):
         (tmp_path / f"{i}.txt").write_text(" ".join(f"{i}: the {i + j} cats." for j in range(30)))
@@ -95,7 +96,6 @@ def test_every_key_of_a_language_model_is_read(tmp_path):
     assert not [path for path in missing(config, seen) if path not in rates]
 
 
-@pytest.mark.slow
 def test_every_key_of_a_classification_is_read(tmp_path):
     config = changed(base("classification"), {**CLASSES, **TINIER, "convert.steps": 6})
     rates = {f"controls.rates.{name}" for name in config.controls.rates}
@@ -107,7 +107,6 @@ def test_every_key_of_a_classification_is_read(tmp_path):
     assert not [path for path in missing(config, seen) if path not in rates]
 
 
-@pytest.mark.slow
 def test_every_key_of_a_comparison_of_heads_is_read(tmp_path):
     config = changed(base("head"), {**HEADS, "seeds": 1, "arms": ("mlp_sgd", "ridge")})
     seen = read_by_a_run(config, tmp_path, [])
@@ -136,7 +135,6 @@ def reads_arms(reads):
         arm.plan and arm.plan(arm.first())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "task, values", [("sequences", SEQUENCES), ("classification", GUIDED), ("language_model", {})]
 )
@@ -156,7 +154,6 @@ def test_every_key_of_guidance_is_read(task, values, tmp_path):
         assert not missing(config, seen)
 
 
-@pytest.mark.slow
 def test_every_key_of_plasticity_is_read(tmp_path):
     config = changed(base("classification", "plasticity"), {**PLASTIC, "seeds": 1})
     seen = read_by_a_run(config, tmp_path, [])

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from theseus_jax import config as schema
 from theseus_jax.experiment import dry_run
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 NAMES = [
@@ -36,10 +38,7 @@ def outline(name, preset):
     return dry_run(build(name, preset))
 
 
-@pytest.mark.parametrize(
-    "name, preset",
-    [pytest.param(*one, marks=[] if one[1] == "smoke" else pytest.mark.slow) for one in NAMES],
-)
+@pytest.mark.parametrize("name, preset", NAMES)
 def test_config_equals_its_golden_text_and_plans(name, preset):
     """Renew after a change that is meant: python tests/golden/make_configs.py"""
     made = build(name, preset)

@@ -21,6 +21,8 @@ from theseus_jax.config import base
 from theseus_jax.errors import UserError
 from theseus_jax.trees import bit_equal
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "extending.md"
 NAMES = ("congruence", "gated", "spirals", "width_study", "spirals_width", "seed_spread", "taught")
@@ -57,7 +59,6 @@ def test_a_metric_is_a_choice_and_what_it_says(folder):
     assert "distance" in tj.dry_run(config)
 
 
-@pytest.mark.slow
 def test_a_metric_passes_the_projects_tests_of_every_metric(folder):
     """Registered by a plugin before the tests are collected."""
     command = [sys.executable, "-m", "pytest", "-p", "congruence", "-n", "0", "-k", "congruence"]
@@ -116,7 +117,6 @@ def test_a_method_is_one_file_that_trains_is_judged_and_has_its_panel(finished):
     assert "[wide]" in (path / "plan.txt").read_text()
 
 
-@pytest.mark.slow
 def test_it_goes_on_after_sigkill(finished, folder, monkeypatch):
     config, path, _ = finished
     monkeypatch.setenv("PYTHONPATH", str(folder))
@@ -128,7 +128,6 @@ def test_it_goes_on_after_sigkill(finished, folder, monkeypatch):
     assert all(bit_equal(dict([one]), dict([other])) for one, other in pairs)
 
 
-@pytest.mark.slow
 def test_a_task_is_one_file_that_is_converted_on(folder):
     config = base("spirals")
     config.convert.steps, config.guide.steps, config.train.chunk, config.seeds = 12, 10, 4, 2
@@ -141,7 +140,6 @@ def test_a_task_is_one_file_that_is_converted_on(folder):
     assert "spirals" in report.html(report.read_run(folder / "c"))
 
 
-@pytest.mark.slow
 def test_a_method_with_a_guide_and_a_search(folder):
     config = base("spirals", "taught")
     config.study.steps, config.seeds = 20, 2

@@ -24,6 +24,8 @@ from theseus_jax.methods.glai.results import claims, curve, reached
 from theseus_jax.tasks.features import SOURCES, Task
 from theseus_jax.trees import bit_equal
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "data.train": 96,
     "data.validation": 48,
@@ -190,7 +192,6 @@ def test_maturity_is_logged_each_epoch_of_the_selector(finished):
     )
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(tmp_path, finished):
     moments = (
         '"trial": 1',
@@ -206,7 +207,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(tmp_path, 
             )
 
 
-@pytest.mark.slow
 def test_a_contrastive_run_has_losses_for_scores(tmp_path):
     arms = ("mlp_adam", "mlp_reduced", "linear_adam", "glai_joint", "glai_path")
     results = tj.run(

@@ -24,6 +24,8 @@ from theseus_jax.judging import judge
 from theseus_jax.report import read, series, standing, units
 from theseus_jax.report.panels import costs, lead, seams, training
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = 'x = "</pre><script>alert(1)</script>&amp; $x_1$ \x00\ud800'
 VOID = {"meta", "br", "img", "link", "hr", "input"}

@@ -14,6 +14,8 @@ from theseus_jax import report
 from theseus_jax.report import series
 from theseus_jax.report.panels import costs, guide_map, lead, provenance, seams, training, words
 
+pytestmark = pytest.mark.slow
+
 TEST = {
     "guide": (0.90,),
     "converted": (0.80, 0.82, 0.84),

@@ -14,6 +14,8 @@ from theseus_jax import report
 from theseus_jax.report import canvas, series, standing
 from theseus_jax.report.panels import conversions, lead, scores, selector, training
 
+pytestmark = pytest.mark.slow
+
 EVERY = 10  # steps an epoch
 SEEDS = 3
 SELECTED = (

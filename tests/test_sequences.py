@@ -19,6 +19,8 @@ from theseus_jax.nets.models.sequences import sequence_network
 from theseus_jax.nets.stage import forward, init
 from theseus_jax.objectives import CrossEntropy, Distillation, Signals
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 SIZES = {"vocabulary": 7, "outputs": 5, "width": 8, "depth": 3, "heads": 2, "positions": 12}
 

@@ -14,6 +14,8 @@ from theseus_jax.data.labelled import digits
 from theseus_jax.errors import UserError
 from theseus_jax.order import Epochs, Tasks, batch_rows, seed_rows
 
+pytestmark = pytest.mark.slow
+
 DATA = digits(image=True, limit=(300, 60, 90))
 
 

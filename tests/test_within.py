@@ -101,6 +101,7 @@ def test_what_cannot_be_is_named():
     assert idle(phases(inside())) == phases(inside()) and idle.narrow == idle.target
 
 
+@pytest.mark.slow
 def test_a_guided_target_is_pruned_in_every_arm(tmp_path):
     values = {
         "elastic.compactness": 0.5,
@@ -120,6 +121,7 @@ def test_a_guided_target_is_pruned_in_every_arm(tmp_path):
         tj.dry_run(changed(config, {"elastic.way": "shrink"}))
 
 
+@pytest.mark.slow
 def test_a_converted_target_grows(tmp_path):
     for i in range(12):
         (tmp_path / f"{i}.txt").write_text(f"the {i} cats sat on mat {i + 1}. " * 20)
@@ -161,6 +163,7 @@ def test_a_converted_target_grows(tmp_path):
     assert all(bool(masks(variables, site).live.all()) for site in net.sites)
 
 
+@pytest.mark.slow
 def test_a_selector_of_paths_begins_whole_and_is_pruned_by_units(tmp_path):
     settings = Settings(
         I, (4,), O, "joint", 9, (Term("ce", 1.0, CrossEntropy()),),
