@@ -214,13 +214,16 @@ def init(net: Network, key: jax.Array, x: Any) -> Variables:
     """
     variables: Variables = {}
     for stage, reads in zip(net.stages, (x, *seams(net, x).values())):
-        arguments = mode_arguments(stage.module, False)
         stage_key = jax.random.fold_in(key, _number(stage.name))
-        fresh = jax.jit(lambda k, z, m=stage.module: m.init(k, z, **arguments))(
-            stage_key, _zeros(reads)
-        )
+        fresh = _begun(stage.module, stage_key, _zeros(reads))
         variables[stage.name] = _owned(net, stage.name, fresh)
     return with_fresh_masks(net.sites, variables)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begun(module: nn.Module, key: jax.Array, x: Any) -> dict[str, Any]:
+    """Fresh variables of a module: compiled once for all stages that are alike."""
+    return module.init(key, x, **mode_arguments(module, False))
 
 
 def _owned(net: Network, name: str, fresh: Mapping[str, Any]) -> dict[str, Any]:
