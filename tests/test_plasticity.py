@@ -555,6 +555,7 @@ def test_a_run_makes_every_arm_with_its_tables(tmp_path):
     assert "Newborn units" in page and "Newborn beside incumbent units" in page
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_between_edits_ends_the_same(tmp_path):
     arms = ("grow", "prune", "grow_two_speed", "grow_ticket")
     config = tiny(**{"arms": arms, "plasticity.steps": 9, "train.save_seconds": 0.0})
