@@ -15,6 +15,7 @@ from theseus_jax.config import base
 from theseus_jax.errors import UserError
 from theseus_jax.methods.glai.plan import Settings
 from theseus_jax.methods.glai.plan import plan as glai_plan
+from theseus_jax.methods.plasticity.edits import Freeze
 from theseus_jax.methods.plasticity.within import Within
 from theseus_jax.nets.models.fcn import mlp
 from theseus_jax.nets.sites import masks
@@ -44,16 +45,18 @@ def inside(**changes):
     [("prune", (), ("prune",)), ("grow", ("start with 1, 1 units on",), ("grow",))],
 )
 def test_the_last_phase_becomes_two(way, first, later):
-    made = inside(way=way)(phases(inside()))
+    before, last = phases(inside())
+    own = Freeze((0, 0))
+    made = inside(way=way)((before, dataclasses.replace(last, edits=(own,))))
     assert [phase.name for phase in made] == ["first", "last", "last, sliced"]
     assert [phase.steps for phase in made] == [3, 6, 6]
     assert tuple(map(str, made[0].edits)) == first
-    assert [step for step, _ in made[1].edits_at] == [2, 4] and len(made[1].edits) == 1
-    assert all(str(edit).startswith(later) for edit in made[1].edits)
+    assert [step for step, _ in made[1].edits_at] == [2, 4] and len(made[1].edits) == 2
+    assert made[1].edits[0] == own and str(made[1].edits[1]).startswith(later)
     assert made[2].carry and made[2].probes == (print,) and not made[1].probes
     assert made[2].net == inside(way=way).narrow
     counts = np.sum([edit.counts for _, edit in made[1].edits_at], axis=0)
-    counts = counts + made[1].edits[0].counts
+    counts = counts + made[1].edits[1].counts
     begun = (1, 1) if way == "grow" else (J, J)
     sign = 1 if way == "grow" else -1
     assert tuple(begun + sign * counts) == inside().counts

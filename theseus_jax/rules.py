@@ -62,38 +62,34 @@ def _toward_start(decay: float) -> optax.GradientTransformation:
 
 
 class Useful(NamedTuple):
-    """The state of `_upgd`: the running utility of every weight, a tree of the parameters, and how
-    many steps it is of.
-    """
+    """The state of `_upgd`: the running utility of every weight, a tree of the parameters."""
 
     utility: Any
-    count: jax.Array
 
 
 def _upgd(decay: float, noise: float) -> optax.GradientTransformationExtraArgs:
     """Utility-based perturbed gradient descent (arXiv 2404.00781, global first-order utility): the
     gradient plus normal noise, both times 1 - sigmoid(u / max u), where u is the running mean of
-    -gradient times weight; what is useful moves less.
+    -gradient times weight; what is useful moves less. The mean begins at 0, which needs no
+    correction: it cancels in u / max u.
     """
 
     def init(params: Any) -> Useful:
-        return Useful(jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32))
+        return Useful(jax.tree.map(jnp.zeros_like, params))
 
     def update(updates: Any, state: Useful, params: Any, *, key: jax.Array, **_: Any) -> Any:
-        count = state.count + 1
         utility = jax.tree.map(
             lambda u, g, p: decay * u - (1 - decay) * g * p, state.utility, updates, params
         )
-        unbiased = 1 - decay**count
-        most = jnp.stack([leaf.max() for leaf in jax.tree.leaves(utility)]).max() / unbiased
+        most = jnp.stack([leaf.max() for leaf in jax.tree.leaves(utility)]).max()
         most = jnp.where(most == 0, 1.0, most)
         leaves, structure = jax.tree.flatten(updates)
         keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
 
         def moved(g: jax.Array, u: jax.Array, key: jax.Array) -> jax.Array:
             drawn = noise * jax.random.normal(key, g.shape, g.dtype)
-            return (g + drawn) * (1 - jax.nn.sigmoid(u / unbiased / most))
+            return (g + drawn) * (1 - jax.nn.sigmoid(u / most))
 
-        return jax.tree.map(moved, updates, utility, keys), Useful(utility, count)
+        return jax.tree.map(moved, updates, utility, keys), Useful(utility)
 
     return optax.GradientTransformationExtraArgs(init, update)
