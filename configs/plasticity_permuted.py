@@ -6,7 +6,9 @@ shrink and perturb, L2 to the start and layer norm, at equal steps and with the 
 
     python launch/run.py --config=configs/plasticity_permuted.py
 
-Not measured over seeds yet. Needs Debian's dataset-fashion-mnist, or its four files in data.path.
+Measured (10 seeds, mean over tasks; docs/plasticity.md): running input normalisation 72.9 % against
+70.4 of the network trained on, layer norm 70.8, pruned 66.7, grown 66.4: pruning and growth lose.
+Needs Debian's dataset-fashion-mnist, or its four files in data.path.
 `smoke` reads scikit-learn's digits. `paper`: 500 tasks of 10,000 pictures of MNIST through TFDS,
 one GPU; untuned.
 """

@@ -6,7 +6,9 @@ to the start or layer norm keep it fitting, at equal steps and with the same sea
 
     python launch/run.py --config=configs/plasticity_random_label.py
 
-Not measured over seeds yet. Needs Debian's dataset-fashion-mnist, or its four files in data.path.
+Measured (10 seeds, mean over tasks; docs/plasticity.md): running input normalisation 99.4 %,
+continual backprop 69.8, ReDo 68.2, layer norm 67.3, trained on 58.3, pruned 48.4, grown 26.5.
+Needs Debian's dataset-fashion-mnist, or its four files in data.path.
 `smoke` reads scikit-learn's digits. `paper`: 50 tasks of 400 epochs of 1,200 pictures of MNIST
 through TFDS, one GPU; untuned.
 """

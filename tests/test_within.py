@@ -83,6 +83,7 @@ def test_what_is_sliced_off_was_off(way):
     for site, small, count in zip(one.wide.sites, one.narrow.sites, one.counts):
         assert int(masks(wide, site).live.sum()) == count == small.width
         assert bool(masks(narrow, small).live.all())
+        assert (np.asarray(masks(narrow, small).born) == -1).all()  # a phase counts its own births
     compact = made[-1].edits[0]
     cut = compact(
         State(0, seen["last"], {}, None, keys), inputs_of(made[-1], 2, data, keys)
