@@ -174,8 +174,10 @@ def chunk(program: Program, moving: Moving, still: Still) -> Done:
             if not rare:
                 return jax.lax.cond(step < still.end, plain, stay, carry, inputs)
             due = functools.reduce(jnp.logical_or, [(step + 1) % every == 0 for every in rare])
-            way = jnp.where(step < still.end, 1 + due, 0)
-            return jax.lax.switch(way, (stay, plain, looking), carry, inputs)
+            due, on = due & (step < still.end), step < still.end
+            carry, said = jax.lax.cond(on & ~due, plain, stay, carry, inputs)
+            carry, seen = jax.lax.cond(due, looking, stay, carry, inputs)
+            return carry, jax.tree.map(lambda a, b: jnp.where(due, b, a), said, seen)
 
         statistics = _statistics(program, rest)
         numbers = still.begin + jnp.arange(indices.shape[0])
