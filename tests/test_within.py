@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from settings import changed
+from test_experiment import TINY as CONVERTED
 from test_guidance import TINY as GUIDED
 from test_heads_experiment import TINY as HEADS
 
@@ -132,31 +133,13 @@ def test_a_converted_target_grows(tmp_path):
     config = changed(
         base(),
         {
-            "data.source": "directory",
+            **CONVERTED,
             "data.path": str(tmp_path),
-            "data.tokenizer": "bytes",
-            "data.context": 8,
-            "data.share": 0.5,
-            "data.validation": 0.2,
-            "data.test": 0.2,
-            "guide.width": 16,
-            "guide.depth": 2,
-            "guide.heads": 2,
-            "guide.steps": 4,
-            "target.width": 16,
-            "target.depth": 2,
-            "target.hidden": 8,
-            "target.cell": "elman",
-            "convert.steps": 12,
             "controls.names": ("from_scratch",),
             "controls.equal_flops": False,
             "elastic.compactness": 0.4,
             "elastic.way": "grow",
             "elastic.edits": 2,
-            "train.chunk": 3,
-            "seeds": 2,
-            "report.latency_repeats": 2,
-            "report.sample_tokens": 2,
         },
     )
     results = tj.run(config, tmp_path / "run")

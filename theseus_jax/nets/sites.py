@@ -120,12 +120,17 @@ def masks(variables: Mapping[str, Any], site: Site) -> Masks:
 
 def with_masks(variables: Mapping[str, Any], site: Site, new: Masks) -> dict[str, Any]:
     """The variables with other masks of a site."""
-    tree: Any = new._asdict()
+    return _with(variables, site, "masks", new._asdict())
+
+
+def _with(
+    variables: Mapping[str, Any], site: Site, kind: str, tree: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The variables with these numbers of a site in one collection, of which others stay."""
     for key in reversed(site.path):
         tree = {key: tree}
     stage = variables[site.stage]
-    held = merge(stage.get("masks", {}), tree)
-    return {**variables, site.stage: {**stage, "masks": held}}
+    return {**variables, site.stage: {**stage, kind: merge(stage.get(kind, {}), tree)}}
 
 
 def tracked(variables: Mapping[str, Any], site: Site) -> dict[str, jax.Array]:
@@ -140,12 +145,7 @@ def with_tracks(
     variables: Mapping[str, Any], site: Site, new: Mapping[str, jax.Array]
 ) -> dict[str, Any]:
     """The variables with these tracks of a site, of which others stay."""
-    tree: Any = dict(new)
-    for key in reversed(site.path):
-        tree = {key: tree}
-    stage = variables[site.stage]
-    held = merge(stage.get("tracks", {}), tree)
-    return {**variables, site.stage: {**stage, "tracks": held}}
+    return _with(variables, site, "tracks", new)
 
 
 def with_fresh_tracks(tracks: Sequence[Any], variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,14 +55,20 @@ def log_parities(rows: Sequence[Row], model: str) -> dict[tuple[str, str], np.nd
     found = {}
     for when in WHEN:
         for name in RATIOS:
-            seeds: dict[int, list[float]] = {}
-            for row in (row for row in mine if row["when"] == when):
-                young, old = row[f"newborn_{name}"], row[f"incumbent_{name}"]
-                if young and old:  # a cohort without units has none, and 0 has no logarithm
-                    seeds.setdefault(row["seed"], []).append(math.log(young / old))
-            if seeds:
-                found[when, name] = np.asarray([np.mean(seeds[seed]) for seed in sorted(seeds)])
+            here = [row for row in mine if row["when"] == when]
+            logs = _log_ratios(here, f"newborn_{name}", f"incumbent_{name}")
+            if len(logs):
+                found[when, name] = logs
     return found
+
+
+def _log_ratios(rows: Sequence[Row], over: str, under: str) -> np.ndarray:
+    """(S,): the mean log of one key's value over another's, of every seed that has both."""
+    seeds: dict[int, list[float]] = {}
+    for row in rows:
+        if row[over] and row[under]:  # a cohort without units has none, and 0 has no logarithm
+            seeds.setdefault(row["seed"], []).append(math.log(row[over] / row[under]))
+    return np.asarray([np.mean(seeds[seed]) for seed in sorted(seeds)])
 
 
 def _half(values: Sequence[float]) -> tuple[float, float]:
@@ -152,13 +158,9 @@ def _pruned_table(finished: Finished) -> dict[str, Any]:
         mine = [row for row in mine if row["model"] == arm.name]
         found: Row = {"model": arm.name}
         for name in ("active", "credit"):
-            pairs = [(one[f"kept_{name}"], one[f"pruned_{name}"], one["seed"]) for one in mine]
-            seeds: dict[int, list[float]] = {}
-            for kept, gone, seed in pairs:
-                if kept and gone:
-                    seeds.setdefault(seed, []).append(math.log(kept / gone))
-            if seeds:
-                found[name], found[f"{name}_half"] = _half([np.mean(one) for one in seeds.values()])
+            logs = _log_ratios(mine, f"kept_{name}", f"pruned_{name}")
+            if len(logs):
+                found[name], found[f"{name}_half"] = _half(logs)
         if mine:
             rows.append({**found, "moved": float(np.mean([row["moved"] for row in mine]))})
     columns = [
