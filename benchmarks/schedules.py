@@ -3,7 +3,7 @@
     python benchmarks/schedules.py [--preset=smoke] [--guide=RUN] [--seeds=1]
         [--json=benchmarks/schedules.json]
 
-The guide is trained once (or taken from a finished run of configs/gpt2_to_rnn.py) and handed to
+The guide is trained once (or is a finished run's of configs/gpt2_to_rnn_plain.py) and handed to
 every other run as a GPT-2 weight file. Settings other than schedule and metric are the config's,
 which were found for the progressive schedule and the squared error: other cells are not at their
 best. The table shows validation losses.
@@ -21,7 +21,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "configs")]
 
-import gpt2_to_rnn  # noqa: E402
+import gpt2_to_rnn_plain  # noqa: E402
 import jax  # noqa: E402
 
 import theseus_jax as tj  # noqa: E402
@@ -34,7 +34,7 @@ METRICS = ("cka_biased", "cka_debiased", "dmnn", "mse")
 
 def train_guide(preset: str, workdir: pathlib.Path) -> pathlib.Path:
     """The workdir of a run that holds the default config's guide."""
-    c = gpt2_to_rnn.get_config(preset)
+    c = gpt2_to_rnn_plain.get_config(preset)
     c.controls.names, c.seeds, c.convert.schedule = (), 1, "one_shot"
     tj.run(c, workdir / "guide")
     return workdir / "guide"
@@ -49,7 +49,7 @@ def cell(
     seeds: int,
 ) -> dict:
     """One conversion; returns its row."""
-    c = gpt2_to_rnn.get_config(preset)
+    c = gpt2_to_rnn_plain.get_config(preset)
     c.guide.origin, c.guide.weights = "file", str(weights)
     c.controls.names, c.seeds = (), seeds
     c.convert.schedule, c.convert.metric = schedule, metric
@@ -90,10 +90,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="default", help="of configs/gpt2_to_rnn.py")
+    parser.add_argument("--preset", default="default", help="of configs/gpt2_to_rnn_plain.py")
     parser.add_argument("--workdir", default="runs/schedules")
     parser.add_argument(
-        "--guide", default="", help="a finished run of configs/gpt2_to_rnn.py whose guide is used"
+        "--guide",
+        default="",
+        help="a finished run of configs/gpt2_to_rnn_plain.py whose guide is used",
     )
     parser.add_argument("--json", default="")
     parser.add_argument("--seeds", type=int, default=1)

@@ -69,7 +69,7 @@ def trial(config, arm, data, guide, home):
     config.seed += 1000  # other seeds than the table's
     net, variables = trained(config, arm, data._replace(sets=lambda seed: sets), guide, home)
     scores = sets.validation.scores(net, variables)
-    return scores["accuracy"], scores["loss"].mean(), time.monotonic() - began
+    return scores.get("accuracy"), scores["loss"].mean(), time.monotonic() - began
 
 
 def main():
@@ -84,8 +84,6 @@ def main():
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--try", action="append", dest="tries", default=[])
     given = parser.parse_args()
-    config = overridden(load_config(given.config), given.common)
-    dataset = engine.parts(config)[0].read(pathlib.Path(given.guide) / "cache")
     _, guide = tj.restore(given.guide, model="guide")
     table = pathlib.Path(given.csv)
     for text in given.tries or [""]:
@@ -96,7 +94,7 @@ def main():
         changed.controls.names = () if given.arm == "converted" else (given.arm,)
         with tempfile.TemporaryDirectory() as folder:
             home = Workdir(pathlib.Path(folder), Records(pathlib.Path(folder) / "metrics.jsonl"))
-            data = engine.parts(changed)[0].divided(dataset)
+            _, data = engine.parts(changed)[0].load(pathlib.Path(given.guide) / "cache")
             accuracy, loss, seconds = trial(changed, given.arm, data, guide, home)
         row = {
             "config": pathlib.Path(given.config).stem,
@@ -104,7 +102,7 @@ def main():
             "common": given.common,
             "try": text,
             "seeds": given.seeds,
-            "validation_accuracy": round(float(jnp.mean(accuracy)), 4),
+            "validation_accuracy": "" if accuracy is None else round(float(jnp.mean(accuracy)), 4),
             "validation_loss": round(float(loss), 4),
             "seconds": round(seconds, 1),
         }

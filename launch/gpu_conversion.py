@@ -45,7 +45,7 @@ CONVERSIONS = {
         110.0,
     ),
     "gpt2": Scaled(
-        "configs/gpt2_to_rnn.py",
+        "configs/gpt2_to_rnn_plain.py",
         {
             "data.context": 512,
             "guide.width": 512,

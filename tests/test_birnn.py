@@ -16,7 +16,7 @@ from theseus_jax.methods.surgery import Inherit
 from theseus_jax.nets.masked import Masked
 from theseus_jax.nets.models import bert
 from theseus_jax.nets.models.birnn import Bidirectional, Block, encoder
-from theseus_jax.nets.models.recurrent import CELLS
+from theseus_jax.nets.models.cells import CELLS
 from theseus_jax.nets.stage import forward, init
 from theseus_jax.train import State
 from theseus_jax.trees import leaves_by_path

@@ -60,7 +60,7 @@ def test_presets_only_change_keys_of_the_schema_and_their_types():
 
 
 def test_gpt2_paper_preset_is_gpt2_small():
-    text = outline("gpt2_to_rnn", "paper")
+    text = outline("gpt2_to_rnn_plain", "paper")
     assert "guide: 124,439,808 parameters" in text and "B x1024" not in text
     assert text.count("align_") == 12 and "norm = norm" in text
 

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from theseus_jax.data import tokens as tokens_module
+from theseus_jax.data.documents import share, split_documents
 from theseus_jax.data.sources import Document, directory_files, stdlib_files, tfds_documents
-from theseus_jax.data.text import ByteTokenizer, load_corpus, share, split_documents, train_bpe
+from theseus_jax.data.text import load_corpus
+from theseus_jax.data.tokens import ByteTokenizer, train_bpe
 from theseus_jax.data.windows import evaluation_windows, windows
 from theseus_jax.errors import UserError
 

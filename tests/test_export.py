@@ -11,9 +11,9 @@ from jax import export
 
 from theseus_jax.nets import zoo
 from theseus_jax.nets.masked import Masked, values_and_mask
+from theseus_jax.nets.models.cells import CELLS
 from theseus_jax.nets.models.glai import fused_network, joint_network
 from theseus_jax.nets.models.heads import low_rank_mlp, mlp
-from theseus_jax.nets.models.recurrent import CELLS
 from theseus_jax.nets.stage import forward, init, variable_shapes
 
 PICTURES = zoo.Reading((32, 32, 3), (0.0,) * 3, (1.0,) * 3)

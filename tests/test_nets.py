@@ -12,8 +12,9 @@ import pytest
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.decode import generate, initial_carries, state_bytes, step
+from theseus_jax.nets.models.cells import CELLS, Elman, GatedLinear
 from theseus_jax.nets.models.gpt2 import gpt2
-from theseus_jax.nets.models.recurrent import BLOCKS, CELLS, Elman, GatedLinear, recurrent
+from theseus_jax.nets.models.recurrent import BLOCKS, recurrent
 from theseus_jax.nets.stage import (
     Network,
     Stage,
@@ -47,7 +48,26 @@ RECURRENT = {
     for block in BLOCKS
     for fit in FITS
 }
-NETS = {"gpt2": GPT2, **RECURRENT}
+MIXED = {
+    f"{kind}-{len(keep)}{fit}": recurrent(
+        vocabulary=V,
+        width=D,
+        depth=2,
+        kind=kind,
+        heads=2,
+        expansion=2,
+        mixing=mixing,
+        keep=keep,
+        **FITS[fit],
+    )
+    for kind, mixing, keep in (
+        ("linear_attention", {}, ()),
+        ("linear_attention", {"features": "elu", "decay": False}, (2,)),
+        ("window", {"window": 3, "sinks": 1}, ()),
+    )
+    for fit in FITS
+}
+NETS = {"gpt2": GPT2, **RECURRENT, **MIXED}
 TOKENS = np.random.default_rng(0).integers(0, V, (B, T)).astype(np.int32)
 
 

@@ -17,9 +17,10 @@ import safetensors.numpy
 from mistakes import refusal
 
 from theseus_jax.nets.blocks.norms import NORMS, BatchNorm, group_count, normalized
-from theseus_jax.nets.models.resnet import Block, Layer, Stem, load_resnet, resnet, tensor_places
+from theseus_jax.nets.models.resnet import Block, Layer, Stem, resnet
 from theseus_jax.nets.stage import forward, init, seams
 from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.resnet import load_resnet, tensor_places
 from theseus_jax.trees import leaves_by_path, parameter_count
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -478,8 +479,8 @@ def test_each_fault_of_a_file_is_named(tmp_path):
     assert f"{name} has another shape: given (3, 6, 1, 1), expected (6, 3, 1, 1);" in line(
         rest | {name: kernel.transpose(1, 0, 2, 3)}
     )
-    assert f"{name} has another dtype: given float16, expected float32;" in line(
-        rest | {name: kernel.astype(np.float16)}
+    assert f"{name} has another dtype: given float64, expected float32;" in line(
+        rest | {name: kernel.astype(np.float64)}
     )
     assert ": extra fc.weight; give" in line(tensors | {"fc.weight": kernel})
     assert "absent/resnet18.safetensors" in refusal(loaded, 18, tmp_path / "absent")

@@ -169,8 +169,8 @@ def test_each_fault_of_a_tensor_is_named(renames, tmp_path):
     assert f"{shown} has another shape: given (11, 12), expected (12, 12);" in fault(
         "vit", {query: kernel[:-1]}
     )
-    assert f"{shown} has another dtype: given float16," in fault(
-        "vit", {query: kernel.astype(np.float16)}
+    assert f"{shown} has another dtype: given float64," in fault(
+        "vit", {query: kernel.astype(np.float64)}
     )
     assert ": extra extra.weight; give" in fault("vit", {"extra.weight": kernel})
     head = {"distillation_classifier.weight": None}

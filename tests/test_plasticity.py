@@ -13,7 +13,6 @@ from settings import changed
 import theseus_jax as tj
 from theseus_jax.config import base
 from theseus_jax.errors import UserError
-from theseus_jax.judging import welch
 from theseus_jax.methods.plasticity import budget, gradmax, units
 from theseus_jax.methods.plasticity.cohorts import Parity, kept_beside_pruned
 from theseus_jax.methods.plasticity.compact import Compact, narrowed
@@ -550,14 +549,6 @@ def test_a_run_makes_every_arm_with_its_tables(tmp_path):
     ticket = tj.restore(tmp_path, model="grow_ticket")[1]
     for site in net.sites:
         np.testing.assert_array_equal(masks(variables, site).live, masks(ticket, site).live)
-    (row,) = (r for r in results["tables"]["tests"]["rows"] if r["model"] == "grow against prune")
-    for key, ours, theirs in (("acc", "grow", "prune"), ("ticket", "grow_ticket", "prune_ticket")):
-        assert row[key] == welch(last[ours], last[theirs])
-    means = [
-        [np.mean([r["accuracy"] for r in found if (r["kind"], r["model"], r.get("seed")) == one])]
-        for one in (("cycle", name, seed) for name in ("grow", "prune") for seed in range(2))
-    ]
-    assert row["taa"] == pytest.approx(welch(np.ravel(means[:2]), np.ravel(means[2:])))
     pruned = results["tables"]["pruned"]["rows"]
     assert [row["model"] for row in pruned] == ["prune", "prune_no_rewind"]
     page = (tmp_path / "report.html").read_text()

@@ -130,7 +130,9 @@ def test_files_that_are_not_there_and_other_suffixes_are_refused(tmp_path):
         path = tmp_path / f"absent{suffix}"
         assert refusal(path) == f"there is no file {path}; give the {suffix} file of the weights"
         (tmp_path / f"folder{suffix}").mkdir()
-        assert "there is no file" in refusal(tmp_path / f"folder{suffix}")
+        assert "holds no weights; it needs model.safetensors or" in refusal(
+            tmp_path / f"folder{suffix}"
+        )
     for name in ("w.msgpack", "w", "w.npy", "w.onnx", "w.h5"):
         assert f"{name}' does not end in {', '.join(FORMATS)}; convert" in refusal(tmp_path / name)
 

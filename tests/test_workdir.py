@@ -16,6 +16,7 @@ def written(path, **changes):
     held = json.loads(base().to_json())
     del held["smoke"]
     rates = held["controls"].pop("rates")
+    del rates["window_distilled"]  # came later
     held["controls"] |= {
         "scratch_rate": rates["from_scratch"],
         **{f"{name}_rate": rate for name, rate in rates.items() if name != "from_scratch"},

@@ -11,6 +11,7 @@ features, H heads, I inputs, J hidden units, O outputs, S seeds, V vocabulary.
 from theseus_jax import methods, nets, similarity
 from theseus_jax.errors import UserError
 from theseus_jax.experiment import dry_run, restore, run
+from theseus_jax.experiment.deploy import export, load
 from theseus_jax.experiment.in_memory import convert, guide
 from theseus_jax.methods.plasticity.doctor import doctor
 from theseus_jax.nets.decode import generate
@@ -24,10 +25,12 @@ __all__ = [
     "convert",
     "doctor",
     "dry_run",
+    "export",
     "forward",
     "generate",
     "guide",
     "init",
+    "load",
     "methods",
     "nets",
     "network",

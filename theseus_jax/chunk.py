@@ -49,17 +49,6 @@ def _watched(
     return said
 
 
-def _once(due: jax.Array, update: Callable, carried: tuple[Any, Any], inputs: Any) -> Any:
-    """update(carried[0], inputs) where it is due, else `carried`: a loop of one turn or none, which
-    changes its state in place, where a conditional copies it.
-    """
-
-    def turn(given: Any) -> Any:
-        return jnp.zeros((), bool), update(given[1][0], inputs)
-
-    return jax.lax.while_loop(lambda given: given[0], turn, (due, carried))[1]
-
-
 class Moving(NamedTuple):
     """What a chunk changes and takes over (donated), each leaf with a leading seed axis."""
 
@@ -181,12 +170,14 @@ def chunk(program: Program, moving: Moving, still: Still) -> Done:
         def advance(carry, inputs):
             step, shapes = inputs[0], jax.eval_shape(plain, carry, inputs)[1]
             nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            on = step < still.end
+            stay = lambda carry, _: (carry, nothing)  # noqa: E731
             if not rare:
-                return jax.lax.cond(on, plain, lambda carry, _: (carry, nothing), carry, inputs)
+                return jax.lax.cond(step < still.end, plain, stay, carry, inputs)
             due = functools.reduce(jnp.logical_or, [(step + 1) % every == 0 for every in rare])
-            carried = _once(on & ~due, plain, (carry, nothing), inputs)
-            return _once(on & due, looking, carried, inputs)
+            due, on = due & (step < still.end), step < still.end
+            carry, said = jax.lax.cond(on & ~due, plain, stay, carry, inputs)
+            carry, seen = jax.lax.cond(due, looking, stay, carry, inputs)
+            return carry, jax.tree.map(lambda a, b: jnp.where(due, b, a), said, seen)
 
         statistics = _statistics(program, rest)
         numbers = still.begin + jnp.arange(indices.shape[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Any, Iterable, NamedTuple, Sequence
+from typing import Any, Iterable, NamedTuple
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 
@@ -59,20 +59,6 @@ def judge(differences: Iterable[float]) -> Judged:
 
     half = stats.t.ppf(0.975, count - 1) * statistics.stdev(values) / math.sqrt(count)
     return Judged(mean, float(half), count)
-
-
-def welch(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Two-sided p of Welch's t test (1947) of two unpaired samples, in 0..1; None where one of them
-    has a single value, one that is not finite, or neither varies.
-    """
-    from scipy import stats
-
-    samples = [[float(value) for value in one] for one in (ours, theirs)]
-    spread = [len(set(one)) > 1 for one in samples]
-    finite = all(math.isfinite(value) for one in samples for value in one)
-    if not finite or min(map(len, samples)) < 2 or not any(spread):
-        return None
-    return float(stats.ttest_ind(*samples, equal_var=False).pvalue)
 
 
 def verdict_of(claim: dict[str, Any]) -> str:

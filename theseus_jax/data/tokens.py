@@ -1,13 +1,17 @@
-"""Text to token ids and back: plain bytes, or byte-pair encoding trained on the texts at hand."""
+"""Text to token ids and back: plain bytes, byte-pair encoding trained on the texts at hand, or the
+tokenizer of a model's folder.
+"""
 
 import functools
 import hashlib
 import io
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +43,8 @@ class ByteTokenizer:
 
         Raises UserError for ids outside [0, vocabulary).
         """
-        return bytes(_text_ids(ids, self.vocabulary).tolist()).decode("utf-8", errors="replace")
+        kept = _text_ids(ids, self.vocabulary, self.separator)
+        return bytes(kept.tolist()).decode("utf-8", errors="replace")
 
 
 @dataclass(frozen=True)
@@ -47,18 +52,19 @@ class BpeTokenizer:
     """Byte-level byte-pair encoding (Sennrich et al. 2016; bytes as base units: Radford et al.
     2019).
 
-    `definition` is the JSON of a `tokenizers.Tokenizer` with `vocabulary - 1` entries. The
-    separator is the last id, unknown to that tokenizer, so that no text can spell it.
+    `definition` is the JSON of a `tokenizers.Tokenizer`. end: the separator; -1: the last id,
+    unknown to that tokenizer, so that no text can spell it.
     """
 
     definition: str
     vocabulary: int
     name: str = "bpe"
+    end: int = -1
 
     @property
     def separator(self) -> int:
-        """Id of the token before every document; no text encodes to it."""
-        return self.vocabulary - 1
+        """Id of the token before every document."""
+        return self.end % self.vocabulary
 
     @functools.cached_property
     def _tokenizer(self):
@@ -78,9 +84,8 @@ class BpeTokenizer:
 
         Raises UserError for ids outside [0, vocabulary).
         """
-        return self._tokenizer.decode(
-            _text_ids(ids, self.vocabulary).tolist(), skip_special_tokens=False
-        )
+        kept = _text_ids(ids, self.vocabulary, self.separator)
+        return self._tokenizer.decode(kept.tolist(), skip_special_tokens=False)
 
 
 Tokenizer = ByteTokenizer | BpeTokenizer
@@ -116,6 +121,61 @@ def train_bpe(texts: Sequence[str], vocabulary: int) -> BpeTokenizer:
             f"set vocabulary to at most {learned}, or give more text"
         )
     return BpeTokenizer(tokenizer.to_str(), vocabulary)
+
+
+PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # of byte-level BPE
+ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>")
+
+
+def folder_tokenizer(folder: str | Path, vocabulary: int) -> BpeTokenizer:
+    """The tokenizer in a model's folder, tokenizer.json or a file of PAIRS, for `vocabulary` ids.
+
+    The separator is the token that config.json calls eos, or else the first of ENDS. Raises
+    UserError for a folder without a tokenizer, a tokenizer with ids that the network does not know,
+    and for one without an end of text.
+    """
+    root, library = Path(folder).expanduser(), tokenizers_library()
+    root = root if root.is_dir() else root.parent
+    pairs = [pair for pair in PAIRS if all((root / name).is_file() for name in pair)]
+    try:
+        if (root / "tokenizer.json").is_file():
+            made = library.Tokenizer.from_file(str(root / "tokenizer.json"))
+        elif pairs:
+            vocab, merges = (str(root / name) for name in pairs[0])
+            made = library.Tokenizer(library.models.BPE.from_file(vocab, merges))
+            made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+            made.decoder = library.decoders.ByteLevel()
+            made.add_special_tokens([end for end in ENDS if made.token_to_id(end) is not None])
+        else:
+            wanted = " or ".join(["tokenizer.json", *(" and ".join(pair) for pair in PAIRS)])
+            raise UserError(f"the folder {root} has no tokenizer; it needs {wanted}")
+    except UserError:
+        raise
+    except Exception as error:  # the library raises its own bare exception for what it cannot read
+        told = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the tokenizer in {root} cannot be read ({told}); save it again with save_pretrained"
+        ) from error
+    largest = max(made.get_vocab(with_added_tokens=True).values())
+    if largest >= vocabulary:
+        raise UserError(
+            f"the tokenizer in {root} has ids up to {largest} and the network knows {vocabulary}"
+            " tokens; give the tokenizer that the network was trained with"
+        )
+    return BpeTokenizer(made.to_str(), vocabulary, "guide", _end(root, made, vocabulary))
+
+
+def _end(root: Path, made: Any, vocabulary: int) -> int:
+    file = root / "config.json"
+    named = json.loads(file.read_text("utf-8")).get("eos_token_id") if file.is_file() else None
+    ends = [named, *(made.token_to_id(end) for end in ENDS)]
+    ends = [end for end in ends if isinstance(end, int) and 0 <= end < vocabulary]
+    if not ends:
+        raise UserError(
+            f"the tokenizer in {root} has no token for the end of a text; name one as eos_token_id"
+            " in config.json"
+        )
+    return ends[0]
 
 
 def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
@@ -180,11 +240,11 @@ def tokenizers_library() -> ModuleType:
     return tokenizers
 
 
-def _text_ids(ids: np.ndarray, vocabulary: int) -> np.ndarray:
+def _text_ids(ids: np.ndarray, vocabulary: int, separator: int) -> np.ndarray:
     ids = np.asarray(ids, np.int64)
     if ids.size and not (0 <= ids.min() and ids.max() < vocabulary):
         raise UserError(
             f"token ids lie in [{ids.min()}, {ids.max()}]; this tokenizer has {vocabulary} ids "
             "from 0; decode with the tokenizer that the ids came from"
         )
-    return ids[ids != vocabulary - 1]
+    return ids[ids != separator]

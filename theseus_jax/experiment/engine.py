@@ -101,7 +101,9 @@ def execute(config: Any, home: Workdir) -> dict[str, Any]:
     adding = [run.data.results, *([method.results] if hasattr(method, "results") else [])]
     for add in adding:
         known = (there, rows, results["models"], run.done, run.chosen)
-        results |= add(Finished(config, run.task, run.data, *known)) or {}
+        added = add(Finished(config, run.task, run.data, *known)) or {}
+        tables = {**results.get("tables", {}), **added.get("tables", {})}
+        results |= added | ({"tables": tables} if tables else {})
     searched_mark(home).unlink(missing_ok=True)
     return {"claims": [], **results}
 

@@ -13,15 +13,16 @@ import jax
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Mixed, Whole
 from theseus_jax.methods import convert
-from theseus_jax.methods.surgery import Inherit
+from theseus_jax.methods.begin import inherited
 from theseus_jax.nets.blocks.bridge import bridge
 from theseus_jax.nets.masked import values_and_mask
 from theseus_jax.nets.stage import Network, seams, variable_shapes
 from theseus_jax.objectives import CrossEntropy, Distillation, FilterTask, Regression, Side, Term
-from theseus_jax.plan import Optimizer, Phase, Plan
+from theseus_jax.plan import Edit, Optimizer, Phase, Plan
 
-DISTILS = ("distilled", "one_shot_distilled", "fitnets", "ted")
-INHERITS = ("one_shot", "one_shot_distilled")
+WINDOWS = ("window", "window_distilled")  # the guide itself, its attention cut
+DISTILS = ("distilled", "one_shot_distilled", "fitnets", "ted", "window_distilled")
+INHERITS = ("one_shot", "one_shot_distilled", "window_distilled")
 IN_PHASES = ("fitnets", "theseus", "ted")
 CONTROLS = (
     "from_scratch",
@@ -32,6 +33,7 @@ CONTROLS = (
     "theseus",
     "ted",
     "supervised",
+    "window_distilled",
 )
 
 
@@ -45,6 +47,8 @@ class Settings:
     steps: int
     optimizer: Optimizer = Optimizer()
     inherit: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    decays: str = "fresh"
     kl: float = 0.5
     temperature: float = 2.0
     hint_share: float = 0.3
@@ -72,9 +76,9 @@ class _Pair:
         return self.settings.rank
 
     @property
-    def inherit(self) -> tuple[Inherit, ...]:
+    def inherit(self) -> tuple[Edit, ...]:
         pairs = convert.stage_pairs(self.guide, self.target, self.mapping)
-        return (Inherit(self.guide, pairs, self.settings.inherit),) if self.settings.inherit else ()
+        return inherited(self.guide, pairs, self.settings)
 
     def losses(self, kl: float) -> tuple[Term, ...]:
         """Cross-entropy, and the share `kl` of distillation."""
@@ -126,8 +130,9 @@ def plan(
     same loss on the target (Xu et al. 2020, arXiv 2002.02925). ted: `hint_share` of the steps on
     task-aware filters of both frozen networks, then distillation and the filtered layers' distance
     (Liang et al. 2022, arXiv 2210.01351). These three inherit as one_shot does. supervised:
-    from_scratch with every training label that the guide had, an upper reference. example: one
-    input, (1, ...). Raises UserError for another name, or seams that no regressor can bridge.
+    from_scratch with every training label that the guide had, an upper reference. window_distilled:
+    one_shot_distilled of a target that is the guide with its attention cut. example: one input, (1,
+    ...). Raises UserError for another name, or seams that no regressor can bridge.
     """
     if name not in CONTROLS:
         raise UserError(f"there is no control {name!r}; choose from {', '.join(CONTROLS)}")

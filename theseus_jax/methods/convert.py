@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Sequence
 
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Cached, Feed, Segments, Whole
+from theseus_jax.methods.begin import inherited
 from theseus_jax.methods.mapping import (
     Mapping,
     auto_mapping,
@@ -34,10 +35,10 @@ from theseus_jax.methods.mapping import (
 )
 from theseus_jax.methods.probes import StageProbe
 from theseus_jax.methods.recalibrate import Recalibrate
-from theseus_jax.methods.surgery import Fold, Inherit
+from theseus_jax.methods.surgery import Fold
 from theseus_jax.nets.stage import Network
 from theseus_jax.objectives import Alignment, CrossEntropy, Distillation, Term
-from theseus_jax.plan import Optimizer, Phase, Plan
+from theseus_jax.plan import Edit, Optimizer, Phase, Plan
 from theseus_jax.similarity import NamedSimilarity, metric
 
 __all__ = [
@@ -82,6 +83,9 @@ class Settings:
     finish_align: float = 0.0
     temperature: float = 2.0
     inherit: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    decays: str = "fresh"
+    held: Any = None
     train_inherited: str = "stage"
     stitch: str = "ridge"
     align_optimizer: Optimizer = Optimizer()
@@ -185,9 +189,9 @@ class _Pair(NamedTuple):
     probe: StageProbe | None
 
     @property
-    def inherit(self) -> tuple[Inherit, ...]:
+    def inherit(self) -> tuple[Edit, ...]:
         pairs = stage_pairs(self.guide, self.target, self.mapping)
-        return (Inherit(self.guide, pairs, self.settings.inherit),) if self.settings.inherit else ()
+        return inherited(self.guide, pairs, self.settings, self.settings.held)
 
     def feed(self, route: Any) -> Feed:
         return feed(self.guide, route, self.settings)

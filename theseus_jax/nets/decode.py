@@ -51,6 +51,14 @@ def state_bytes(net: Network, context: int) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
+def check_length(net: Network, variables: Variables, length: int) -> None:
+    """Raises UserError where a network cannot read so many tokens: step by step, a position past
+    the last would be clamped silently; tracing the whole context refuses it.
+    """
+    tokens = jax.ShapeDtypeStruct((1, length), jax.numpy.int32)
+    jax.eval_shape(lambda v, x: forward(net, v, x)[0], variables, tokens)
+
+
 @functools.partial(jax.jit, static_argnames=("net", "length"))
 def generate(
     net: Network,
@@ -67,11 +75,7 @@ def generate(
     Raises UserError when T + length tokens are more than the network's learned positions.
     """
     context = (prompt.shape[0], prompt.shape[1] + length)
-    # step by step, a position past the last would be clamped silently; tracing the whole context
-    # refuses it
-    jax.eval_shape(
-        lambda v, x: forward(net, v, x)[0], variables, jax.ShapeDtypeStruct(context, prompt.dtype)
-    )
+    check_length(net, variables, context[1])
     carries = initial_carries(net, *context)
 
     def read(state, token):

@@ -15,32 +15,28 @@ import numpy as np
 
 from theseus_jax import cost
 from theseus_jax.checks import check_values
-from theseus_jax.data import text
+from theseus_jax.data import documents, text
+from theseus_jax.data.tokens import ByteTokenizer
 from theseus_jax.data.windows import evaluation_windows, windows
 from theseus_jax.errors import UserError
 from theseus_jax.nets import decode
-from theseus_jax.nets.models.gpt2 import gpt2
-from theseus_jax.nets.models.recurrent import CURES, recurrent
+from theseus_jax.nets.models.recurrent import CURES
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.nets.weights.gpt2 import load_gpt2
-from theseus_jax.tasks import Compared, Data, Sets
+from theseus_jax.tasks import Compared, Data, Sets, language_nets, lengths
 from theseus_jax.tasks.costs import network_costs
 from theseus_jax.tasks.held import HeldWindows
+from theseus_jax.tasks.language_nets import sizes
 
+__all__ = ["Task", "sections", "sizes"]
 LOG = logging.getLogger("theseus_jax")
 METHOD = "convert"
 CONTEXTS = (128, 1024, 8192)
-CHOICES = {"data.source": ("stdlib", "directory", "tfds"), "data.tokenizer": ("bytes", "bpe")}
+CHOICES = {
+    "data.source": ("stdlib", "directory", "tfds"),
+    "data.tokenizer": ("bytes", "bpe", "guide"),
+}
 POSITIVE = ("data.context", "report.sample_tokens")
-PAIR_CHOICES = {"guide.origin": ("trained", "untrained", "file")}
-PAIR_POSITIVE = (
-    "guide.width",
-    "guide.depth",
-    "guide.heads",
-    "target.width",
-    "target.depth",
-    "target.hidden",
-)
 # what methods take where the config does not say otherwise
 USUAL = {
     "batch": 8,
@@ -60,7 +56,7 @@ def sections() -> dict[str, dict[str, Any]]:
         "path": "",  # directory: of *.txt files; tfds: its data_dir
         "dataset": "",  # tfds: the data set's name
         "text_key": "",  # tfds: the feature that holds the text, where it is not the only one
-        "tokenizer": "bpe",  # bytes | bpe
+        "tokenizer": "bpe",  # bytes | bpe, trained here | guide, of the folder guide.weights
         "vocabulary": 1024,  # tokens, for bpe
         "context": 128,  # tokens a window
         "share": 0.1,  # of the training documents: all that conversion and controls may use
@@ -69,27 +65,6 @@ def sections() -> dict[str, dict[str, Any]]:
     }
     report = {"prompt": "def ", "sample_tokens": 96}  # start of the generated samples
     return {"data": data, "report": report}
-
-
-def sizes() -> dict[str, dict[str, Any]]:
-    """The sizes of a guide, a GPT-2, and of a target, a recurrent network."""
-    guide = {
-        "width": 128,
-        "depth": 4,  # blocks
-        "heads": 4,
-        "positions": 0,  # learned positions; 0: as many as data.context
-        "dropout": 0.0,
-    }
-    target = {
-        "cell": "linear",  # elman | gru | lstm | linear
-        "block": "residual",  # plain | residual
-        "width": 128,
-        "depth": 4,  # blocks
-        "hidden": 128,  # recurrent units a block
-        "expansion": 4,  # MLP width over width; 0: no MLP (residual blocks)
-        "adapter_rank": 64,  # of the linear adapters, where guide and target widths differ
-    }
-    return {"guide": guide, "target": target}
 
 
 class Task:
@@ -128,45 +103,34 @@ class Task:
 
     @property
     def vocabulary(self) -> int:
-        """Tokens that both networks know: 256 bytes and a separator, or the BPE's."""
-        data = self.config.data
-        return 257 if data.tokenizer == "bytes" else data.vocabulary
+        """Tokens that both networks know (`language_nets.vocabulary`)."""
+        return language_nets.vocabulary(self.config)
 
     def pair(self) -> tuple[Network, Network]:
         """The guide, and the target, whose seams have the guide's width where adapters are needed.
         Raises UserError.
         """
-        check_values(self.config, PAIR_CHOICES, PAIR_POSITIVE)
+        given = language_nets.CHOICES, language_nets.POSITIVE, language_nets.COUNTS
+        check_values(self.config, *given)
         return self.guide(), self.target()
 
-    def guide(self) -> Network:
-        """A GPT-2."""
-        c = self.config.guide
-        return gpt2(
-            vocabulary=self.vocabulary,
-            width=c.width,
-            depth=c.depth,
-            heads=c.heads,
-            positions=c.positions or self.config.data.context,
-            dropout=c.dropout,
-        )
+    def guide(self, **changes: Any) -> Network:
+        """A GPT-2; or one that differs in some sizes."""
+        return language_nets.guide(self.config, **changes)
 
     def target(self, **changes: Any) -> Network:
         """A recurrent network, with seams of the guide's width; or one that differs in some
         sizes.
         """
-        c, width = {**self.config.target, **changes}, self.config.guide.width
-        return recurrent(
-            vocabulary=self.vocabulary,
-            width=c["width"],
-            depth=c["depth"],
-            hidden=c["hidden"],
-            kind=c["cell"],
-            block=c["block"],
-            expansion=c["expansion"],
-            rank=c["adapter_rank"],
-            seam_width=0 if c["width"] == width else width,
-        )
+        return language_nets.target(self.config, **changes)
+
+    def windowed(self, state: int) -> Network:
+        """The guide with attention cut to `state` bytes (`language_nets.windowed`)."""
+        return language_nets.windowed(self.config, state)
+
+    def kept(self) -> tuple[int, ...]:
+        """The numbers of the blocks whose attention stays (convert.keep). Raises UserError."""
+        return language_nets.kept(self.config)
 
     def begin(self, net: Network, fresh: Variables, sets: Sets) -> Variables:
         """The variables (leading seed axis) of a guide that is not trained here: `fresh` ones, or
@@ -175,17 +139,10 @@ class Task:
         c = self.config.guide
         if c.origin == "untrained":
             return fresh
-        variables = load_gpt2(
-            c.weights,
-            vocabulary=self.vocabulary,
-            width=c.width,
-            depth=c.depth,
-            heads=c.heads,
-            positions=c.positions or self.config.data.context,
-        )
+        variables = load_gpt2(c.weights, **language_nets.of_guide(self.config))
         stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
         loss = float(sets.validation.scores(net, stacked)["loss"][0])
-        if loss > math.log(self.tokens):
+        if loss > math.log(self.tokens) * (1 + 1e-4):
             raise UserError(
                 f"the guide in {c.weights} scores {loss:.2f} nats, worse than guessing"
                 f" ({math.log(self.tokens):.2f}): its weights belong to another tokenizer; give"
@@ -204,7 +161,8 @@ class Task:
             dataset=c.dataset,
             text_key=c.text_key,
             tokenizer=c.tokenizer,
-            vocabulary=c.vocabulary,
+            vocabulary=self.vocabulary if c.tokenizer == "guide" else c.vocabulary,
+            folder=self.config.guide.weights if c.tokenizer == "guide" else "",
             validation_fraction=c.validation,
             test_fraction=c.test,
             cache_dir=cache,
@@ -216,10 +174,28 @@ class Task:
             )
         return corpus
 
+    def tokenizer(self, cache: pathlib.Path, sha256: str) -> Any:
+        """The tokenizer of a run on text of this sum; cache: the run's. Raises UserError where the
+        text is another one now.
+        """
+        if self.config.data.tokenizer == "bytes":
+            return ByteTokenizer()
+        corpus = self.corpus(cache)
+        if corpus.sha256 != sha256:
+            raise UserError(
+                f"the text has changed since the run (sha256 {corpus.sha256[:12]}, then"
+                f" {sha256[:12]}), and with it the tokenizer; bring the text of the run back"
+            )
+        return corpus.tokenizer
+
+    def settled(self) -> Any:
+        """The config as one that needs no folder of a guide any more."""
+        return language_nets.settled(self.config)
+
     def load(self, cache: pathlib.Path) -> tuple[Task, Data]:
         """(itself, the corpus in windows): "share" of the documents, and "all" of them."""
         corpus, context = self.corpus(cache), self.config.data.context
-        share = windows(text.share(corpus, self.config.data.share), context, "share")
+        share = windows(documents.share(corpus, self.config.data.share), context, "share")
         dtype = np.uint16 if corpus.vocabulary <= 65536 else np.int32
         everything = windows(corpus.train, context).astype(dtype)
         validation, test = (
@@ -270,8 +246,8 @@ class Task:
         }
 
     def _results(self, corpus: text.Corpus, finished: Any) -> dict[str, Any]:
-        """Bits per byte and perplexity per word of every model, and samples of the guide and of
-        ours.
+        """Bits per byte and perplexity per word of every model, samples of the guide and of ours,
+        and losses by position.
         """
         each, words = corpus.bytes_per_token["test"], corpus.words["test"]
         words_per_token = words / (corpus.tokens["test"] - 1)
@@ -285,7 +261,10 @@ class Task:
         ]
         shown = [arm for arm in finished.arms if arm.role != "rival"]
         samples = [self._sample(corpus, arm, finished.first(arm.name)) for arm in shown]
-        return {"models": models, "samples": samples}
+        shown = [arm for arm in finished.arms if not arm.prolongs]
+        named = [(arm.name, arm.net, finished.first(arm.name)) for arm in shown]
+        positions = lengths.table(named, corpus.test, self.config.data.context)
+        return {"models": models, "samples": samples, "tables": {"positions": positions}}
 
     def _sample(self, corpus: text.Corpus, arm: Any, variables: Variables) -> dict[str, str]:
         config = self.config

@@ -18,8 +18,9 @@ from theseus_jax.methods.guide_modes import GUIDE_MODES
 from theseus_jax.methods.recalibrate import batch_statistics
 from theseus_jax.nets import zoo
 from theseus_jax.nets.blocks.norms import NORMS
-from theseus_jax.nets.models import bert, efficientnet, resnet
+from theseus_jax.nets.models import bert, efficientnet
 from theseus_jax.nets.stage import Network, Variables, forward
+from theseus_jax.nets.weights.resnet import load_resnet
 from theseus_jax.nets.weights.vit import load_deit, load_vit
 from theseus_jax.nets.zoo import Reading
 from theseus_jax.program import in_blocks
@@ -95,7 +96,7 @@ def from_file(config: Any, net: Network, reading: Reading, classes: int) -> Vari
         )
     else:
         depth = int(c.arch.removeprefix("resnet"))
-        variables = resnet.load_resnet(
+        variables = load_resnet(
             c.weights, depth=depth, classes=classes, width=c.width or 64, stem=c.stem
         )
     named = {name: variables.get(name, {}) for name in net.names}

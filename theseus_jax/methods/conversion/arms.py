@@ -4,9 +4,13 @@ and controls as long as the conversion's FLOPs last.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from theseus_jax.arms import GUIDE, OURS, Arm, Turn
 from theseus_jax.feeds import Feed
@@ -15,10 +19,13 @@ from theseus_jax.methods.conversion.config import check, chosen_metric
 from theseus_jax.methods.plasticity.within import Within
 from theseus_jax.methods.probes import StageProbe
 from theseus_jax.methods.recalibrate import Recalibrate
+from theseus_jax.nets.decode import state_bytes
 from theseus_jax.nets.stage import Network, Variables, variable_shapes
 from theseus_jax.objectives import CrossEntropy, Term
 from theseus_jax.plan import Optimizer, Phase, Plan, reads_labels
 from theseus_jax.records import training_flops
+
+LONGER = "_equal_flops"
 
 
 class Pair(NamedTuple):
@@ -49,6 +56,8 @@ class Pair(NamedTuple):
             finish_align=c.finish_align,
             temperature=self.config.controls.temperature,
             inherit=tuple(c.inherit),
+            keep=tuple(c.keep),
+            decays=c.decays,
             train_inherited=c.train_inherited,
             stitch=c.stitch,
             align_optimizer=self.optimizer(c.align_rate),
@@ -79,7 +88,8 @@ def network(config: Any, task: Any, model: str) -> Network:
     """The network of a model, whatever else the config says."""
     if model == "guide":
         return task.guide()
-    return Within(task.target(), task.example, **config.elastic).narrow
+    narrow = Within(task.target(), task.example, **config.elastic).narrow
+    return _cut(task, narrow) if model.removesuffix(LONGER) in baselines.WINDOWS else narrow
 
 
 def arms(config: Any, task: Any) -> tuple[Arm, ...]:
@@ -94,15 +104,17 @@ def arms(config: Any, task: Any) -> tuple[Arm, ...]:
         guide = guide._replace(solve=functools.partial(_begin, pair))
     ours = _arm(pair, "converted", functools.partial(_plan, pair))._replace(role=OURS)
     controls = [
-        _arm(pair, name, functools.partial(_control, pair, name)) for name in config.controls.names
+        (_windowed if name in baselines.WINDOWS else _rival)(pair, name)
+        for name in config.controls.names
     ]
     longer = [
         arm._replace(
-            name=f"{arm.name}_equal_flops",
-            plan=functools.partial(_longer, pair, arm.name),
+            name=f"{arm.name}{LONGER}",
+            plan=functools.partial(_longer, pair, arm),
             prolongs=arm.name,
         )
         for arm in controls
+        if arm.plan
     ]
     return (guide, ours, *controls, *(longer if config.controls.equal_flops else ()))
 
@@ -113,6 +125,38 @@ def _arm(pair: Pair, name: str, plan: Any) -> Arm:
     examples = "all" if name == "supervised" else "share" if labels else "unlabelled"
     net = pair.inside.narrow
     return Arm(name, net, plan, guide="guide", examples=examples, labels=labels)
+
+
+def _rival(pair: Pair, name: str) -> Arm:
+    return _arm(pair, name, functools.partial(_control, pair, name))
+
+
+def _windowed(pair: Pair, name: str) -> Arm:
+    """The guide with its attention cut to the bytes of the target's state: as it is, or distilled
+    from the whole one.
+    """
+    net = _cut(pair.task, pair.inside.narrow)
+    if name == "window":
+        return Arm(name, net, solve=_as_it_is, guide="guide", examples="share")
+    cut = pair._replace(
+        inside=Within(net, pair.task.example),
+        target=net,
+        mapping=tuple((one, one) for one in net.names[1:-1]),
+        shapes=variable_shapes(net, pair.task.example),
+    )
+    plan = functools.partial(_control, cut, name)
+    return _arm(cut, name, plan)
+
+
+def _cut(task: Any, target: Network) -> Network:
+    """The guide with its attention cut to the bytes of the target's state."""
+    return task.windowed(state_bytes(target, task.example.shape[-1]))
+
+
+def _as_it_is(turn: Turn) -> Variables:
+    """The guide's variables for every seed."""
+    count = len(turn.seeds)
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], count, axis=0), turn.done["guide"])
 
 
 def _guide_plan(pair: Pair, turn: Turn) -> Plan:
@@ -148,14 +192,19 @@ def _plan(pair: Pair, turn: Turn) -> Plan:
             rank=c.stitch_rank,
             recalibrate=Recalibrate(None, c.recalibrate) if c.recalibrate else None,
         )
+    held = turn.sets.validation if turn.real else None
+    settings = dataclasses.replace(pair.settings(), held=held)
     made = convert.plan(
-        pair.guide, pair.target, pair.mapping, pair.settings(), shapes=pair.shapes, probe=probe
+        pair.guide, pair.target, pair.mapping, settings, shapes=pair.shapes, probe=probe
     )
     return pair.inside(made)
 
 
 def _control(pair: Pair, name: str, turn: Turn, steps: int = 0) -> Plan:
     c, settings = pair.config.controls, pair.settings()
+    if name in baselines.WINDOWS:  # everything is the guide's
+        parts = convert.whole(pair.target, pair.shapes)
+        settings = dataclasses.replace(settings, inherit=parts, keep=(), decays="fresh")
     made = baselines.plan(
         name,
         pair.guide,
@@ -165,6 +214,8 @@ def _control(pair: Pair, name: str, turn: Turn, steps: int = 0) -> Plan:
             steps or settings.steps,
             pair.optimizer(c.rates[name]),
             settings.inherit,
+            settings.keep,
+            settings.decays,
             c.kl,
             settings.temperature,
             c.hint_share,
@@ -177,15 +228,15 @@ def _control(pair: Pair, name: str, turn: Turn, steps: int = 0) -> Plan:
     return pair.inside(made)
 
 
-def _longer(pair: Pair, name: str, turn: Turn) -> Plan:
+def _longer(pair: Pair, arm: Arm, turn: Turn) -> Plan:
     """A control's plan with as many steps as the conversion's FLOPs are worth, none where those are
     fewer than it had.
     """
     if not turn.real:
         return ()
     rows, steps = turn.rows(), pair.config.convert.steps
-    ratio = training_flops(rows, "converted") / training_flops(rows, name)
+    ratio = training_flops(rows, "converted") / training_flops(rows, arm.name)
     if ratio <= 1.0:
         return ()
     chunk = pair.config.train.chunk
-    return _control(pair, name, turn, math.ceil(steps * ratio / chunk) * chunk)
+    return arm.plan(turn, steps=math.ceil(steps * ratio / chunk) * chunk)

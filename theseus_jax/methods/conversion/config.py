@@ -18,6 +18,7 @@ CHOICES = {
     "convert.samples": ("tokens", "sequences", "pooled"),
     "convert.train_inherited": ("stage", "frozen"),
     "convert.stitch": ("ridge", "none"),
+    "convert.decays": ("fresh", "measured"),
     "convert.schedule": convert.SCHEDULES,
     **within.CHOICES,
 }
@@ -87,6 +88,10 @@ def _convert(usual: dict[str, Any]) -> dict[str, Any]:
         "finish_kl": 0.0,  # share of distillation in fine-tuning
         "finish_align": 0.0,  # weight of the distance over all seams in fine-tuning
         "inherit": usual["inherit"],  # stages and submodules taken from the guide
+        # attentions of the guide that stay in the target, ("block_3/attn",)
+        "keep": (),
+        # of linear attention: fresh | measured, as far as the guide's heads look back
+        "decays": "fresh",
         "train_inherited": "stage",  # stage: also during alignment | frozen: only in fine-tuning
         "stitch": "ridge",  # ridge | none
         "stitch_ridge": 1e-4,  # penalty, in units of the activations' mean variance
@@ -127,6 +132,17 @@ def check(config: Any, task: Any) -> None:
                 f"config.{path} is {lookup(config, path):g}, a share of the loss; give a number in"
                 " [0, 1]"
             )
+    cut = [name for name in config.controls.names if name in baselines.WINDOWS]
+    if cut and not hasattr(task, "windowed"):
+        raise UserError(
+            f"config.controls.names has {cut[0]}, and the networks of this task have no attention"
+            " to cut; leave it out"
+        )
+    if config.convert.keep and not hasattr(task, "kept"):
+        raise UserError(
+            f"config.convert.keep has {config.convert.keep[0]!r}, and the networks of this task"
+            " have no attention that can stay; leave it out"
+        )
     if config.controls.temperature <= 0:
         raise UserError(
             f"config.controls.temperature is {config.controls.temperature:g}; give a temperature"
@@ -137,11 +153,11 @@ def check(config: Any, task: Any) -> None:
             "config.guide.steps is 0 with a trained guide; raise it, or set guide.origin to"
             " 'untrained'"
         )
-    unknown = [name for name in config.controls.names if name not in baselines.CONTROLS]
+    known = dict.fromkeys((*baselines.CONTROLS, *baselines.WINDOWS))
+    unknown = [name for name in config.controls.names if name not in known]
     if unknown:
         raise UserError(
-            f"config.controls.names has {', '.join(unknown)}; choose from"
-            f" {', '.join(baselines.CONTROLS)}"
+            f"config.controls.names has {', '.join(unknown)}; choose from {', '.join(known)}"
         )
     if config.train.remember and task.transforms:
         raise UserError(

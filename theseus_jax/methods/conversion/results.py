@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax import cost
-from theseus_jax.arms import Finished
+from theseus_jax.arms import Finished, Row
 from theseus_jax.methods.claims import fact, leads, recovery
 from theseus_jax.methods.conversion.arms import Pair, pair_of
 from theseus_jax.methods.stitch import stitch_bridge
@@ -85,7 +85,10 @@ def results(finished: Finished) -> dict[str, Any]:
     """Claims, and how similar the guide's stages are to each other: parts that are nearly the same
     ask for one seam, not two.
     """
-    extra = {"claims": claims(finished.models, finished.task.compared)}
+    extra: dict[str, Any] = {"claims": claims(finished.models, finished.task.compared)}
+    begun = begin_table(finished.rows, finished.task.compared.key)
+    if begun["rows"]:
+        extra["tables"] = {"begin": begun}
     if finished.config.report.guide_table:
         guide = finished.arms[0]
         held = finished.data.sets(0).validation
@@ -97,6 +100,30 @@ def results(finished: Finished) -> dict[str, Any]:
         )
         extra["guide_similarity"] = table
     return extra
+
+
+def begin_table(rows: list[Row], key: str) -> dict[str, Any]:
+    """What the target scores, untrained, after each edit that it begins with: means over seeds."""
+    mine = [row for row in rows if row["kind"] == "begin"]
+    edits = dict.fromkeys(row["edit"] for row in mine)
+    name = f"validation_{key}"
+    means = {
+        edit: float(np.mean([row[name] for row in mine if row["edit"] == edit])) for edit in edits
+    }
+    columns = [
+        {"key": "edit", "label": "edit", "unit": ""},
+        {
+            "key": "value",
+            "label": f"validation {key}",
+            "unit": "loss" if key == "loss" else "share",
+        },
+    ]
+    return {
+        "title": "What the target begins with",
+        "note": "Before any training, after each edit in turn.",
+        "columns": columns,
+        "rows": [{"edit": edit, "value": mean} for edit, mean in means.items()],
+    }
 
 
 def claims(models: list[dict[str, Any]], compared: Any) -> list[dict[str, Any]]:

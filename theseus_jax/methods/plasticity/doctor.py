@@ -225,24 +225,23 @@ class Doctor:
         return tuple(f"{site.name}/h" for site in self.sites)
 
     def __call__(self, record: StepRecord) -> dict[str, jax.Array]:
-        found, births = {}, jnp.asarray(self.births)
+        found = {}
         for site in self.sites:
             now: Masks = masks(record.signals.variables, site)
             h = record.signals.target[f"{site.name}/h"].reshape(-1, site.width)
             sizes = norms(site, record.params, record.gradient, record.updates)
             active = (h > ACTIVE).mean(axis=0, dtype=jnp.float32)
-
-            def cohort(step: jax.Array) -> jax.Array:
+            cohorts = []
+            for step in self.births:
                 mine, older = now.live & (now.born == step), now.live & (now.born <= step)
                 seen = examined(sizes, mine, older, active)
                 ratios = seen.incoming_ratio, seen.outgoing_ratio, seen.update_ratio, seen.active
                 count = jnp.maximum(mine.sum(), 1)
                 means = [jnp.where(mine, one, 0).sum() / count for one in ratios]
                 counts = [(mine & (seen.verdict == i)).sum() for i in range(len(VERDICTS))]
-                return jnp.stack([*means, *map(jnp.float32, counts)])
-
-            found[site.name] = jax.vmap(cohort)(births)
-        return found | {"births": births}
+                cohorts.append(jnp.stack([*means, *map(jnp.float32, counts)]))
+            found[site.name] = jnp.stack(cohorts)
+        return found | {"births": jnp.asarray(self.births)}
 
     def __str__(self) -> str:
         return f"the newborn doctor, {self.every} steps apart"

@@ -8,7 +8,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from theseus_jax.arms import Finished, Row
-from theseus_jax.judging import judge, welch
+from theseus_jax.judging import judge
 from theseus_jax.methods.claims import judged, lead
 from theseus_jax.methods.plasticity.ways import INTERVENTIONS, OF_STREAMS, TICKETS
 from theseus_jax.nets.sites import masks
@@ -27,7 +27,6 @@ def results(finished: Finished) -> dict[str, Any]:
         "cycles": _cycle_table(finished, curves),
         "cohorts": _cohort_table(cohorts),
         "pruned": _pruned_table(finished),
-        "tests": _tests_table(finished, curves),
     }
     return {
         "claims": [
@@ -178,34 +177,6 @@ def _pruned_table(finished: Finished) -> dict[str, Any]:
         " active."
     )
     return _table("Kept beside pruned units", note, columns, rows)
-
-
-def _tests_table(finished: Finished, curves: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Welch's tests of growth against its rivals, as the paper's, which are not paired."""
-    models = {model["name"]: model for model in finished.models}
-
-    def measured(name: str) -> dict[str, Any]:
-        curve, ticket = curves.get(name, np.empty((0, 0))), models.get(f"{name}_ticket", {})
-        found = {"acc": curve[:, -1], "taa": curve.mean(axis=1)} if curve.size else {}
-        return found | ({"ticket": ticket["seeds"]} if ticket else {})
-
-    rows, ours = [], measured("grow")
-    for rival in RIVALS:
-        theirs = measured(rival)
-        found = {key: welch(ours[key], theirs[key]) for key in ours if key in theirs}
-        if any(p is not None for p in found.values()):
-            rows.append({"model": f"grow against {rival}", **found})
-    columns = [
-        ("model", "models", ""),
-        ("acc", "p: last cycle", ""),
-        ("taa", "p: mean over cycles", ""),
-        ("ticket", "p: ticket", ""),
-    ]
-    note = (
-        "Two-sided p of Welch's t test over seeds, unpaired, as in the paper; no correction for how"
-        " many there are. Claims are judged by paired differences."
-    )
-    return _table("Welch's tests", note, columns, rows)
 
 
 def _cohort_table(cohorts: dict[str, dict[tuple[str, str], np.ndarray]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from theseus_jax.errors import UserError
 from theseus_jax.nets.masked import Masked
 from theseus_jax.nets.stage import Network, Variables, network
-from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.containers import read_weights
 from theseus_jax.nets.weights.placed import KERNEL, Place, placed
 from theseus_jax.packaged import MINILM_FILE, pinned_file
 
@@ -164,7 +164,7 @@ def load_minilm(path: str | os.PathLike | None = None) -> Variables:
     return placed(
         bert(**MINILM),
         ids,
-        read_tensors(file),
+        read_weights(file),
         tensor_places(MINILM["depth"]),
         unused=UNUSED,
         what="MiniLM-L6",

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.masked import Masked
-from theseus_jax.nets.models import bert
-from theseus_jax.nets.models import recurrent as rnn
+from theseus_jax.nets.models import bert, cells
 from theseus_jax.nets.stage import Network, network
 
 _normal = nn.initializers.normal(0.02)
@@ -35,8 +34,8 @@ class Bidirectional(nn.Module):
     hidden: int
 
     def setup(self) -> None:
-        self.forwards = rnn.cell(self.kind, self.hidden)
-        self.backwards = rnn.cell(self.kind, self.hidden)
+        self.forwards = cells.cell(self.kind, self.hidden)
+        self.backwards = cells.cell(self.kind, self.hidden)
 
     def __call__(self, x: Masked) -> jax.Array:
         real = x.mask > 0
@@ -57,7 +56,7 @@ class Block(nn.Module):
     """h = norm(x + out(birnn(x))), then norm(h + mlp(h)): Masked of (B, T, D) -> of (B, T, D), 0
     where the mask is.
 
-    recurrent: units of each direction. cell: one of `recurrent.CELLS`. There are no heads.
+    recurrent: units of each direction. cell: one of `cells.CELLS`. There are no heads.
     """
 
     width: int
@@ -98,13 +97,13 @@ def encoder(
     features.
 
     recurrent: units of each direction; with 2 * recurrent = width the kernel of "out" has the
-    guide's shape too. cell: one of `recurrent.CELLS`. keep: numbers (from 1) of the blocks that
+    guide's shape too. cell: one of `cells.CELLS`. keep: numbers (from 1) of the blocks that
     stay `bert.Block`s with `heads` heads. A text's features do not depend on its padding: not on
     the ids there, and on its length by rounding alone. Raises UserError for an unknown cell, for
     units below 1, for a kept block that is none of 1..depth, and for kept blocks whose heads do not
     divide the width.
     """
-    rnn.cell(cell, recurrent)
+    cells.cell(cell, recurrent)
     if recurrent < 1:
         raise UserError(
             f"a recurrence of {recurrent} units in each direction holds nothing; take 1 or more"

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from theseus_jax.nets.blocks.conv import Conv
 from theseus_jax.nets.stage import Network, Variables, network
-from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.containers import read_weights
 from theseus_jax.nets.weights.placed import KERNEL, Place, placed
 from theseus_jax.packaged import LITE0_FILE, pinned_file
 
@@ -198,7 +198,7 @@ def load_efficientnet_lite0(path: str | os.PathLike | None = None) -> Variables:
     return placed(
         efficientnet_lite(),
         image,
-        read_tensors(file),
+        read_weights(file),
         tensor_places(),
         unused=UNUSED,
         what="EfficientNet-Lite0",

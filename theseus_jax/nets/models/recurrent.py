@@ -1,156 +1,30 @@
 """Recurrent networks as named stages: embed, block_1 .. block_L, norm, head; constant memory per
 generated token.
 
-Cells: `elman` (tanh RNN), `gru` and `lstm` (flax's cells), `linear` (a gated linear recurrence
-whose state is combined by an associative scan, after the RG-LRU of De et al. 2024, arXiv
-2402.19427, section 2.4). Blocks: `plain` (the cell alone, as in the papers' RNN language models) or
-`residual` (pre-layer-norm, with an MLP).
+Blocks: `plain` (a cell alone, as in the papers' RNN language models) or `residual` (pre-layer-norm,
+with an MLP). Mixers stand where a GPT-2's block has its attention, and
+have its names: `linear_attention` (`linear_attention.LinearAttention`), `window` (attention to the
+nearest tokens and the first).
 """
 
 from __future__ import annotations
 
+from typing import Any, Mapping, Sequence
+
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.adapters import adapted
-from theseus_jax.nets.models.gpt2 import EPSILON, MLP, Embed, Head
+from theseus_jax.nets.models.cells import CELLS, cell
+from theseus_jax.nets.models.gpt2 import EPSILON, MLP, Attention, Block, Embed, Head
+from theseus_jax.nets.models.linear_attention import LinearAttention
 from theseus_jax.nets.stage import Network, network
 
-CELLS = ("elman", "gru", "lstm", "linear")
+MIXERS = ("linear_attention", "window")
 BLOCKS = ("plain", "residual")
 # what helps a deep plain tanh network by itself, and the sizes that it changes
 CURES = {"baseline_residual": {"block": "residual"}, "baseline_gated": {"cell": "gru"}}
-DECAY_SHARPNESS = 8.0  # the constant c of RG-LRU: a = exp(-c softplus(L) r)
-
-
-class Elman(nn.Module):
-    """h_t = tanh(W x_t + U h_{t-1} + b): (B, T, D) -> (B, T, J). The input product is one GEMM
-    outside the scan.
-    """
-
-    hidden: int
-
-    def setup(self) -> None:
-        self.input = nn.Dense(self.hidden)
-        self.kernel = self.param(
-            "recurrent", nn.initializers.orthogonal(), (self.hidden, self.hidden)
-        )
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        u = jnp.swapaxes(self.input(x), 0, 1)
-
-        def advance(h, u_t):
-            h = jnp.tanh(u_t + h @ self.kernel)
-            return h, h
-
-        return jnp.swapaxes(jax.lax.scan(advance, jnp.zeros_like(u[0]), u)[1], 0, 1)
-
-    def initial_carry(self, batch: int) -> jax.Array:
-        return jnp.zeros((batch, self.hidden))
-
-    def step(self, x: jax.Array, carry: jax.Array) -> tuple[jax.Array, jax.Array]:
-        h = jnp.tanh(self.input(x) + carry @ self.kernel)
-        return h, h
-
-
-class FlaxCell(nn.Module):
-    """A GRU or LSTM from flax over the tokens: (B, T, D) -> (B, T, J)."""
-
-    hidden: int
-    kind: str
-
-    def setup(self) -> None:
-        self.cell = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}[self.kind](self.hidden)
-        self.rnn = nn.RNN(self.cell)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.rnn(x)
-
-    def initial_carry(self, batch: int):
-        state = jnp.zeros((batch, self.hidden))
-        return (state, state) if self.kind == "lstm" else state
-
-    def step(self, x: jax.Array, carry):
-        carry, y = self.cell(carry, x)
-        return y, carry
-
-
-class GatedLinear(nn.Module):
-    """h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t u_t, y_t = gelu(g_t) h_t: (B, T, D) -> (B, T, J).
-
-    u comes from a short causal depthwise convolution; a_t = exp(-c softplus(L) sigmoid(r_t)) in (0,
-    1); r, i, g are linear in x. All products over tokens are GEMMs; the recurrence is one
-    associative scan.
-    """
-
-    hidden: int
-    taps: int = 4
-
-    def setup(self) -> None:
-        self.input = nn.Dense(4 * self.hidden)
-        self.taps_kernel = self.param("taps", nn.initializers.normal(0.5), (self.taps, self.hidden))
-        self.decay = self.param("decay", _decay_init, (self.hidden,))
-
-    def _gates(self, x: jax.Array) -> list[jax.Array]:
-        return jnp.split(self.input(x), 4, axis=-1)
-
-    def _recurrence(self, u: jax.Array, r: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(a, b) of h_t = a_t h_{t-1} + b_t, in float32 at least: in bfloat16 every a above 0.996
-        would be 1.
-        """
-        u, r, i = (z.astype(jnp.promote_types(z.dtype, jnp.float32)) for z in (u, r, i))
-        log_a = -DECAY_SHARPNESS * jax.nn.softplus(self.decay) * jax.nn.sigmoid(r)
-        # expm1 keeps sqrt(1 - a^2) and its gradient finite where a is within rounding of 1
-        return jnp.exp(log_a), jnp.sqrt(-jnp.expm1(2 * log_a) + 1e-12) * jax.nn.sigmoid(i) * u
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        u, r, i, g = self._gates(x)
-        padded = jnp.pad(u, ((0, 0), (self.taps - 1, 0), (0, 0)))
-        u = sum(self.taps_kernel[k] * padded[:, k : k + u.shape[1]] for k in range(self.taps))
-        a, b = self._recurrence(u, r, i)
-        _, h = jax.lax.associative_scan(
-            lambda p, q: (p[0] * q[0], q[0] * p[1] + q[1]), (a, b), axis=1
-        )
-        return nn.gelu(g) * h.astype(g.dtype)
-
-    def initial_carry(self, batch: int) -> dict[str, jax.Array]:
-        return {
-            "state": jnp.zeros((batch, self.hidden)),
-            "window": jnp.zeros((batch, self.taps - 1, self.hidden)),
-        }
-
-    def step(
-        self, x: jax.Array, carry: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        u, r, i, g = self._gates(x)
-        window = jnp.concatenate([carry["window"], u[:, None]], axis=1)
-        a, b = self._recurrence(jnp.sum(self.taps_kernel * window, axis=1), r, i)
-        h = a * carry["state"] + b
-        return nn.gelu(g) * h.astype(g.dtype), {"state": h, "window": window[:, 1:]}
-
-
-def _decay_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """softplus(L) such that the slowest decay at an open gate, a^(1/c), is uniform in [0.9,
-    0.999].
-    """
-    a = jax.random.uniform(key, shape, minval=0.9, maxval=0.999)
-    return jnp.log(jnp.expm1(-jnp.log(a)))
-
-
-def cell(kind: str, hidden: int) -> nn.Module:
-    """The recurrent cell `kind` with J = hidden units: (B, T, D) -> (B, T, J). Raises UserError for
-    another kind.
-    """
-    if kind not in CELLS:
-        raise UserError(f"there is no recurrent cell {kind!r}; choose one of {', '.join(CELLS)}")
-    return {
-        "elman": lambda: Elman(hidden),
-        "linear": lambda: GatedLinear(hidden),
-        "gru": lambda: FlaxCell(hidden, "gru"),
-        "lstm": lambda: FlaxCell(hidden, "lstm"),
-    }[kind]()
 
 
 class PlainBlock(nn.Module):
@@ -185,16 +59,18 @@ class ResidualBlock(nn.Module):
     hidden: int
     depth: int = 1
     mlp_hidden: int = 0
+    activation: str = "gelu_new"
+    epsilon: float = EPSILON
 
     def setup(self) -> None:
-        self.ln_1 = nn.LayerNorm(epsilon=EPSILON)
+        self.ln_1 = nn.LayerNorm(epsilon=self.epsilon)
         self.rnn = cell(self.kind, self.hidden)
         self.out = nn.Dense(
             self.width, kernel_init=nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5)
         )
         if self.mlp_hidden:
-            self.ln_2 = nn.LayerNorm(epsilon=EPSILON)
-            self.mlp = MLP(self.width, self.mlp_hidden, self.depth)
+            self.ln_2 = nn.LayerNorm(epsilon=self.epsilon)
+            self.mlp = MLP(self.width, self.mlp_hidden, self.depth, self.activation)
 
     def _mix(self, x: jax.Array) -> jax.Array:
         return x + self.mlp(self.ln_2(x)) if self.mlp_hidden else x
@@ -211,47 +87,99 @@ class ResidualBlock(nn.Module):
         return self._mix(x + self.out(y)), carry
 
 
+def mixer(kind: str, width: int, heads: int, depth: int, **sizes: Any) -> nn.Module:
+    """The mixer `kind` of a GPT-2's block. sizes: of `LinearAttention` (features, decay) or of
+    `gpt2.Attention` (window, sinks). Raises UserError for another kind.
+    """
+    if kind not in MIXERS:
+        raise UserError(f"there is no mixer {kind!r}; choose one of {', '.join(MIXERS)}")
+    if width % heads:
+        raise UserError(
+            f"a width of {width} is not a multiple of {heads} heads; change target.width or"
+            " target.heads"
+        )
+    made = {"linear_attention": LinearAttention, "window": Attention}[kind]
+    return made(width, heads, depth, **sizes)
+
+
+def _check(kind: str, block: str, expansion: int, depth: int, keep: Sequence[int]) -> None:
+    """Raises UserError for what no recurrent network can be."""
+    attends = kind in MIXERS or bool(keep)
+    if block not in BLOCKS:
+        raise UserError(f"there is no block {block!r}; choose one of {', '.join(BLOCKS)}")
+    if kind not in (*CELLS, *MIXERS):
+        raise UserError(
+            f"there is no recurrent cell {kind!r}; choose one of {', '.join(CELLS)}, or a mixer,"
+            f" {' or '.join(MIXERS)}"
+        )
+    if block == "plain" and attends:
+        raise UserError(
+            "a plain block is a cell alone and cannot hold"
+            f" {kind if kind in MIXERS else 'attention'}; set target.block to 'residual'"
+        )
+    if not expansion and attends:
+        raise UserError(
+            "an expansion of 0 leaves no MLP, which the blocks of GPT-2, those with attention, have"
+            "; set target.expansion to 1 or more"
+        )
+    odd = [number for number in keep if not 1 <= number <= depth]
+    if odd:
+        raise UserError(f"there is no block_{odd[0]} to keep; the target has {depth} blocks")
+
+
 def recurrent(
     *,
     vocabulary: int,
     width: int,
     depth: int,
-    hidden: int,
+    hidden: int = 0,
     kind: str = "linear",
     block: str = "residual",
     expansion: int = 4,
+    heads: int = 1,
+    mixing: Mapping[str, Any] | None = None,
+    keep: Sequence[int] = (),
     seam_width: int = 0,
     rank: int = 0,
+    mlp_hidden: int = 0,
+    activation: str = "gelu_new",
+    epsilon: float = EPSILON,
 ) -> Network:
     """A recurrent language model: (B, T) int32 tokens -> (B, T, V) float32 logits, no learned
     positions.
 
-    seam_width: the guide's width where it differs from `width`; each block then reads and writes
-    that width through low-rank linear adapters of rank `rank`, so that every seam fits the guide's.
-    Raises UserError for an unknown cell or block, or for a rank that a seam needs and does not get.
+    kind: one of CELLS, with J = hidden units, or of MIXERS, with `heads` and the sizes `mixing`.
+    keep: numbers (from 1) of blocks that stay attention. seam_width: the guide's width where it
+    differs from `width`; each block then reads and writes that width through low-rank linear
+    adapters of rank `rank`, so that every seam fits the guide's. mlp_hidden: units of an MLP; 0:
+    expansion times the width. activation, epsilon: see `gpt2.gpt2`. Raises UserError for an unknown
+    kind or block, for a block that cannot be kept, or for a rank that a seam needs and does not
+    get.
     """
-    if block not in BLOCKS:
-        raise UserError(f"there is no block {block!r}; choose one of {', '.join(BLOCKS)}")
+    mixes = kind in MIXERS
+    _check(kind, block, expansion, depth, keep)
+    own = mixer(kind, width, heads, depth, **(mixing or {})) if mixes else cell(kind, hidden)
+
+    units = mlp_hidden or expansion * width
+
+    def make(number: int) -> nn.Module:
+        if mixes or number in keep:
+            mixing = None if number in keep else own
+            return Block(width, heads, units, depth, 0.0, mixing, activation, epsilon)
+        if block == "plain":
+            return PlainBlock(kind, hidden)
+        return ResidualBlock(kind, width, hidden, depth, units, activation, epsilon)
+
     inner = hidden if block == "plain" else width
-    outer = seam_width or width
-    make = {
-        "plain": lambda: PlainBlock(kind, hidden),
-        "residual": lambda: ResidualBlock(kind, width, hidden, depth, expansion * width),
-    }[block]
-    cell(kind, hidden)
-    if seam_width and seam_width != inner:
-        blocks = [
-            (f"block_{i + 1}", adapted(make(), width, seam_width, rank)) for i in range(depth)
-        ]
-    else:
-        blocks = [(f"block_{i + 1}", make()) for i in range(depth)]
-        outer = inner
-    embed = seam_width or width
+    outer = seam_width or inner
+    blocks = [make(i + 1) for i in range(depth)]
+    if outer != inner:
+        blocks = [adapted(one, width, outer, rank) for one in blocks]
     return network(
         [
-            ("embed", Embed(vocabulary, embed)),
-            *blocks,
-            ("norm", nn.LayerNorm(epsilon=EPSILON)),
+            ("embed", Embed(vocabulary, seam_width or width)),
+            *[(f"block_{i + 1}", one) for i, one in enumerate(blocks)],
+            ("norm", nn.LayerNorm(epsilon=epsilon)),
             ("head", Head(vocabulary, outer, use_bias=True)),
         ]
     )

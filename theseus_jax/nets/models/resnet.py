@@ -8,23 +8,18 @@ the kernel on every side.
 from __future__ import annotations
 
 import math
-import os
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.conv import Conv
 from theseus_jax.nets.blocks.norms import known_norm, normalized
 from theseus_jax.nets.blocks.units import Units
-from theseus_jax.nets.stage import Network, Variables, network
-from theseus_jax.nets.weights.containers import read_tensors
-from theseus_jax.nets.weights.placed import KERNEL, Place, placed
+from theseus_jax.nets.stage import Network, network
 
 STEMS = ("imagenet", "cifar")
-UNUSED = r".*\.num_batches_tracked"  # PyTorch's count of training steps
 # He et al. 2015 (arXiv 1502.01852), equation 14
 _he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -138,7 +133,7 @@ class Pool(nn.Module):
         return x.mean((1, 2))
 
 
-def _known_depth(depth: int) -> Depth:
+def known_depth(depth: int) -> Depth:
     if depth not in DEPTHS:
         raise UserError(
             f"there is no ResNet of depth {depth!r}; take one of {', '.join(map(str, DEPTHS))}"
@@ -175,7 +170,7 @@ def resnet(
     at depth 50 22,780,456. Raises UserError for another depth, stem or norm, a size below 1, and
     for zero_last without a skip or a norm.
     """
-    sizes, norm = _known_depth(depth), known_norm(norm)
+    sizes, norm = known_depth(depth), known_norm(norm)
     if stem not in STEMS:
         raise UserError(f"there is no stem {stem!r}; take one of {', '.join(STEMS)}")
     if min(width, classes) < 1:
@@ -198,60 +193,4 @@ def resnet(
             ("pool", Pool()),
             ("head", nn.Dense(classes)),
         ]
-    )
-
-
-def tensor_places(depth: int) -> dict[str, Place]:
-    """{Hugging Face name: place} of every tensor of a `resnet(depth=depth)`: transformers'
-    ResNetForImageClassification.
-
-    Raises UserError for another depth.
-    """
-    sizes, number = _known_depth(depth), 0
-    places = _layer("resnet.embedder.embedder", "stem", "conv", "norm")
-    for group, count in enumerate(sizes.blocks):
-        for i in range(count):
-            number += 1
-            given, stage = f"resnet.encoder.stages.{group}.layers.{i}", f"block_{number}"
-            for j in range(len(sizes.kernels)):
-                places |= _layer(f"{given}.layer.{j}", stage, f"conv_{j + 1}", f"norm_{j + 1}")
-            if i == 0 and (group or sizes.expansion > 1):
-                places |= _layer(f"{given}.shortcut", stage, "shortcut", "shortcut_norm")
-    return places | {
-        "classifier.1.weight": Place("head/params/kernel", KERNEL[2]),
-        "classifier.1.bias": Place("head/params/bias"),
-    }
-
-
-def _layer(given: str, stage: str, conv: str, norm_name: str) -> dict[str, Place]:
-    return {
-        f"{given}.convolution.weight": Place(f"{stage}/params/{conv}/kernel", KERNEL[4]),
-        f"{given}.normalization.weight": Place(f"{stage}/params/{norm_name}/scale"),
-        f"{given}.normalization.bias": Place(f"{stage}/params/{norm_name}/bias"),
-        f"{given}.normalization.running_mean": Place(f"{stage}/batch_stats/{norm_name}/mean"),
-        f"{given}.normalization.running_var": Place(f"{stage}/batch_stats/{norm_name}/var"),
-    }
-
-
-def load_resnet(
-    path: str | os.PathLike,
-    *,
-    depth: int,
-    classes: int,
-    width: int = 64,
-    stem: str = "imagenet",
-    channels: int = 3,
-) -> Variables:
-    """The variables of `resnet(depth=depth, classes=classes, width=width, stem=stem)` from a file
-    of trained weights.
-
-    path: a .safetensors or .pth file of float32 tensors with the names of transformers'
-    ResNetForImageClassification, a depth of 50 with `downsample_in_bottleneck=False`, which no
-    tensor tells. channels: of the images. Raises UserError for a file that cannot be read, or
-    tensors that are not those of the network.
-    """
-    net = resnet(depth=depth, classes=classes, width=width, stem=stem)
-    image = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
-    return placed(
-        net, image, read_tensors(path), tensor_places(depth), unused=UNUSED, what=f"ResNet-{depth}"
     )

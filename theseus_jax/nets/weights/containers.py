@@ -1,4 +1,5 @@
-"""Named tensors in files: .safetensors, .npz, .pth, .pt and .bin, by one reader each.
+"""Named tensors in files: .safetensors, .npz, .pth, .pt and .bin, by one reader each; in folders as
+save_pretrained leaves them, in one file or in shards.
 
 No reader runs code that a file names, and none follows a link out of the file.
 """
@@ -6,6 +7,7 @@ No reader runs code that a file names, and none follows a link out of the file.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +30,16 @@ SAFETENSORS_DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+
+
+INDEX = ".index.json"
+FOLDERS = (
+    "model.safetensors",
+    f"model.safetensors{INDEX}",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX}",
+)
+WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
 
 class Tensor(NamedTuple):
@@ -55,25 +67,85 @@ def library(name: str) -> ModuleType:
 
 
 def open_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
-    """{name: Tensor} of a file, by its suffix; a .safetensors file gives its values only when
-    asked.
+    """{name: Tensor} of a file, by its suffix, of all shards that an .index.json names, or of a
+    folder that holds one of FOLDERS; a .safetensors file gives its values only when asked.
 
     .safetensors needs the package safetensors. A .pth, .pt or .bin file gives the tensors of a
-    state dict. Dtypes are in this machine's byte order. Raises UserError for another suffix, a
-    missing package, and a file that is not there, is damaged, or is of another format than its
-    suffix says.
+    state dict. Dtypes are in this machine's byte order. What wraps a network's names, "module." or
+    "_orig_mod." before all of them, is taken off. Raises UserError for another suffix, a missing
+    package, and a file that is not there, is damaged, or is of another format than its suffix says.
     """
     source = Path(path).expanduser()
+    if source.is_dir():
+        source = _in_folder(source)
+    if source.name.endswith(INDEX):
+        return _unwrapped(_shards(source))
     if source.suffix not in READERS:
         raise UserError(f"{str(path)!r} does not end in {', '.join(READERS)}; convert or rename it")
     if not source.is_file():
         raise UserError(f"there is no file {source}; give the {source.suffix} file of the weights")
-    return _refusing(source, lambda: READERS[source.suffix](source))
+    return _unwrapped(_refusing(source, lambda: READERS[source.suffix](source)))
+
+
+def _in_folder(folder: Path) -> Path:
+    there = [folder / name for name in FOLDERS if (folder / name).is_file()]
+    if not there:
+        raise UserError(
+            f"the folder {folder} holds no weights; it needs {' or '.join(FOLDERS)}, as"
+            " save_pretrained writes them"
+        )
+    return there[0]
+
+
+def _shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all files that an index names, each from the file that it names for it."""
+    if not index.is_file():
+        raise UserError(f"there is no file {index}; give the index of the shards")
+    named = _refusing(index, lambda: json.loads(index.read_text("utf-8"))["weight_map"])
+    outside = [file for file in named.values() if Path(file).name != file]
+    if outside:
+        raise UserError(f"{index} names {outside[0]}, which lies elsewhere; save the model again")
+    found = {}
+    for file in dict.fromkeys(named.values()):
+        held = open_tensors(index.parent / file)
+        missing = [name for name, place in named.items() if place == file and name not in held]
+        if missing:
+            raise UserError(
+                f"{index.parent / file} lacks {missing[0]}, which {index.name} says is there;"
+                " download both again"
+            )
+        found |= {name: held[name] for name, place in named.items() if place == file}
+    return found
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what training wrappers put before every name."""
+    for prefix in WRAPPERS * 2:  # compiled inside of distributed, or the other way round
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def widened(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """float16 and bfloat16 tensors as the float32 that they are exactly."""
+
+    def wide(tensor: Tensor) -> Tensor:
+        if tensor.dtype not in ("float16", "bfloat16"):
+            return tensor
+        return Tensor(tensor.shape, "float32", lambda: tensor.read().astype(np.float32))
+
+    return {name: wide(tensor) for name, tensor in tensors.items()}
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """{name: array} of a file, with the formats and errors of `open_tensors`."""
     tensors = open_tensors(path)
+    return _refusing(Path(path), lambda: {name: tensor.read() for name, tensor in tensors.items()})
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """`read_tensors` of a network in float32: half precision is widened exactly."""
+    tensors = widened(open_tensors(path))
     return _refusing(Path(path), lambda: {name: tensor.read() for name, tensor in tensors.items()})
 
 

@@ -1,4 +1,5 @@
-"""GPT-2 weights in Hugging Face naming, read from and written to one .safetensors or .npz file.
+"""GPT-2 weights in Hugging Face naming: read from a folder that save_pretrained left or a file, and
+written to one .safetensors or .npz file.
 
 Nothing is guessed: every tensor must be there under its name, with its shape and dtype, and no
 other may be. Hugging Face stores GPT-2's kernels as (inputs, outputs), as flax does, so no tensor
@@ -10,17 +11,18 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Mapping
+from typing import Any, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.models.gpt2 import gpt2
+from theseus_jax.nets.models.gpt2 import ACTIVATIONS, EPSILON, gpt2
 from theseus_jax.nets.stage import Variables, variable_shapes
-from theseus_jax.nets.weights.containers import Tensor, library, open_tensors
+from theseus_jax.nets.weights.containers import Tensor, library, open_tensors, widened
 from theseus_jax.nets.weights.placed import listed, problems
+from theseus_jax.nets.weights.settings import Family, agree, beside, sizes_of
 from theseus_jax.trees import bit_equal, difference, host_array, leaves_by_path
 
 PREFIX = "transformer."
@@ -49,6 +51,44 @@ BLOCK_TENSORS = {
 }
 
 
+FAMILY = Family(
+    "GPT-2",
+    {
+        "vocab_size": "vocabulary",
+        "n_embd": "width",
+        "n_layer": "depth",
+        "n_head": "heads",
+        "n_positions": "positions",
+        "n_inner": "hidden",
+        "activation_function": "activation",
+        "layer_norm_epsilon": "epsilon",
+    },
+    ("vocab_size", "n_embd", "n_layer", "n_head", "n_positions"),
+    {
+        "model_type": ("gpt2",),
+        "activation_function": tuple(ACTIVATIONS),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "reorder_and_upcast_attn": (False,),
+        "add_cross_attention": (False,),
+        "tie_word_embeddings": (True,),
+    },
+    frozenset(
+        {
+            "attn_pdrop",
+            "embd_pdrop",
+            "resid_pdrop",
+            "n_ctx",
+            "summary_activation",
+            "summary_first_dropout",
+            "summary_proj_to_labels",
+            "summary_type",
+            "summary_use_proj",
+        }
+    ),
+)
+
+
 def tensor_names(depth: int) -> dict[str, str]:
     """{Hugging Face name without "transformer.": path in the variables} of every tensor of
     a GPT-2.
@@ -62,19 +102,32 @@ def tensor_names(depth: int) -> dict[str, str]:
 
 
 def load_gpt2(
-    path: str | os.PathLike, *, vocabulary: int, width: int, depth: int, heads: int, positions: int
+    path: str | os.PathLike,
+    *,
+    vocabulary: int,
+    width: int,
+    depth: int,
+    heads: int,
+    positions: int,
+    hidden: int = 0,
+    activation: str = "gelu_new",
+    epsilon: float = EPSILON,
 ) -> Variables:
-    """The variables of `gpt2(vocabulary=..., width=..., depth=..., heads=..., positions=...)` from
-    a file.
+    """The variables of `gpt2(...)` of these sizes from a folder or file (`containers.open_tensors`)
+    of float32, float16 or bfloat16 tensors, named with or without "transformer.".
 
-    path: a .safetensors or .npz file of float32 tensors, named with or without "transformer.". The
-    buffers of the mask (`attn.bias`, `attn.masked_bias`) are ignored; `lm_head.weight` may be there
-    and must equal `wte.weight`, to which it is tied. `gpt2_sizes` reads all sizes but heads, which
-    show in no shape: no file can contradict them, as no shape can tell that a square kernel is
-    transposed. Raises UserError naming the tensors that are missing, extra, renamed, transposed, of
-    other shape or dtype.
+    The buffers of the mask (`attn.bias`, `attn.masked_bias`) are ignored; `lm_head.weight` may be
+    there and must equal `wte.weight`, to which it is tied. `gpt2_sizes` reads the sizes: all of
+    them from a config.json beside, which must agree with those that are given; without one nothing
+    tells heads, activation and epsilon, as no shape can tell that a square kernel is transposed.
+    Raises UserError naming the setting that differs, or the tensors that are missing, extra,
+    renamed, transposed, of other shape or dtype.
     """
-    expected = _expected(vocabulary, width, depth, heads, positions)
+    sizes = {"vocabulary": vocabulary, "width": width, "depth": depth, "positions": positions}
+    sizes |= {"hidden": hidden or 4 * width}
+    wanted = {**sizes, "heads": heads, "activation": activation, "epsilon": epsilon}
+    agree(path, FAMILY, wanted)
+    expected = _expected(**sizes, heads=heads)
     leaves, paths = leaves_by_path(expected), tensor_names(depth)
     tensors = _weights(path)
     lines = _problems({name: leaves[leaf] for name, leaf in paths.items()}, tensors)
@@ -96,7 +149,9 @@ def save_gpt2(path: str | os.PathLike, variables: Variables) -> None:
     `wte.weight`. Raises UserError for variables that are not those of a `gpt2(...)`, or a folder
     that is not there.
     """
-    target, leaves = _checked(path), leaves_by_path(variables)
+    target, leaves = Path(path).expanduser(), leaves_by_path(variables)
+    if target.suffix not in (".safetensors", ".npz"):
+        raise UserError(f"{str(path)!r} does not end in .safetensors or .npz; rename it")
     tables = [np.shape(leaves.get(TENSORS[name], 0.0)) for name in ("wte.weight", "wpe.weight")]
     if [len(shape) for shape in tables] != [2, 2]:
         raise UserError(
@@ -104,7 +159,7 @@ def save_gpt2(path: str | os.PathLike, variables: Variables) -> None:
             "(V, D) and (T, D) of a gpt2(...); give the variables of one seed of such a network"
         )
     depth = sum(name.startswith("block_") for name in variables)
-    lines = difference(_expected(*tables[0], depth, 1, tables[1][0]), variables)
+    lines = difference(_expected(*tables[0], depth, tables[1][0], _hidden(leaves)), variables)
     if lines:
         raise UserError(
             f"the variables are not those of a gpt2(...): {listed(lines)}; give those of one"
@@ -125,30 +180,47 @@ def save_gpt2(path: str | os.PathLike, variables: Variables) -> None:
         )
 
 
-def gpt2_sizes(path: str | os.PathLike) -> dict[str, int]:
-    """{"vocabulary", "width", "depth", "positions"} of the GPT-2 in a file, from its shapes.
+def gpt2_sizes(path: str | os.PathLike) -> dict[str, Any]:
+    """The arguments of `gpt2(...)` for the weights in a folder or file: all that a config.json
+    beside says, or else {"vocabulary", "width", "depth", "positions", "hidden"} from the shapes.
 
-    Raises UserError for a file that cannot be read, or that lacks blocks or the two embeddings of
-    one width.
+    Raises UserError for a config.json of another network, a file that cannot be read, or that lacks
+    blocks or the two embeddings of one width.
     """
+    settings = beside(path)
+    if settings:
+        return sizes_of(settings, FAMILY)
     tensors = _weights(path)
-    tables = [
-        tensors[name].shape if name in tensors else () for name in ("wte.weight", "wpe.weight")
-    ]
+    names = ("wte.weight", "wpe.weight", "h.0.mlp.c_fc.weight")
+    tables = [tensors[name].shape if name in tensors else () for name in names]
     depth = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
-    if not depth or [len(shape) for shape in tables] != [2, 2] or tables[0][1] != tables[1][1]:
+    if not depth or [len(shape) for shape in tables] != [2] * 3 or tables[0][1] != tables[1][1]:
         raise UserError(
             f"{path} holds no GPT-2: {depth} blocks h.*, wte.weight {tables[0]} and wpe.weight "
             f"{tables[1]} instead of (V, D) and (T, D); give another file"
         )
-    (vocabulary, width), (positions, _) = tables
-    return {"vocabulary": vocabulary, "width": width, "depth": depth, "positions": positions}
+    (vocabulary, width), (positions, _), (_, hidden) = tables
+    found = {"vocabulary": vocabulary, "width": width, "depth": depth, "positions": positions}
+    return found | ({} if hidden == 4 * width else {"hidden": hidden})
 
 
-def _expected(vocabulary: int, width: int, depth: int, heads: int, positions: int) -> Variables:
-    net = gpt2(vocabulary=vocabulary, width=width, depth=depth, heads=heads, positions=positions)
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return variable_shapes(net, tokens)
+def _hidden(leaves: Mapping[str, Any]) -> int:
+    shape = np.shape(leaves.get("block_1/params/mlp/c_fc/kernel", 0.0))
+    return shape[1] if len(shape) == 2 else 0
+
+
+def _expected(
+    vocabulary: int, width: int, depth: int, positions: int, hidden: int, heads: int = 1
+) -> Variables:
+    net = gpt2(
+        vocabulary=vocabulary,
+        width=width,
+        depth=depth,
+        heads=heads,  # shows in no shape
+        positions=positions,
+        hidden=hidden,
+    )
+    return variable_shapes(net, jax.ShapeDtypeStruct((1, 1), jnp.int32))
 
 
 def _problems(
@@ -166,15 +238,8 @@ def _problems(
 
 
 def _weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    source = _checked(path)
-    named = open_tensors(source)
+    named = widened(open_tensors(path))
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in named.items()}
     if len(weights) < len(named):
-        raise UserError(f"{source} holds tensors both with and without {PREFIX!r}; keep one copy")
+        raise UserError(f"{path} holds tensors both with and without {PREFIX!r}; keep one copy")
     return {name: tensor for name, tensor in weights.items() if not BUFFER.fullmatch(name)}
-
-
-def _checked(path: str | os.PathLike) -> Path:
-    if Path(path).suffix not in (".safetensors", ".npz"):
-        raise UserError(f"{str(path)!r} does not end in .safetensors or .npz; convert or rename it")
-    return Path(path).expanduser()

@@ -25,6 +25,7 @@ DTYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
+    "BFloat16Storage": "bfloat16",
     "LongStorage": "<i8",
     "IntStorage": "<i4",
     "ShortStorage": "<i2",
@@ -36,7 +37,8 @@ DTYPES = {
 
 def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """{name: array} of a file that `torch.save(module.state_dict(), path)` wrote, in either format;
-    C-contiguous copies.
+    C-contiguous copies. Of a training checkpoint, a dict of which one entry is a state dict, that
+    one.
 
     Raises UserError for a file that is not there or is damaged, and for one that names anything but
     dense CPU tensors of plain dtypes in a flat dict: nothing else of the pickle is ever called.
@@ -57,17 +59,38 @@ def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
             f"{path} is not a readable .pth file ({type(error).__name__}: {error}); "
             "download it again"
         ) from error
-    if not isinstance(described, Mapping) or not all(
-        isinstance(tensor, _View) for tensor in described.values()
-    ):
-        raise UserError(f"{path} holds no flat dict of tensors; save a plain state_dict() instead")
+    described = _state_dict(path, described)
     return {str(name): _viewed(path, name, tensor, storages) for name, tensor in described.items()}
+
+
+def _state_dict(path: Any, described: Any) -> Mapping[str, Any]:
+    """The tensors by name, be they the whole content or one entry of it."""
+
+    def flat(entry: Any) -> bool:
+        return isinstance(entry, Mapping) and all(isinstance(one, _View) for one in entry.values())
+
+    if flat(described):
+        return described
+    entries = described.items() if isinstance(described, Mapping) else ()
+    inside = {str(name): entry for name, entry in entries if flat(entry) and entry}
+    if len(inside) == 1:
+        return next(iter(inside.values()))
+    several = f"several, {', '.join(inside)}" if inside else "no flat dict of tensors"
+    raise UserError(f"{path} holds {several}; save one plain state_dict() instead")
 
 
 class _Storage(NamedTuple):
     key: str
     dtype: str
     count: int
+
+
+def _dtype(storage: _Storage) -> np.dtype:
+    if storage.dtype == "bfloat16":
+        import ml_dtypes  # numpy knows the name by it
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(storage.dtype)
 
 
 class _View(NamedTuple):
@@ -118,7 +141,7 @@ def _archive(file: BinaryIO) -> tuple[Any, dict[str, np.ndarray]]:
         unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
         described = unpickler.load()
         return described, {
-            key: np.frombuffer(archive.read(f"{root}data/{key}"), storage.dtype, storage.count)
+            key: np.frombuffer(archive.read(f"{root}data/{key}"), _dtype(storage), storage.count)
             for key, storage in unpickler.storages.items()
         }
 
@@ -141,9 +164,7 @@ def _following(file: BinaryIO, storages: Iterable[_Storage]) -> Iterable[tuple[s
             )
         yield (
             storage.key,
-            np.frombuffer(
-                file.read(count * np.dtype(storage.dtype).itemsize), storage.dtype, count
-            ),
+            np.frombuffer(file.read(count * _dtype(storage).itemsize), _dtype(storage), count),
         )
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from theseus_jax.nets.models.vit import Heads, merged, vit
 from theseus_jax.nets.stage import Stage, Variables, replace
-from theseus_jax.nets.weights.containers import read_tensors
+from theseus_jax.nets.weights.containers import read_weights
 from theseus_jax.nets.weights.placed import KERNEL, Place, placed
+from theseus_jax.nets.weights.settings import Family, agree
 
 # The names of one file: "encoder.layer." is what Hugging Face's files hold, "layers." what
 # transformers 5 calls it in memory
@@ -48,6 +49,31 @@ LINEAR = {
 NORMS = {"layernorm_before": "ln_1", "layernorm_after": "ln_2"}
 
 
+_SIZES = {
+    "image_size": "image",
+    "patch_size": "patch",
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "intermediate_size": "hidden",
+}
+_FIXED = {
+    "hidden_act": ("gelu",),
+    "layer_norm_eps": (1e-12,),
+    "qkv_bias": (True,),
+    "num_channels": (3,),
+}
+_HARMLESS = frozenset(
+    {
+        "attention_probs_dropout_prob",
+        "hidden_dropout_prob",
+        "encoder_stride",
+        "pooler_act",
+        "pooler_output_size",
+    }
+)
+VIT = Family("ViT", _SIZES, (), {"model_type": ("vit", "deit"), **_FIXED}, _HARMLESS)
+DEIT = Family("DeiT", _SIZES, (), {"model_type": ("deit",), **_FIXED}, _HARMLESS)
 UNUSED = r"(vit|deit)\.pooler\.dense\.(weight|bias)"  # a read-out that classifiers do not use
 
 
@@ -96,6 +122,10 @@ def _layers(tensors: Mapping[str, np.ndarray], model: str) -> str:
     )
 
 
+def _wanted(*sizes: int) -> dict[str, int]:
+    return dict(zip(("image", "patch", "width", "depth", "heads", "hidden"), sizes, strict=True))
+
+
 def _pixels(image: int, channels: int = 3) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, image, image, channels), jnp.float32)
 
@@ -128,7 +158,8 @@ def load_vit(
         heads=heads,
         hidden=hidden,
     )
-    tensors = read_tensors(path)
+    agree(path, VIT, _wanted(image, patch, width, depth, heads, hidden))
+    tensors = read_weights(path)
     places = tensor_places(depth, model="vit", layers=_layers(tensors, "vit"))
     return placed(net, _pixels(image), tensors, places, unused=UNUSED, what="ViT")
 
@@ -152,7 +183,8 @@ def load_deit(
     DeiTForImageClassification reads the class token, and its rows for the distillation token are 0.
     Raises UserError for tensors that are not those of the network.
     """
-    tensors = read_tensors(path)
+    agree(path, DEIT, _wanted(image, patch, width, depth, heads, hidden))
+    tensors = read_weights(path)
     if any(name.startswith(("cls_classifier.", "distillation_classifier.")) for name in tensors):
         named = {"cls_classifier": "class", "distillation_classifier": "distillation"}
     else:

@@ -1,0 +1,101 @@
+"""How far the heads of a guide look back, and a recurrence whose heads forget at that rate.
+
+A stage has attention if its module has `mixing()` with `look_back`, and decays if it has `mixing()`
+with `remembering` and `decay` (`nets.models.gpt2.Block`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from theseus_jax.errors import UserError
+from theseus_jax.methods.stitch import drawn
+from theseus_jax.nets.stage import Network, Variables, forward, position, tied
+from theseus_jax.train import Inputs, State
+
+NEAREST = 0.05  # tokens: a head that reads its own token alone has a decay above 0 too
+
+
+@functools.partial(jax.jit, static_argnames=("net", "stages"))
+def looked_back(
+    net: Network, variables: Variables, x: Any, stages: tuple[str, ...]
+) -> dict[str, jax.Array]:
+    """{stage: (H,)}: tokens that each head of these stages looks back on, the mean distance under
+    its attention weights over all tokens of x (N, T).
+    """
+    before = {name: net.names[position(net, name) - 1] for name in stages}
+    _, read, _ = forward(net, variables, x, capture=tuple(dict.fromkeys(before.values())))
+    return {
+        name: net.stages[position(net, name)].module.apply(
+            tied(net, name, variables), read[before[name]], method="look_back"
+        )
+        for name in stages
+    }
+
+
+def _mixing(net: Network, name: str) -> Any:
+    module = net.stages[position(net, name)].module
+    return module.mixing() if hasattr(module, "mixing") else None
+
+
+@dataclasses.dataclass(frozen=True)
+class LookBack:
+    """Every head of the target's linear attentions forgets as fast as the guide's head in its place
+    does: weights a^n with the mean distance that the guide's attention has on a few windows.
+
+    pairs: (guide stage, target stage); stages without an attention there are left as they are.
+    """
+
+    guide: Network
+    pairs: tuple[tuple[str, str], ...]
+    windows: int = 32
+
+    def _places(self, net: Network) -> Sequence[tuple[str, str, Any, Any]]:
+        both = [(g, t, _mixing(self.guide, g), _mixing(net, t)) for g, t in self.pairs]
+        return [
+            one
+            for one in both
+            if hasattr(one[2], "look_back") and hasattr(one[3], "remembering") and one[3].decay
+        ]
+
+    def __call__(self, state: State, inputs: Inputs) -> State:
+        places = self._places(inputs.phase.net)
+        stages = tuple(dict.fromkeys(g for g, *_ in places))
+        x = drawn(inputs, self.windows)
+        distances = looked_back(self.guide, state.guide_variables, x, stages)
+        variables = dict(state.variables)
+        for g, t, _, ours in places:
+            params = variables[t]["params"]
+            seeds = len(jax.tree.leaves(params)[0])
+            wanted = jnp.broadcast_to(
+                jnp.maximum(distances[g], NEAREST), (seeds, *distances[g].shape)
+            )
+            attn = ours.remembering(params["attn"], wanted)
+            variables[t] = {**variables[t], "params": {**params, "attn": attn}}
+        return state._replace(variables=variables)
+
+    def check(self, net: Network, variables: Variables, guide_variables: Variables) -> None:
+        """Raises UserError where the guide has no attention or the target no decays, or other
+        heads.
+        """
+        places = self._places(net)
+        if not places:
+            raise UserError(
+                "no linear attention of the target, with decays, takes the place of an attention of"
+                " the guide; set convert.decays to 'fresh', or target.cell to 'linear_attention'"
+                " and target.decay to True"
+            )
+        for g, t, theirs, ours in places:
+            if ours.heads != theirs.heads:
+                raise UserError(
+                    f"the target's {t} has {ours.heads} heads and the guide's {g} {theirs.heads};"
+                    " set target.heads to as many, or convert.decays to 'fresh'"
+                )
+
+    def __str__(self) -> str:
+        return f"forget as fast as the guide's heads do on {self.windows} windows"
