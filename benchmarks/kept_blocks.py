@@ -103,7 +103,7 @@ def main() -> None:
         found = row(config, kept, guide, pathlib.Path(given.guide) / "cache", given.context)
         rows.append(found)
         said.append(
-            f"kept {', '.join(map(str, kept)) or 'none'}: {found['validation_loss']:.4f} nats,"
+            f"kept {kept or 'none'}: {found['validation_loss']:.4f} nats,"
             f" {found['state_bytes_128']:,} bytes at 128 tokens and {found['state_bytes_8192']:,} at"
             f" 8,192, {found['tokens_per_s']:,.0f} tokens/s after {given.context:,}"
         )
