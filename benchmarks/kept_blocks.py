@@ -104,7 +104,7 @@ def main() -> None:
         rows.append(found)
         said.append(
             f"kept {kept or 'none'}: {found['validation_loss']:.4f} nats,"
-            f" {found['state_bytes_128']:,} bytes at 128 tokens and {found['state_bytes_8192']:,} at"
+            f" {found['state_bytes_128']:,} bytes at 128 tokens, {found['state_bytes_8192']:,} at"
             f" 8,192, {found['tokens_per_s']:,.0f} tokens/s after {given.context:,}"
         )
         print(said[-1], flush=True)
