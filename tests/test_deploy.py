@@ -21,6 +21,7 @@ from theseus_jax.errors import UserError
 from theseus_jax.nets import decode
 from theseus_jax.trees import bit_equal
 
+pytestmark = pytest.mark.slow  # a run and an export come first
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 APART = """
 import json, sys
@@ -121,7 +122,6 @@ def launched(command, *given):
     )
 
 
-@pytest.mark.slow
 def test_the_commands_export_and_write(deployed, tmp_path):
     path, _ = deployed
     done = launched("export.py", path, f"--out={tmp_path / 'out'}")
@@ -191,7 +191,6 @@ def test_what_cannot_be_exported_or_read_is_refused(deployed, tmp_path, case):
             tj.load(copy)
 
 
-@pytest.mark.slow
 def test_an_image_target_leaves_too(tmp_path):
     small = {
         "data.train": 120,
