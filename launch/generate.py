@@ -1,6 +1,6 @@
 """Continue a text with an exported language model, token by token:
 
-    python launch/generate.py FOLDER --prompt="def " [--length=200] [--temperature=0.8] [--batch=1]
+    python launch/generate.py FOLDER --prompt="def" [--length=200] [--temperature=0.8] [--batch=1]
 
 Exit codes: 0 done, 2 the user's mistake (one line).
 """
@@ -29,7 +29,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", help="that launch/export.py wrote")
-    parser.add_argument("--prompt", default="def ", help="how the text begins")
+    parser.add_argument("--prompt", default="def", help="how the text begins")
     parser.add_argument("--length", type=int, default=200, help="tokens")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token")
     parser.add_argument("--batch", type=int, default=1, help="texts at once")
@@ -55,20 +55,28 @@ def write(made: Any, prompt: np.ndarray, given: argparse.Namespace) -> float:
     context = max(len(prompt) + given.length, trained)
     decode.check_length(net, made.variables, context)
     step = jax.jit(functools.partial(decode.step, net))
+
+    @jax.jit
+    def advance(variables: Any, logits: jax.Array, carries: Any, key: jax.Array) -> Any:
+        drawn = (
+            jax.random.categorical(key, logits / given.temperature)
+            if given.temperature
+            else jnp.argmax(logits, axis=-1)
+        ).astype(jnp.int32)
+        return drawn, *decode.step(net, variables, drawn, carries)
+
     carries = decode.initial_carries(net, given.batch, context)
     for token in prompt:
         tokens = jnp.full(given.batch, token, jnp.int32)
         logits, carries = step(made.variables, tokens, carries)
+    key = jax.random.key(given.seed)
+    jax.block_until_ready(advance(made.variables, logits, carries, key))  # compiled untimed
     written: list[np.ndarray] = []
-    key, shown, began = jax.random.key(given.seed), "", time.monotonic()
+    shown, began = "", time.monotonic()
     for i in range(given.length):
-        if given.temperature:
-            draw = jax.random.fold_in(key, i)
-            tokens = jax.random.categorical(draw, logits / given.temperature)
-        else:
-            tokens = jnp.argmax(logits, axis=-1)
+        draw = jax.random.fold_in(key, i)
+        tokens, logits, carries = advance(made.variables, logits, carries, draw)
         written.append(np.asarray(tokens))
-        logits, carries = step(made.variables, tokens.astype(jnp.int32), carries)
         if given.batch == 1:
             text = given.prompt + made.tokenizer.decode(np.stack(written)[:, 0])
             if not text.endswith("\ufffd"):  # the rest of a letter is still to come

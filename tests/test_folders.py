@@ -3,6 +3,7 @@ random weights), every container, wrappers of names, settings that are refused, 
 """
 
 import json
+import math
 import pathlib
 import shutil
 
@@ -14,7 +15,7 @@ import theseus_jax as tj
 from theseus_jax.data.text import load_corpus
 from theseus_jax.data.tokens import folder_tokenizer
 from theseus_jax.errors import UserError
-from theseus_jax.nets.models.gpt2 import gpt2
+from theseus_jax.nets.models.gpt2 import ACTIVATIONS, gpt2
 from theseus_jax.nets.weights.containers import open_tensors, read_tensors, read_weights
 from theseus_jax.nets.weights.gpt2 import gpt2_sizes, load_gpt2, save_gpt2
 from theseus_jax.nets.weights.resnet import load_resnet
@@ -173,6 +174,24 @@ def test_a_wider_mlp_and_its_sizes_go_through_a_file(tmp_path):
     found = gpt2_sizes(tmp_path / "w.safetensors")
     assert found == {key: value for key, value in sizes.items() if key != "heads"}
     assert bit_equal(load_gpt2(tmp_path / "w.safetensors", **sizes), variables)
+
+
+def test_activations_are_their_formulas():
+    x = np.linspace(-4, 4, 41)
+    erf = np.asarray([math.erf(value / 2**0.5) for value in x])
+    tanh = np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))
+    formulas = {
+        "gelu": 0.5 * x * (1 + erf),
+        "gelu_new": 0.5 * x * (1 + tanh),
+        "gelu_pytorch_tanh": 0.5 * x * (1 + tanh),
+        "relu": np.maximum(x, 0),
+        "silu": x / (1 + np.exp(-x)),
+    }
+    assert set(formulas) == set(ACTIVATIONS)
+    for name, wanted in formulas.items():
+        given = ACTIVATIONS[name](x.astype(np.float32))
+        np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-6)
+    assert np.abs(formulas["gelu"] - formulas["gelu_new"]).max() > 1e-4
 
 
 IMAGES = {
@@ -382,6 +401,14 @@ def test_files_that_are_named_after_splits_are_the_splits(tmp_path, valid):
 
     part = share(corpus, 0.25)
     np.testing.assert_array_equal(part, corpus.train[: corpus.train.size // 4])
+    (tmp_path / "validation.TEST.txt").write_text("two splits at once")
+    (tmp_path / "corpus.train.txt").write_text("a second train")
+    with pytest.raises(UserError, match="the .* split got none of the 5 documents"):
+        load_corpus(source="directory", path=tmp_path, validation_fraction=1e-9, test_fraction=1e-9)
+    (tmp_path / "validation.TEST.txt").unlink()
+    with pytest.raises(UserError, match="the .* split got none of the 4 documents"):
+        load_corpus(source="directory", path=tmp_path, validation_fraction=1e-9, test_fraction=1e-9)
+    (tmp_path / "corpus.train.txt").unlink()
     (tmp_path / "more.txt").write_text("another text")
     with pytest.raises(UserError, match="the .* split got none of the 4 documents"):
         load_corpus(source="directory", path=tmp_path, validation_fraction=1e-9, test_fraction=1e-9)

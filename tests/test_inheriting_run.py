@@ -329,6 +329,26 @@ def test_a_folder_that_does_not_fit_the_config_is_refused(texts, tmp_path, chang
         engine.rehearsed(changed(tiny(texts), given | changes))
 
 
+def test_the_target_has_the_activation_epsilon_and_mlp_of_the_folder(texts, tmp_path):
+    net = tj.nets.models.gpt2.gpt2(
+        vocabulary=257, width=16, depth=2, heads=2, positions=16, hidden=24
+    )
+    variables = tj.init(net, jax.random.key(0), np.zeros((1, 4), np.int32))
+    changes = {"activation_function": "relu", "layer_norm_epsilon": 1e-3, "n_inner": 24}
+    folder = folder_of(tmp_path / "guide", net, variables, **changes)
+    given = {"guide.origin": "file", "guide.weights": str(folder)}
+    task, _ = engine.parts(changed(tiny(texts), given))
+    for net in (task.target(), task.guide(), task.windowed(9000)):
+        block = net.stages[1].module
+        assert (block.activation, block.epsilon, block.hidden) == ("relu", 1e-3, 24)
+        assert net.stages[-2].module.epsilon == 1e-3
+    settled = task.settled()
+    assert settled.guide.activation == "relu" and settled.guide.origin == "untrained"
+    assert type(task)(settled).target() == task.target()
+    wider = task.target(expansion=2).stages[1].module
+    assert wider.hidden == 32  # of its own
+
+
 def test_a_folder_without_its_config_is_refused(texts, tmp_path):
     given = {"guide.origin": "file", "guide.weights": str(tmp_path)}
     with pytest.raises(UserError, match="has no config.json, which says what no tensor does"):
