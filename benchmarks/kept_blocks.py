@@ -11,50 +11,35 @@ scored on validation data. tokens/s: one sequence, after --context tokens.
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import sys
 import tempfile
-import time
 from typing import Any
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1])]
 
 import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 import theseus_jax as tj  # noqa: E402
+from benchmarks.long_context import STEPS, after, timed  # noqa: E402
 from benchmarks.search import load_config, overridden, trained  # noqa: E402
+from launch.edge import command  # noqa: E402
 from launch.record import record  # noqa: E402
 from theseus_jax.experiment import engine  # noqa: E402
 from theseus_jax.experiment.workdir import Workdir  # noqa: E402
 from theseus_jax.nets import decode  # noqa: E402
 from theseus_jax.records import Records  # noqa: E402
 
-STEPS, REPEATS = 20, 9
+REPEATS = 9
 
 
 def speed(net: Any, variables: Any, context: int) -> float:
     """Tokens a second, of one sequence after so many tokens."""
-    carries = decode.initial_carries(net, 1, context + STEPS)
-    full = jax.tree.map(lambda leaf: leaf + context if leaf.ndim == 0 else leaf, carries)
-
-    @jax.jit
-    def some(variables: Any, carries: Any) -> Any:
-        def one(state: Any, _: Any) -> Any:
-            tokens, carries = state
-            logits, carries = decode.step(net, variables, tokens, carries)
-            return (jnp.argmax(logits, -1).astype(jnp.int32), carries), None
-
-        return jax.lax.scan(one, (jnp.zeros(1, jnp.int32), carries), None, length=STEPS)[0][0]
-
-    jax.block_until_ready(some(variables, full))
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        jax.block_until_ready(some(variables, full))
-        times.append(time.perf_counter() - began)
-    return STEPS / float(np.median(times))
+    some, full = after(net, 1, context)
+    run = functools.partial(jax.jit(some), variables, full)
+    return STEPS / float(np.median(timed({"": run}, REPEATS)[""]))
 
 
 def row(config: Any, kept: tuple[int, ...], guide: Any, cache: pathlib.Path, context: int) -> Any:
@@ -113,8 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except tj.UserError as error:
-        print(f"kept_blocks.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    command(main)

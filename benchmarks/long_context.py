@@ -70,23 +70,29 @@ def held(compiled: Any) -> int:
     return int(compiled.memory_analysis().temp_size_in_bytes)
 
 
+def after(net: Any, batch: int, length: int) -> tuple[Callable[..., Any], Any]:
+    """STEPS likeliest tokens as a function of (variables, state), and a state after `length`."""
+    carries = decode.initial_carries(net, batch, length + STEPS)
+    full = jax.tree.map(lambda leaf: leaf + length if leaf.ndim == 0 else leaf, carries)
+
+    def some(variables: Any, carries: Any) -> Any:
+        def one(state: Any, _: Any) -> Any:
+            tokens, carries = state
+            logits, carries = decode.step(net, variables, tokens, carries)
+            return (jnp.argmax(logits, -1).astype(jnp.int32), carries), None
+
+        first = jnp.zeros(batch, jnp.int32)
+        return jax.lax.scan(one, (first, carries), None, length=STEPS)[0][0]
+
+    return some, full
+
+
 def use_row(length: int, batch: int, repeats: int) -> dict[str, Any]:
     """Tokens a second after a context of `length` tokens."""
     runs, row = {}, {"what": "use", "context": length, "batch": batch}
     for name, net in nets(length).items():
         variables = init(net, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
-        carries = decode.initial_carries(net, batch, length + STEPS)
-        full = jax.tree.map(lambda leaf: leaf + length if leaf.ndim == 0 else leaf, carries)
-
-        def some(variables: Any, carries: Any, net: Any = net) -> Any:
-            def one(state: Any, _: Any) -> Any:
-                tokens, carries = state
-                logits, carries = decode.step(net, variables, tokens, carries)
-                return (jnp.argmax(logits, -1).astype(jnp.int32), carries), None
-
-            first = jnp.zeros(batch, jnp.int32)
-            return jax.lax.scan(one, (first, carries), None, length=STEPS)[0][0]
-
+        some, full = after(net, batch, length)
         compiled = jax.jit(some).lower(variables, full).compile()
         runs[name] = functools.partial(compiled, variables, full)
         row[f"{name}_state_bytes"] = decode.state_bytes(net, length)

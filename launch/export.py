@@ -14,6 +14,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import theseus_jax as tj  # noqa: E402
+from launch.edge import command  # noqa: E402
 
 
 def main() -> None:
@@ -31,8 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except tj.UserError as error:
-        print(f"export.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    command(main)

@@ -21,6 +21,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 import theseus_jax as tj  # noqa: E402
+from launch.edge import command  # noqa: E402
 from theseus_jax.nets import decode  # noqa: E402
 
 
@@ -89,8 +90,4 @@ def write(made: Any, prompt: np.ndarray, given: argparse.Namespace) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except tj.UserError as error:
-        print(f"generate.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    command(main)

@@ -14,6 +14,7 @@ import pytest
 from killing import killed_and_ended, rows, timeless
 from scipy import stats
 from settings import changed
+from small_text import LANGUAGE, write_texts
 
 import theseus_jax as tj
 from theseus_jax import checkpoints, cost
@@ -34,26 +35,12 @@ from theseus_jax.trees import bit_equal
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LOSS, ACCURACY = Language.compared, Labelled.compared
 ROLES = {"guide": "guide", "converted": "ours"}
-TINY = {
-    "data.source": "directory",
-    "data.tokenizer": "bytes",
+TINY = LANGUAGE | {
     "data.context": 8,
-    "data.share": 0.5,
-    "data.validation": 0.2,
     "data.test": 0.2,
-    "guide.width": 16,
-    "guide.depth": 2,
-    "guide.heads": 2,
-    "guide.steps": 12,
-    "target.width": 16,
-    "target.depth": 2,
     "target.hidden": 8,
     "target.cell": "elman",
     "convert.steps": 12,
-    "train.chunk": 3,
-    "seeds": 2,
-    "report.latency_repeats": 2,
-    "report.sample_tokens": 4,
     "convert.align": 0.5,
     "convert.schedule": "sequential",
 }
@@ -61,12 +48,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("texts")
-    for i in range(12):
-        (folder / f"{i}.txt").write_text(
-            f"chapter {i}: " + " ".join(f"the {i + j} cats sat on mat {j}." for j in range(20))
-        )
-    return folder
+    return write_texts(tmp_path_factory.mktemp("texts"), 20)
 
 
 def tiny(texts, **changes):

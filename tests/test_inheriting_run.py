@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from killing import rows
 from settings import changed
+from small_text import LANGUAGE, write_texts
 
 import theseus_jax as tj
 from theseus_jax.config import base
@@ -23,19 +24,9 @@ from theseus_jax.nets.weights.gpt2 import save_gpt2
 from theseus_jax.tasks import lengths
 from theseus_jax.trees import bit_equal
 
-TINY = {
-    "data.source": "directory",
-    "data.tokenizer": "bytes",
+TINY = LANGUAGE | {
     "data.context": 16,
-    "data.share": 0.5,
-    "data.validation": 0.2,
     "data.test": 0.3,
-    "guide.width": 16,
-    "guide.depth": 2,
-    "guide.heads": 2,
-    "guide.steps": 12,
-    "target.width": 16,
-    "target.depth": 2,
     "target.heads": 2,
     "target.cell": "linear_attention",
     "convert.schedule": "one_shot",
@@ -43,22 +34,12 @@ TINY = {
     "convert.decays": "measured",
     "convert.steps": 6,
     "controls.names": ("one_shot", "window", "window_distilled"),
-    "train.chunk": 3,
-    "seeds": 2,
-    "report.latency_repeats": 2,
-    "report.sample_tokens": 4,
 }
-CHUNK = 64  # of linear attention
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("texts")
-    for i in range(12):
-        (folder / f"{i}.txt").write_text(
-            f"chapter {i}: " + " ".join(f"the {i + j} cats sat on mat {j}." for j in range(40))
-        )
-    return folder
+    return write_texts(tmp_path_factory.mktemp("texts"), 40)
 
 
 def tiny(texts, **changes):
