@@ -27,6 +27,8 @@ import numpy as np  # noqa: E402
 
 from launch.record import record  # noqa: E402
 from theseus_jax.nets import decode  # noqa: E402
+from theseus_jax.nets.blocks.style import Style  # noqa: E402
+from theseus_jax.nets.models.attention import Attention  # noqa: E402
 from theseus_jax.nets.models.gpt2 import Block, gpt2  # noqa: E402
 from theseus_jax.nets.models.linear_attention import LinearAttention  # noqa: E402
 from theseus_jax.nets.models.recurrent import ResidualBlock, recurrent  # noqa: E402
@@ -35,12 +37,11 @@ from theseus_jax.nets.stage import init  # noqa: E402
 LENGTHS = (128, 512, 2048, 8192, 16384)
 SIZES = {"vocabulary": 1024, "width": 128, "depth": 4, "heads": 4}
 WIDTH, HEADS, DEPTH, STEPS = 128, 4, 4, 10
+PARTS = Style().mlp(WIDTH, 4 * WIDTH, DEPTH), Style().norm()
 BLOCKS = {
-    "cell": ResidualBlock("linear", WIDTH, WIDTH, DEPTH, 4 * WIDTH),
-    "linear_attention": Block(
-        WIDTH, HEADS, 4 * WIDTH, DEPTH, mixer=LinearAttention(WIDTH, HEADS, DEPTH)
-    ),
-    "softmax": Block(WIDTH, HEADS, 4 * WIDTH, DEPTH),
+    "cell": ResidualBlock("linear", WIDTH, WIDTH, DEPTH, *PARTS),
+    "linear_attention": Block(LinearAttention(WIDTH, HEADS, DEPTH), *PARTS),
+    "softmax": Block(Attention(WIDTH, HEADS, DEPTH), *PARTS),
 }
 SOFTMAX_ENDS = 4096  # tokens: beyond, its (T, T) arrays fill the memory
 

@@ -92,7 +92,8 @@ def test_every_key_of_a_language_model_is_read(tmp_path):
     config = changed(base(), values)
     rates = {f"controls.rates.{name}" for name in config.controls.rates}
     weights = {"guide.origin": "file", "guide.weights": str(tmp_path / "none.safetensors")}
-    seen = read_by_a_run(config, tmp_path, [weights])
+    llama = {"guide.arch": "llama", "guide.heads": 2}
+    seen = read_by_a_run(config, tmp_path, [weights, llama])
     assert not [path for path in missing(config, seen) if path not in rates]
 
 

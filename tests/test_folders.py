@@ -15,7 +15,8 @@ import theseus_jax as tj
 from theseus_jax.data.text import load_corpus
 from theseus_jax.data.tokens import folder_tokenizer
 from theseus_jax.errors import UserError
-from theseus_jax.nets.models.gpt2 import ACTIVATIONS, gpt2
+from theseus_jax.nets.blocks.style import ACTIVATIONS
+from theseus_jax.nets.models.gpt2 import gpt2
 from theseus_jax.nets.weights.containers import open_tensors, read_tensors, read_weights
 from theseus_jax.nets.weights.gpt2 import gpt2_sizes, load_gpt2, save_gpt2
 from theseus_jax.nets.weights.resnet import load_resnet

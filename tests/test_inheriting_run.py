@@ -321,13 +321,14 @@ def test_the_target_has_the_activation_epsilon_and_mlp_of_the_folder(texts, tmp_
     task, _ = engine.parts(changed(tiny(texts), given))
     for net in (task.target(), task.guide(), task.windowed(9000)):
         block = net.stages[1].module
-        assert (block.activation, block.epsilon, block.hidden) == ("relu", 1e-3, 24)
+        mlp = block.channel_mixer
+        assert (mlp.activation, block.norm.epsilon, mlp.hidden) == ("relu", 1e-3, 24)
         assert net.stages[-2].module.epsilon == 1e-3
     settled = task.settled()
     assert settled.guide.activation == "relu" and settled.guide.origin == "untrained"
     assert type(task)(settled).target() == task.target()
     wider = task.target(expansion=2).stages[1].module
-    assert wider.hidden == 32  # of its own
+    assert wider.channel_mixer.hidden == 32  # of its own
 
 
 def test_a_folder_without_its_config_is_refused(texts, tmp_path):

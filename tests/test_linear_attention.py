@@ -16,7 +16,8 @@ from theseus_jax.methods.begin import Scored, inherited
 from theseus_jax.methods.lookback import LookBack, looked_back
 from theseus_jax.methods.surgery import Inherit
 from theseus_jax.nets import decode
-from theseus_jax.nets.models.gpt2 import Attention, gpt2
+from theseus_jax.nets.models.attention import Attention
+from theseus_jax.nets.models.gpt2 import gpt2
 from theseus_jax.nets.models.linear_attention import (
     FEATURES,
     LinearAttention,

@@ -67,10 +67,10 @@ class Site(NamedTuple):
     """A hidden layer of `width` units.
 
     stage, path: where its `Units` module stands; field: of the stage's module, which decides the
-    width ("hidden", "layers.0.width"). incoming: slices of what makes a unit (weights, bias,
-    scale), outgoing: of what reads it, statistics: of what is counted of it; their paths begin with
-    the stage and the collection. mixed: whether what a unit reads depends on other units (a norm
-    over units).
+    width ("hidden", "layers.0.width", "channel_mixer.hidden"). incoming: slices of what makes a
+    unit (weights, bias, scale), outgoing: of what reads it, statistics: of what is counted of it;
+    their paths begin with the stage and the collection. mixed: whether what a unit reads depends on
+    other units (a norm over units).
     """
 
     stage: str

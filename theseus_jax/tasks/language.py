@@ -16,14 +16,14 @@ import numpy as np
 from theseus_jax import cost
 from theseus_jax.checks import check_values
 from theseus_jax.data import documents, text
+from theseus_jax.data.recall import Recall, recall_of
 from theseus_jax.data.tokens import ByteTokenizer
 from theseus_jax.data.windows import evaluation_windows, windows
 from theseus_jax.errors import UserError
 from theseus_jax.nets import decode
 from theseus_jax.nets.models.recurrent import CURES
 from theseus_jax.nets.stage import Network, Variables
-from theseus_jax.nets.weights.gpt2 import load_gpt2
-from theseus_jax.tasks import Compared, Data, Sets, language_nets, lengths
+from theseus_jax.tasks import Compared, Data, Sets, language_nets, language_results, recalled
 from theseus_jax.tasks.costs import network_costs
 from theseus_jax.tasks.held import HeldWindows
 from theseus_jax.tasks.language_nets import sizes
@@ -62,6 +62,8 @@ def sections() -> dict[str, dict[str, Any]]:
         "share": 0.1,  # of the training documents: all that conversion and controls may use
         "validation": 0.03,  # of the bytes, by file
         "test": 0.03,  # of the bytes, by file
+        # pairs of words before the text of a window that are asked for after it; 0: text alone
+        "recall": 0,
     }
     report = {"prompt": "def ", "sample_tokens": 96}  # start of the generated samples
     return {"data": data, "report": report}
@@ -74,7 +76,7 @@ class Task:
     cures = CURES
 
     def __init__(self, config: Any) -> None:
-        check_values(config, CHOICES, POSITIVE)
+        check_values(config, CHOICES, POSITIVE, ("data.recall",))
         if config.data.context < 2 or not config.report.prompt:
             raise UserError(
                 f"config.data.context is {config.data.context} and config.report.prompt is"
@@ -88,7 +90,9 @@ class Task:
         self.samples = {"tokens": batch * context, "sequences": batch, "pooled": batch}
         self.tokens = self.vocabulary  # that the text has, once it is read
         self.unit = f"windows of {context} tokens"
-        self.transforms = ()
+        # of words that are known once the text is read
+        words = tuple(range(config.data.recall))
+        self.transforms = (Recall(len(words), words, words),) if words else ()
 
     @property
     def words(self) -> str:
@@ -115,7 +119,7 @@ class Task:
         return self.guide(), self.target()
 
     def guide(self, **changes: Any) -> Network:
-        """A GPT-2; or one that differs in some sizes."""
+        """A Transformer; or one that differs in some sizes."""
         return language_nets.guide(self.config, **changes)
 
     def target(self, **changes: Any) -> Network:
@@ -139,7 +143,7 @@ class Task:
         c = self.config.guide
         if c.origin == "untrained":
             return fresh
-        variables = load_gpt2(c.weights, **language_nets.of_guide(self.config))
+        variables = language_nets.loaded(self.config)
         stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], variables)
         loss = float(sets.validation.scores(net, stacked)["loss"][0])
         if loss > math.log(self.tokens) * (1 + 1e-4):
@@ -195,14 +199,22 @@ class Task:
     def load(self, cache: pathlib.Path) -> tuple[Task, Data]:
         """(itself, the corpus in windows): "share" of the documents, and "all" of them."""
         corpus, context = self.corpus(cache), self.config.data.context
+        task = copy.copy(self)
+        task.tokens = corpus.vocabulary
+        if self.transforms:
+            task.transforms = (recall_of(corpus.tokenizer, self.config.data.recall),)
         share = windows(documents.share(corpus, self.config.data.share), context, "share")
         dtype = np.uint16 if corpus.vocabulary <= 65536 else np.int32
         everything = windows(corpus.train, context).astype(dtype)
         validation, test = (
-            HeldWindows(*evaluation_windows(getattr(corpus, split), context, split))
+            HeldWindows(task.planted(held, split), mask)
             for split in ("validation", "test")
+            for held, mask in [evaluation_windows(getattr(corpus, split), context, split)]
         )
-        train = {"share": jnp.asarray(share), "all": jnp.asarray(everything)}
+        train = {
+            "share": jnp.asarray(task.planted(share, "share")),
+            "all": jnp.asarray(task.planted(everything, "all")),
+        }
         train["unlabelled"] = train["share"]
         sets = Sets(train, validation, test)
         facts = corpus.provenance() | {
@@ -212,8 +224,6 @@ class Task:
             "eval_examples": len(test.windows),
             "bytes_per_token": corpus.bytes_per_token,
         }
-        task = copy.copy(self)
-        task.tokens = corpus.vocabulary
         return task, Data(
             lambda seed: sets,
             {
@@ -222,8 +232,15 @@ class Task:
                 "chance": float(corpus.vocabulary),
                 "data": facts,
             },
-            functools.partial(self._results, corpus),
+            functools.partial(language_results.results, task, corpus),
         )
+
+    def planted(self, given: np.ndarray, split: str) -> np.ndarray:
+        """Windows of a split as the networks read them."""
+        for transform in self.transforms:
+            key = recalled.key_of(self.config.seed, split)
+            given = np.asarray(transform.plant(jnp.asarray(given), key))
+        return given
 
     def value(self, scores: dict[str, float]) -> float:
         """Perplexity."""
@@ -244,34 +261,3 @@ class Task:
             "token_latency_iqr_us": spread,
             "state_bytes": state,
         }
-
-    def _results(self, corpus: text.Corpus, finished: Any) -> dict[str, Any]:
-        """Bits per byte and perplexity per word of every model, samples of the guide and of ours,
-        and losses by position.
-        """
-        each, words = corpus.bytes_per_token["test"], corpus.words["test"]
-        words_per_token = words / (corpus.tokens["test"] - 1)
-        models = [
-            {
-                **one,
-                "bits_per_byte": one["loss"] / math.log(2) / each,
-                "word_perplexity": math.exp(one["loss"] / words_per_token),
-            }
-            for one in finished.models
-        ]
-        shown = [arm for arm in finished.arms if arm.role != "rival"]
-        samples = [self._sample(corpus, arm, finished.first(arm.name)) for arm in shown]
-        shown = [arm for arm in finished.arms if not arm.prolongs]
-        named = [(arm.name, arm.net, finished.first(arm.name)) for arm in shown]
-        positions = lengths.table(named, corpus.test, self.config.data.context)
-        return {"models": models, "samples": samples, "tables": {"positions": positions}}
-
-    def _sample(self, corpus: text.Corpus, arm: Any, variables: Variables) -> dict[str, str]:
-        config = self.config
-        encoded = jnp.asarray(corpus.tokenizer.encode(config.report.prompt))[None]
-        prompt = encoded[:, : config.data.context // 2].astype(jnp.int32)
-        length = min(config.report.sample_tokens, config.data.context - prompt.shape[1])
-        key = jax.random.fold_in(jax.random.key(config.seed), 3)
-        tokens = decode.generate(arm.net, variables, prompt, key, length=length)
-        generated = corpus.tokenizer.decode(np.asarray(tokens[0]))
-        return {"model": arm.name, "prompt": config.report.prompt, "text": generated}

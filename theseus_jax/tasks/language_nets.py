@@ -1,26 +1,50 @@
-"""The networks of a config's language model: a GPT-2 that guides, a recurrent network that it
-becomes, and the GPT-2 with its attention cut.
+"""The networks of a config's language model: a Transformer that guides, a recurrent network that it
+becomes, and the Transformer with its attention cut.
 """
 
 from __future__ import annotations
 
 import copy
 import pathlib
-from typing import Any
+from typing import Any, Callable, NamedTuple
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets import decode
-from theseus_jax.nets.models.gpt2 import ACTIVATIONS, gpt2
+from theseus_jax.nets.blocks.style import ACTIVATIONS, Style
+from theseus_jax.nets.models import llama
+from theseus_jax.nets.models.gpt2 import gpt2
 from theseus_jax.nets.models.recurrent import recurrent
-from theseus_jax.nets.stage import Network
-from theseus_jax.nets.weights.gpt2 import gpt2_sizes
-from theseus_jax.nets.weights.settings import beside
+from theseus_jax.nets.stage import Network, Variables
+from theseus_jax.nets.weights.gpt2 import gpt2_sizes, load_gpt2
+from theseus_jax.nets.weights.llama import KINDS, llama_sizes, load_llama
+from theseus_jax.nets.weights.settings import beside, read_settings
 
-CHOICES = {"guide.origin": ("trained", "untrained", "file"), "guide.activation": tuple(ACTIVATIONS)}
+
+class Arch(NamedTuple):
+    """A family of guides. keys: of config.guide that it reads besides SHARED."""
+
+    build: Callable[..., Network]
+    sizes: Callable[[str], dict[str, Any]]
+    load: Callable[..., Variables]
+    activation: str
+    keys: tuple[str, ...]
+
+
+LLAMA = ("key_heads", "head_size", "theta", "stretch", "biased", "tied")
+ARCHS = {
+    "gpt2": Arch(gpt2, gpt2_sizes, load_gpt2, "gelu_new", ("positions",)),
+    "llama": Arch(llama.llama, llama_sizes, load_llama, "silu", LLAMA),
+}
+SHARED = ("width", "depth", "heads", "hidden", "epsilon")
+CHOICES = {
+    "guide.origin": ("trained", "untrained", "file"),
+    "guide.arch": tuple(ARCHS),
+    "guide.activation": ("", *ACTIVATIONS),
+}
 POSITIVE = ("guide.width", "guide.depth", "guide.heads", "target.window")
 # of the target 0 is the guide's
 COUNTS = (
-    "guide.hidden",
+    *(f"guide.{key}" for key in ("hidden", "key_heads", "head_size")),
     *(f"target.{key}" for key in ("width", "depth", "heads", "hidden", "sinks")),
 )
 SINKS = 4  # first tokens that a window keeps (arXiv 2309.17453, section 3.2)
@@ -28,16 +52,24 @@ MIXING = {"linear_attention": ("features", "decay"), "window": ("window", "sinks
 
 
 def sizes() -> dict[str, dict[str, Any]]:
-    """The sizes of a guide, a GPT-2, and of a target, a recurrent network."""
+    """The sizes of a guide, a Transformer, and of a target, a recurrent network."""
     guide = {
+        "arch": "gpt2",  # gpt2 | llama
         "width": 128,
         "depth": 4,  # blocks
         "heads": 4,
-        "positions": 0,  # learned positions; 0: as many as data.context
+        "positions": 0,  # learned positions, of gpt2; 0: as many as data.context
         "dropout": 0.0,
-        "hidden": 0,  # units of an MLP; 0: four times the width
-        "activation": "gelu_new",  # of the MLPs: gelu_new | gelu | relu | silu
-        "epsilon": 1e-5,  # of the layer norms
+        "hidden": 0,  # units of an MLP; 0: four times the width; llama: 8 / 3
+        # of the MLPs: gelu_new | gelu | relu | silu; "": gpt2's gelu_new, llama's silu
+        "activation": "",
+        "epsilon": 1e-5,  # of the norms
+        "key_heads": 0,  # heads of keys and values, of llama; 0: as many as heads
+        "head_size": 0,  # features of a head, of llama; 0: width / heads
+        "theta": 1e4,  # of llama's rotary positions
+        "stretch": (),  # their stretch: (default | linear | llama3, factor, low, high, original)
+        "biased": (),  # projections of llama with biases: of qkv, out, mlp
+        "tied": True,  # whether llama's head is its embedding
     }
     target = {
         # a cell, elman | gru | lstm | linear, or a mixer, linear_attention | window
@@ -58,8 +90,8 @@ def sizes() -> dict[str, dict[str, Any]]:
 
 
 def given(config: Any) -> dict[str, Any]:
-    """The sizes of a guide that comes from a folder, by its config.json; {} for any other. Raises
-    UserError where config.guide asks for other ones.
+    """The family and sizes of a guide that comes from a folder, by its config.json; {} for any
+    other. Raises UserError where config.guide asks for other ones.
     """
     c = config.guide
     if "origin" not in c or c.origin != "file":
@@ -71,7 +103,9 @@ def given(config: Any) -> dict[str, Any]:
                 " with save_pretrained, or give the file of its weights and its sizes"
             )
         return {}
-    found, usual = gpt2_sizes(c.weights), sizes()["guide"]
+    kind = read_settings(beside(c.weights)).get("model_type")
+    arch = "llama" if kind in KINDS else "gpt2"
+    found, usual = {"arch": arch, **ARCHS[arch].sizes(c.weights)}, sizes()["guide"]
     for name in found.keys() & usual.keys():
         if c[name] not in (usual[name], found[name]):
             raise UserError(
@@ -96,21 +130,20 @@ def vocabulary(config: Any) -> int:
 
 
 def of_guide(config: Any) -> dict[str, Any]:
-    """The arguments of the guide, `gpt2(...)`. Raises UserError for a folder of another
-    vocabulary, or of fewer positions than data.context.
+    """The family of the guide, "arch", and the arguments of its network. Raises UserError for a
+    folder of another vocabulary, or of fewer positions than data.context.
     """
     c, found, context = config.guide, given(config), config.data.context
+    arch = ARCHS[(found or c)["arch"]]
     if not found:
-        return {
-            "vocabulary": vocabulary(config),
-            "width": c.width,
-            "depth": c.depth,
-            "heads": c.heads,
-            "positions": c.positions or context,
-            "hidden": c.hidden,
-            "activation": c.activation,
-            "epsilon": c.epsilon,
-        }
+        made = {key: c[key] for key in ("arch", *SHARED, *arch.keys)}
+        made["vocabulary"] = vocabulary(config)
+        made["activation"] = c.activation or arch.activation
+        if c.arch == "llama":
+            made["hidden"] = c.hidden or round(llama.HIDDEN * c.width)
+        else:
+            made["positions"] = c.positions or context
+        return made
     if found["vocabulary"] != vocabulary(config):
         raise UserError(
             f"{beside(c.weights)} has {found['vocabulary']} tokens and config.data.tokenizer"
@@ -121,7 +154,15 @@ def of_guide(config: Any) -> dict[str, Any]:
             f"config.data.context is {context}, and the guide in {c.weights} has"
             f" {found['positions']} positions; lower data.context"
         )
+    if found["arch"] == "llama":  # which turns by them and learns none
+        found.pop("positions")
     return found
+
+
+def loaded(config: Any) -> Variables:
+    """The guide's variables of one seed, in its folder or file. Raises UserError."""
+    arguments = of_guide(config)
+    return ARCHS[arguments.pop("arch")].load(config.guide.weights, **arguments)
 
 
 def settled(config: Any) -> Any:
@@ -140,8 +181,9 @@ def settled(config: Any) -> Any:
 
 
 def guide(config: Any, **changes: Any) -> Network:
-    """A GPT-2; or one that differs in some sizes. Raises UserError."""
-    return gpt2(**of_guide(config), dropout=config.guide.dropout, **changes)
+    """A Transformer; or one that differs in some sizes. Raises UserError."""
+    arguments = of_guide(config) | {"dropout": config.guide.dropout, **changes}
+    return ARCHS[arguments.pop("arch")].build(**arguments)
 
 
 def windowed(config: Any, state: int) -> Network:
@@ -180,9 +222,21 @@ def target(config: Any, **changes: Any) -> Network:
         rank=c["adapter_rank"],
         seam_width=0 if width == theirs["width"] else theirs["width"],
         mlp_hidden=theirs.get("hidden", 0) if alike else 0,
-        activation=theirs["activation"],
-        epsilon=theirs["epsilon"],
+        **_made_like(theirs, width, c["heads"] or theirs["heads"]),
     )
+
+
+def _made_like(theirs: dict[str, Any], width: int, heads: int) -> dict[str, Any]:
+    """Norms, MLPs and heads of a target, `recurrent`'s style and attention, as the guide's are;
+    heads of another number or width share no keys.
+    """
+    if theirs["arch"] == "gpt2":
+        return {"style": Style(theirs["activation"], theirs["epsilon"])}
+    laid = [theirs[key] for key in ("key_heads", "head_size", "theta", "stretch", "biased")]
+    if (width, heads) != (theirs["width"], theirs["heads"]):
+        laid[:2] = [0, 0]
+    style = llama.style_of(theirs["activation"], theirs["epsilon"], theirs["biased"])
+    return {"style": style, "attention": llama.layout(*laid)}
 
 
 def kept(config: Any) -> tuple[int, ...]:

@@ -104,17 +104,18 @@ def _set(value: Any, keys: Sequence[str], number: int) -> Any:
 
 
 def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, int]]:
-    """(path, number) of every whole number in a module's fields."""
+    """(path, number) of every whole number in a module's fields, those of modules in them too."""
+    inside = f"{path}." if path else ""
     if isinstance(value, nn.Module):
         for field in dataclasses.fields(value):
             if field.name not in ("parent", "name"):
-                yield from _numbers(getattr(value, field.name), field.name)
+                yield from _numbers(getattr(value, field.name), inside + field.name)
     elif hasattr(value, "_fields"):
         for name in value._fields:
-            yield from _numbers(getattr(value, name), f"{path}.{name}")
+            yield from _numbers(getattr(value, name), inside + name)
     elif isinstance(value, tuple):
         for i, one in enumerate(value):
-            yield from _numbers(one, f"{path}.{i}")
+            yield from _numbers(one, f"{inside}{i}")
     elif isinstance(value, int) and not isinstance(value, bool):
         yield path, value
 

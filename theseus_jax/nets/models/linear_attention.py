@@ -20,13 +20,14 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
+from theseus_jax.nets.blocks.taps import tapped
+from theseus_jax.nets.models.attention import MultiHead
 
 FEATURES = ("hedgehog", "elu")
 SHORTEST, LONGEST = 1.0, 64.0  # tokens that heads look back on before anything is measured
 # of features at first: a guide's projections alone then score 3.59 nats, where 1 gives 3.73 and 3
 # 3.57 (configs/gpt2_to_rnn.py, validation); what training makes of them is the same
 SHARPNESS = 2.0
-_normal = nn.initializers.normal(0.02)
 
 
 class Streams(NamedTuple):
@@ -87,22 +88,21 @@ def chunked(streams: Streams, size: int) -> jax.Array:
     return sums.reshape(batch, heads, count * size, -1)[:, :, :length]
 
 
-class LinearAttention(nn.Module):
-    """(B, T, D) -> (B, T, D). The projections have GPT-2's names, so that an attention's fit; what
-    an attention has not begins so that it does nothing (`taps`), or is set by a guide (`forget`).
+class LinearAttention(MultiHead):
+    """(B, T, D) -> (B, T, D). The projections have an attention's names, so that its fit, and so do
+    shared keys (each head of queries then has features, decays and a state of its own) and rotary
+    positions (which turn queries and keys before their features); what an attention has not begins
+    so that it does nothing (`taps`), or is set by a guide (`forget`).
 
-    features: one of FEATURES. decay: whether the past is forgotten, by each head at a rate of its
-    own that depends on the input. taps: of a causal depthwise convolution of queries, keys and
+    features: one of FEATURES. decay: whether the past is forgotten, by each head at a rate of
+    its own that depends on the input. taps: of a causal depthwise convolution of queries, keys and
     values. chunk: tokens at a time.
     """
 
-    width: int
-    heads: int
-    depth: int = 1
     features: str = "hedgehog"
     decay: bool = True
     taps: int = 4
-    chunk: int = 64
+    chunk: int = 128
 
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
@@ -112,26 +112,25 @@ class LinearAttention(nn.Module):
         super().__post_init__()
 
     def setup(self) -> None:
-        self.c_attn = nn.Dense(3 * self.width, kernel_init=_normal)
-        self.c_proj = nn.Dense(
-            self.width, kernel_init=nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5)
-        )
-        self.near = self.param("taps", _last_alone, (self.taps, 3 * self.width))
-        size = self.width // self.heads
+        super().setup()
+        self.near = self.param("taps", _last_alone, (self.taps, self.channels))
         if self.features == "hedgehog":
-            self.query_map = self.param("query_map", _sharp, (self.heads, size, size))
-            self.key_map = self.param("key_map", _sharp, (self.heads, size, size))
+            shape = (self.heads, self.head_size, self.head_size)
+            self.query_map = self.param("query_map", _sharp, shape)
+            self.key_map = self.param("key_map", _sharp, shape)
         if self.decay:
             self.forget = nn.Dense(self.heads, kernel_init=nn.initializers.zeros, bias_init=_spread)
 
-    def _streams(self, x: jax.Array, before: jax.Array) -> tuple[Streams, jax.Array]:
-        """Of x (B, T, D) after projections `before` (B, taps - 1, 3 D); and the last of those."""
+    def _streams(
+        self, x: jax.Array, before: jax.Array, start: jax.Array | int = 0
+    ) -> tuple[Streams, jax.Array]:
+        """Of x (B, T, D) after projections `before` (B, taps - 1, channels), from position `start`;
+        and the last of those.
+        """
         z = jnp.concatenate([before, self.c_attn(x)], axis=1)
-        length = x.shape[1]
-        mixed = sum(self.near[k] * z[:, k : k + length] for k in range(self.taps))
-        shape = (*x.shape[:-1], self.heads, self.width // self.heads)
-        parts = (part.reshape(shape) for part in jnp.split(mixed, 3, axis=-1))
-        q, k, v = (jnp.moveaxis(part, -2, 1).astype(jnp.float32) for part in parts)
+        q, k, v = self.parted(tapped(z, self.near), start)
+        whole = (q, self.repeated(k), self.repeated(v))
+        q, k, v = (jnp.moveaxis(part, -2, 1).astype(jnp.float32) for part in whole)
         if self.features == "hedgehog":
             q, k = hedgehog(q, self.query_map), hedgehog(k, self.key_map)
         else:
@@ -140,24 +139,24 @@ class LinearAttention(nn.Module):
         if self.decay:
             decays = -nn.softplus(jnp.moveaxis(self.forget(x), -1, 1).astype(jnp.float32))
         values = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
-        return Streams(q, k, values, decays), z[:, length:]
+        return Streams(q, k, values, decays), z[:, x.shape[1] :]
 
-    def _read(self, sums: jax.Array, x: jax.Array) -> jax.Array:
+    def _read(self, sums: jax.Array, dtype: Any) -> jax.Array:
         y = sums[..., :-1] / sums[..., -1:]
-        return self.c_proj(jnp.moveaxis(y, 1, -2).reshape(x.shape).astype(x.dtype))
+        return self.written(jnp.moveaxis(y, 1, -2).astype(dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        nothing = jnp.zeros((x.shape[0], self.taps - 1, 3 * self.width), x.dtype)
-        return self._read(chunked(self._streams(x, nothing)[0], self.chunk), x)
+        nothing = jnp.zeros((x.shape[0], self.taps - 1, self.channels), x.dtype)
+        return self._read(chunked(self._streams(x, nothing)[0], self.chunk), x.dtype)
 
     @nn.nowrap
     def initial_carry(self, batch: int, context: int) -> dict[str, jax.Array]:
-        size = self.width // self.heads
-        features = 2 * size if self.features == "hedgehog" else size
-        return {
-            "state": jnp.zeros((batch, self.heads, features, size + 1)),
-            "near": jnp.zeros((batch, self.taps - 1, 3 * self.width)),
+        features = (2 if self.features == "hedgehog" else 1) * self.head_size
+        carry = {
+            "state": jnp.zeros((batch, self.heads, features, self.head_size + 1)),
+            "near": jnp.zeros((batch, self.taps - 1, self.channels)),
         }
+        return carry | ({"length": jnp.zeros((), jnp.int32)} if self.rotary else {})
 
     @nn.nowrap
     def remembering(self, params: Any, distances: jax.Array) -> Any:
@@ -168,10 +167,12 @@ class LinearAttention(nn.Module):
         self, x: jax.Array, carry: dict[str, jax.Array]
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """One token: x (B, D)."""
-        streams, near = self._streams(x[:, None], carry["near"])
+        start = carry.get("length", 0)
+        streams, near = self._streams(x[:, None], carry["near"], start)
         state = carried(streams, carry["state"])
         sums = jnp.einsum("bhtf,bhfe->bhte", streams.queries, state)
-        return self._read(sums, x[:, None])[:, 0], {"state": state, "near": near}
+        moved = {"state": state, "near": near} | ({"length": start + 1} if self.rotary else {})
+        return self._read(sums, x.dtype)[:, 0], moved
 
 
 def hedgehog(x: jax.Array, matrices: jax.Array) -> jax.Array:

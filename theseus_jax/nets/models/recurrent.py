@@ -16,8 +16,10 @@ import jax
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.adapters import adapted
+from theseus_jax.nets.blocks.style import Style
+from theseus_jax.nets.models.attention import Attention
 from theseus_jax.nets.models.cells import CELLS, cell
-from theseus_jax.nets.models.gpt2 import EPSILON, MLP, Attention, Block, Embed, Head
+from theseus_jax.nets.models.gpt2 import Block, Embed, Head
 from theseus_jax.nets.models.linear_attention import LinearAttention
 from theseus_jax.nets.stage import Network, network
 
@@ -51,29 +53,28 @@ class ResidualBlock(nn.Module):
     """x + out(rnn(ln_1(x))), then + mlp(ln_2(.)): (B, T, D) -> (B, T, D); the names are GPT-2's, so
     that its parts fit.
 
-    mlp_hidden: units of the MLP; 0 leaves it out.
+    channel_mixer: None leaves it out. norm: before each of the two.
     """
 
     kind: str
     width: int
     hidden: int
-    depth: int = 1
-    mlp_hidden: int = 0
-    activation: str = "gelu_new"
-    epsilon: float = EPSILON
+    depth: int
+    channel_mixer: nn.Module | None
+    norm: nn.Module
 
     def setup(self) -> None:
-        self.ln_1 = nn.LayerNorm(epsilon=self.epsilon)
+        self.ln_1 = self.norm.clone(parent=None)
         self.rnn = cell(self.kind, self.hidden)
         self.out = nn.Dense(
             self.width, kernel_init=nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5)
         )
-        if self.mlp_hidden:
-            self.ln_2 = nn.LayerNorm(epsilon=self.epsilon)
-            self.mlp = MLP(self.width, self.mlp_hidden, self.depth, self.activation)
+        if self.channel_mixer is not None:
+            self.ln_2 = self.norm.clone(parent=None)
+            self.mlp = self.channel_mixer.clone(parent=None)
 
     def _mix(self, x: jax.Array) -> jax.Array:
-        return x + self.mlp(self.ln_2(x)) if self.mlp_hidden else x
+        return x if self.channel_mixer is None else x + self.mlp(self.ln_2(x))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self._mix(x + self.out(self.rnn(self.ln_1(x))))
@@ -88,12 +89,13 @@ class ResidualBlock(nn.Module):
 
 
 def mixer(kind: str, width: int, heads: int, depth: int, **sizes: Any) -> nn.Module:
-    """The mixer `kind` of a GPT-2's block. sizes: of `LinearAttention` (features, decay) or of
-    `gpt2.Attention` (window, sinks). Raises UserError for another kind.
+    """The mixer `kind` of a Transformer's block. sizes: of `attention.MultiHead`, and of
+    `LinearAttention` (features, decay) or of `Attention` (window, sinks). Raises UserError for
+    another kind.
     """
     if kind not in MIXERS:
         raise UserError(f"there is no mixer {kind!r}; choose one of {', '.join(MIXERS)}")
-    if width % heads:
+    if width % heads and not sizes.get("size"):
         raise UserError(
             f"a width of {width} is not a multiple of {heads} heads; change target.width or"
             " target.heads"
@@ -142,33 +144,35 @@ def recurrent(
     seam_width: int = 0,
     rank: int = 0,
     mlp_hidden: int = 0,
-    activation: str = "gelu_new",
-    epsilon: float = EPSILON,
+    attention: Mapping[str, Any] | None = None,
+    style: Style = Style(),
 ) -> Network:
     """A recurrent language model: (B, T) int32 tokens -> (B, T, V) float32 logits, no learned
     positions.
 
     kind: one of CELLS, with J = hidden units, or of MIXERS, with `heads` and the sizes `mixing`.
-    keep: numbers (from 1) of blocks that stay attention. seam_width: the guide's width where it
-    differs from `width`; each block then reads and writes that width through low-rank linear
-    adapters of rank `rank`, so that every seam fits the guide's. mlp_hidden: units of an MLP; 0:
-    expansion times the width. activation, epsilon: see `gpt2.gpt2`. Raises UserError for an unknown
-    kind or block, for a block that cannot be kept, or for a rank that a seam needs and does not
-    get.
+    keep: numbers (from 1) of blocks that stay attention. attention: how all heads are laid out
+    (key_heads, size, bias, out_bias, rotary of `attention.MultiHead`). seam_width: the guide's
+    width where it differs from `width`; each block then reads and writes that width through
+    low-rank linear adapters of rank `rank`, so that every seam fits the guide's. mlp_hidden: units
+    of an MLP; 0: expansion times the width. style: of norms and MLPs. Raises UserError for an
+    unknown kind or block, for a block that cannot be kept, or for a rank that a seam needs and does
+    not get.
     """
-    mixes = kind in MIXERS
+    mixes, laid = kind in MIXERS, dict(attention or {})
     _check(kind, block, expansion, depth, keep)
-    own = mixer(kind, width, heads, depth, **(mixing or {})) if mixes else cell(kind, hidden)
-
+    own = mixer(kind, width, heads, depth, **laid, **(mixing or {})) if mixes else None
     units = mlp_hidden or expansion * width
+    mlp = style.mlp(width, units, depth) if units else None
 
     def make(number: int) -> nn.Module:
-        if mixes or number in keep:
-            mixing = None if number in keep else own
-            return Block(width, heads, units, depth, 0.0, mixing, activation, epsilon)
+        if number in keep:
+            return Block(Attention(width, heads, depth, **laid), mlp, style.norm())
+        if mixes:
+            return Block(own, mlp, style.norm())
         if block == "plain":
             return PlainBlock(kind, hidden)
-        return ResidualBlock(kind, width, hidden, depth, units, activation, epsilon)
+        return ResidualBlock(kind, width, hidden, depth, mlp, style.norm())
 
     inner = hidden if block == "plain" else width
     outer = seam_width or inner
@@ -179,7 +183,7 @@ def recurrent(
         [
             ("embed", Embed(vocabulary, seam_width or width)),
             *[(f"block_{i + 1}", one) for i, one in enumerate(blocks)],
-            ("norm", nn.LayerNorm(epsilon=epsilon)),
+            ("norm", style.norm()),
             ("head", Head(vocabulary, outer, use_bias=True)),
         ]
     )

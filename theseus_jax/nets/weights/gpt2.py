@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.models.gpt2 import ACTIVATIONS, EPSILON, gpt2
+from theseus_jax.nets.blocks.style import ACTIVATIONS, EPSILON
+from theseus_jax.nets.models.gpt2 import gpt2
 from theseus_jax.nets.stage import Variables, variable_shapes
 from theseus_jax.nets.weights.containers import Tensor, library, open_tensors, widened
 from theseus_jax.nets.weights.placed import listed, problems

@@ -1,0 +1,149 @@
+"""Causal attention with softmax, of all tokens or of the nearest and the first; and what all mixers
+of heads have in common.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from theseus_jax.nets.blocks.rotary import Rotary
+
+_normal = nn.initializers.normal(0.02)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Causal attention of (B, T, H, E), of keys and values with fewer heads where some share them:
+    cuDNN's fused kernel where it can run, which holds no (T, T) array.
+    """
+
+    def through(kernel: str | None) -> Callable[..., jax.Array]:
+        return functools.partial(
+            jax.nn.dot_product_attention, is_causal=True, implementation=kernel
+        )
+
+    fits = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+    if not fits or jax.default_backend() != "gpu":
+        return through(None)(q, k, v)
+    return jax.lax.platform_dependent(q, k, v, cuda=through("cudnn"), default=through("xla"))
+
+
+class MultiHead(nn.Module):
+    """Heads that read (B, T, D) through one fused projection `c_attn` to queries, keys and values,
+    and write (B, T, D) through `c_proj`.
+
+    key_heads: of keys and values, each shared by as many heads of queries (Ainslie et al. 2023,
+    arXiv 2305.13245); 0: a pair a head. size: features of a head, E; 0: width / heads. bias,
+    out_bias: of the two projections. rotary: turns queries and keys.
+    """
+
+    width: int
+    heads: int
+    depth: int = 1
+    key_heads: int = 0
+    size: int = 0
+    bias: bool = True
+    out_bias: bool = True
+    rotary: Rotary | None = None
+
+    def setup(self) -> None:
+        self.c_attn = nn.Dense(self.channels, self.bias, kernel_init=_normal)
+        small = nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5)
+        self.c_proj = nn.Dense(self.width, self.out_bias, kernel_init=small)
+
+    @property
+    def head_size(self) -> int:
+        """E, of one head."""
+        return self.size or self.width // self.heads
+
+    @property
+    def groups(self) -> int:
+        """Heads of keys and values."""
+        return self.key_heads or self.heads
+
+    @property
+    def channels(self) -> int:
+        """That `c_attn` gives."""
+        return (self.heads + 2 * self.groups) * self.head_size
+
+    def parted(self, z: jax.Array, start: jax.Array | int = 0) -> tuple[jax.Array, ...]:
+        """Projections z (B, T, channels) as queries (B, T, H, E), keys and values (B, T, groups,
+        E); start: the position of the first token.
+        """
+        ends = [self.heads * self.head_size, (self.heads + self.groups) * self.head_size]
+        q, k, v = (
+            part.reshape(*part.shape[:-1], -1, self.head_size)
+            for part in jnp.split(z, ends, axis=-1)
+        )
+        if self.rotary is None:
+            return q, k, v
+        positions = start + jnp.arange(z.shape[1])
+        return self.rotary(q, positions), self.rotary(k, positions), v
+
+    def written(self, y: jax.Array) -> jax.Array:
+        """What heads read, (..., H, E), as (..., D)."""
+        return self.c_proj(y.reshape(*y.shape[:-2], self.heads * self.head_size))
+
+    def repeated(self, x: jax.Array, axis: int = -2) -> jax.Array:
+        """Keys or values for every head of queries."""
+        return x if self.groups == self.heads else jnp.repeat(x, self.heads // self.groups, axis)
+
+
+class Attention(MultiHead):
+    """Causal multi-head self-attention: (B, T, D) -> (B, T, D).
+
+    window: of the past, the nearest tokens that are read, the own one among them, with the first
+    `sinks` of all (Xiao et al. 2023, arXiv 2309.17453); 0: all.
+    """
+
+    window: int = 0
+    sinks: int = 0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        q, k, v = self.parted(self.c_attn(x))
+        if self.window:
+            here, there = jnp.arange(x.shape[1])[:, None], jnp.arange(x.shape[1])
+            seen = (there <= here) & ((here - there < self.window) | (there < self.sinks))
+            return self.written(jax.nn.dot_product_attention(q, k, v, mask=seen[None, None]))
+        return self.written(_attend(q, k, v))
+
+    def look_back(self, x: jax.Array) -> jax.Array:
+        """Tokens that each head looks back on, (H,): the mean distance under its weights, over all
+        tokens.
+        """
+        q, k, _ = self.parted(self.c_attn(x))
+        scores = jnp.einsum("bthd,bshd->bhts", q, self.repeated(k)) / self.head_size**0.5
+        lag = jnp.arange(x.shape[1])[:, None] - jnp.arange(x.shape[1])
+        weights = jax.nn.softmax(jnp.where(lag >= 0, scores, -jnp.inf), axis=-1)
+        return jnp.mean(jnp.sum(weights * lag, axis=-1), axis=(0, 2))
+
+    @nn.nowrap
+    def initial_carry(self, batch: int, context: int) -> dict[str, jax.Array]:
+        held = min(context, self.window + self.sinks) if self.window else context
+        shape = (batch, held, self.groups, self.head_size)
+        return {
+            "keys": jnp.zeros(shape),
+            "values": jnp.zeros(shape),
+            "length": jnp.zeros((), jnp.int32),
+        }
+
+    def step(
+        self, x: jax.Array, carry: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """One token: x (B, D)."""
+        t, held = carry["length"], carry["keys"].shape[1]
+        q, k, v = (part[:, 0] for part in self.parted(self.c_attn(x[:, None]), t))
+        # past the sinks the oldest place is written anew
+        ring = held - self.sinks
+        place = jnp.where(t < held, t, self.sinks + (t - self.sinks) % ring) if self.window else t
+        keys = carry["keys"].at[:, place].set(k)
+        values = carry["values"].at[:, place].set(v)
+        scores = jnp.einsum("bhd,bthd->bht", q, self.repeated(keys)) / self.head_size**0.5
+        seen = jnp.arange(held) <= t
+        weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+        y = jnp.einsum("bht,bthd->bhd", weights, self.repeated(values))
+        return self.written(y), {"keys": keys, "values": values, "length": t + 1}
