@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from theseus_jax.data import tokens as tokens_module
+from theseus_jax.data import text as text_module
 from theseus_jax.data.documents import share, split_documents
 from theseus_jax.data.sources import Document, directory_files, stdlib_files, tfds_documents
 from theseus_jax.data.text import load_corpus
-from theseus_jax.data.tokens import ByteTokenizer, train_bpe
+from theseus_jax.data.tokens import ByteTokenizer, encoded, train_bpe
 from theseus_jax.data.windows import evaluation_windows, windows
 from theseus_jax.errors import UserError
 
@@ -173,7 +173,7 @@ def test_directory_is_read_recursively_by_relative_name(folder):
     documents = directory_files(folder)
     names = [document.name for document in documents]
     assert len(names) == 61 and names == sorted(names) and "part_3/file_03.txt" in names
-    assert dict(documents)["broken.txt"] == "café  tea"
+    assert {one.name: one.text for one in documents}["broken.txt"] == "café  tea"
     assert [document.name for document in directory_files(folder, "*.md")] == ["part_0/note.md"]
 
 
@@ -291,7 +291,7 @@ def test_bpe_is_trained_on_the_train_split_alone(folder):
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
 def test_streams_hold_every_document_and_loading_repeats(folder, tokenizer):
     corpus, again = (load_folder(folder, tokenizer=tokenizer, vocabulary=320) for _ in range(2))
-    on_disk = dict(directory_files(folder))
+    on_disk = {document.name: document.text for document in directory_files(folder)}
     seen = {}
     for split in SPLITS:
         stream = getattr(corpus, split)
@@ -313,9 +313,11 @@ def test_large_vocabularies_use_int32():
     class Wide(ByteTokenizer):
         pass
 
-    assert tokens_module.encode_documents(Wide(65_536), ["a"]).tolist() == [65_535, 97]
-    wide = tokens_module.encode_documents(Wide(65_537), ["a"])
-    assert wide.dtype == np.int32 and wide.tolist() == [65_536, 97]
+    def stream(vocabulary):
+        return np.concatenate(list(encoded(Wide(vocabulary), [Document("a", "a")])))
+
+    assert stream(65_536).dtype == np.uint16 and stream(65_536).tolist() == [65_535, 97]
+    assert stream(65_537).dtype == np.int32 and stream(65_537).tolist() == [65_536, 97]
 
 
 # Cache
@@ -329,7 +331,7 @@ def test_cache_is_read_back_and_a_damaged_one_is_rebuilt(folder, tmp_path, monke
     whole = file.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(
-            tokens_module, "train_bpe", lambda *arguments: pytest.fail("the cache was not used")
+            text_module, "train_bpe", lambda *arguments: pytest.fail("the cache was not used")
         )
         hit = load_folder(folder, **settings)
     assert capsys.readouterr().out == ""

@@ -206,11 +206,12 @@ def _advance(
     numbers = (
         jnp.asarray(number, jnp.int32) for number in (state.step, state.step + length, run.steps)
     )
+    examples, rows = _on_device(run.inputs.examples, stored, rows)
     still = Still(
         rest,
         state.guide_variables,
         run.inputs.noise,
-        run.inputs.examples,
+        examples,
         stored,
         jnp.asarray(rows),
         *numbers,
@@ -242,6 +243,17 @@ def _advance(
         opt_state=opt_state,
     )
     return state, {key: float(value.mean()) for key, value in values.items()}
+
+
+def _on_device(examples: Any, stored: Any, rows: np.ndarray) -> tuple[Any, np.ndarray]:
+    """The examples that a chunk reads and its rows (S, K, B) of them: all of them, or, where some
+    lie in a file (`np.memmap`), those of the chunk alone.
+    """
+    on_disk = any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(examples))
+    if jax.tree.leaves(stored) or not on_disk:
+        return examples, rows
+    some = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows.reshape(-1)]), examples)
+    return some, np.arange(rows.size, dtype=np.int32).reshape(rows.shape)
 
 
 def _log_chunk(

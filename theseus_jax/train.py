@@ -48,7 +48,8 @@ def fit(
 ) -> State:
     """Run the phases of `plan` from `position` on; returns the state after the last.
 
-    examples: windows (N, T + 1) of tokens, or a dict of "inputs" and "labels", arrays with N rows.
+    examples: windows (N, T + 1) of tokens, or a dict of "inputs" and "labels", arrays with N rows;
+    of an `np.memmap` only the rows of a chunk are read and put on the device.
     A fresh run gives State(0, variables, guide_variables, None, keys) with a leading seed axis on
     variables and keys. Raises Diverged, a UserError, when a loss is no longer finite; checkpoints
     saved before stay.

@@ -38,6 +38,7 @@ class Recall:
     pairs: int
     keys: tuple[int, ...]
     values: tuple[int, ...]
+    repeats: int = 4
 
     def __post_init__(self) -> None:
         few = min(len(self.keys), len(self.values))
@@ -58,7 +59,7 @@ class Recall:
             )
 
         def one(window: jax.Array, key: jax.Array) -> jax.Array:
-            for_keys, for_values, for_order = jax.random.split(key, 3)
+            for_keys, for_values, for_order, for_places = jax.random.split(key, 4)
             drawn = [
                 jax.random.permutation(k, jnp.asarray(words, window.dtype))[: self.pairs]
                 for k, words in ((for_keys, self.keys), (for_values, self.values))
@@ -66,6 +67,11 @@ class Recall:
             told = jnp.stack(drawn, axis=1)
             asked = jax.random.permutation(for_order, told)
             text = window[2 * self.pairs : -2 * self.pairs]
+            slots = len(text) // 2
+            places = jax.random.permutation(for_places, slots)[: self.repeats * self.pairs]
+            by_two = text[: 2 * slots].reshape(slots, 2)
+            by_two = by_two.at[places].set(jnp.tile(told, (self.repeats, 1))[: len(places)])
+            text = jnp.concatenate([by_two.reshape(-1), text[2 * slots :]])
             return jnp.concatenate([told.reshape(-1), text, asked.reshape(-1)])
 
         return jax.vmap(one)(windows, jax.random.split(key, len(windows)))

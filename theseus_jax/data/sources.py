@@ -1,7 +1,8 @@
 """Where text comes from: the Python standard library, a directory of files, TensorFlow Datasets."""
 
+import re
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +29,46 @@ STDLIB_SKIPPED_DIRECTORIES = frozenset(
 STDLIB_SKIPPED_PREFIXES = ("_sysconfigdata", "config-", "sitecustomize")
 
 
+PIECE = 1 << 16  # characters of a text that are read at a time
+SEAM = re.compile(r"\S([ \n\t])")
+
+
 class Document(NamedTuple):
     """One text. `name` is unique in its source: a relative POSIX path, or `split/index` of a TFDS
-    example.
+    example. held: the text, or the file that it is read from, as UTF-8 without what is not.
     """
 
     name: str
-    text: str
+    held: str | Path
+
+    def pieces(self) -> Iterator[str]:
+        """The text in pieces of about PIECE characters, cut only where a word ends: there no
+        token of a byte-level BPE goes on.
+        """
+        rest = ""
+        for read in self._reads():
+            rest += read
+            while len(rest) > PIECE:
+                end = SEAM.search(rest, PIECE - 1)
+                if end is None:
+                    break
+                yield rest[: end.start(1)]
+                rest = rest[end.start(1) :]
+        if rest:
+            yield rest
+
+    def _reads(self) -> Iterator[str]:
+        if isinstance(self.held, str):
+            yield self.held
+            return
+        with self.held.open(encoding="utf-8", errors="ignore") as file:
+            while read := file.read(PIECE):
+                yield read
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.pieces())
 
 
 def stdlib_files() -> list[Document]:
@@ -136,13 +170,11 @@ def _read_files(root: Path, paths: Iterable[Path], pattern: str, remedy: str) ->
     names = sorted(path.relative_to(root).as_posix() for path in paths if path.is_file())
     if not names:
         raise UserError(f"no file under {str(root)!r} matches {pattern!r}; {remedy}")
-    documents = [
-        Document(name, (root / name).read_text("utf-8", errors="ignore")) for name in names
-    ]
+    documents = [Document(name, root / name) for name in names]
     return _with_text(documents, f"{len(names)} files under {str(root)!r}", remedy)
 
 
 def _with_text(documents: list[Document], what: str, remedy: str) -> list[Document]:
-    if not any(document.text.strip() for document in documents):
+    if not any(piece.strip() for document in documents for piece in document.pieces()):
         raise UserError(f"{what}: every text is empty; {remedy}")
     return documents

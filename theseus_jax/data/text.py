@@ -7,27 +7,46 @@ Loss in nats per token becomes bits per byte, comparable between tokenizers, thr
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from theseus_jax.data import token_file
 from theseus_jax.data.documents import SPLITS, itself, package, published, split_documents
 from theseus_jax.data.sources import Document, directory_files, stdlib_files, tfds_documents
 from theseus_jax.data.tokens import (
+    BpeTokenizer,
     ByteTokenizer,
     Tokenizer,
-    cached_bpe_streams,
-    encode_documents,
+    encoded,
     folder_tokenizer,
     tokenizers_library,
     train_bpe,
+    width_of,
 )
 from theseus_jax.errors import UserError
 
 SOURCES = ("stdlib", "directory", "tfds")
 TOKENIZERS = ("bytes", "bpe", "guide")
+
+
+class Measured(NamedTuple):
+    """A document and what was counted of it. bytes: of its UTF-8; words: what white space parts;
+    sha256: of the UTF-8.
+    """
+
+    document: Document
+    bytes: int
+    words: int
+    sha256: bytes
+
+    @property
+    def name(self) -> str:
+        """Of the document."""
+        return self.document.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +140,10 @@ def load_corpus(
       tokenizer: "bytes" (257 ids; `vocabulary` is not read), "bpe", trained on the train split
         only, or "guide", that of a model's `folder` (`tokens.folder_tokenizer`).
       validation_fraction, test_fraction: expected share of documents; see `split_documents`.
-      cache_dir: where the BPE tokenizer and its streams are kept; None for nowhere. Bytes need no
-        cache.
+      cache_dir: where the streams are kept, with a tokenizer that was trained, in one file that is
+        mapped, not read; None for nowhere: they are in memory.
+
+    A file is read in pieces, so that no text of any size is held whole.
 
     Blank documents are left out, and so is every document whose text repeats, to the letter, that
     of one with an earlier name: no text is in two splits. In the standard library all modules of
@@ -140,12 +161,16 @@ def load_corpus(
     documents = _distinct(_read(source, path, pattern, dataset, text_key))
     group = package if source == "stdlib" else itself
     fractions = validation_fraction, test_fraction
-    splits = published(documents) or split_documents(documents, group, *fractions)
-    names = {split: tuple(document.name for document in splits[split]) for split in SPLITS}
-    texts = {split: [document.text for document in splits[split]] for split in SPLITS}
-    sha256 = _digest(part for document in documents for part in document)
+    parted = published(documents) or split_documents(documents, group, *fractions)
+    splits = {split: parted[split] for split in SPLITS}
+    names = {split: tuple(one.name for one in splits[split]) for split in SPLITS}
+    sha256 = _digest(documents)
     known = folder_tokenizer(folder, vocabulary) if tokenizer == "guide" else None
-    encoder, streams = _encoded(texts, tokenizer, vocabulary, cache_dir, sha256, names, known)
+    cache = None
+    if cache_dir is not None:
+        settings = json.dumps([_encoder_name(tokenizer, known), vocabulary, names])
+        cache = Path(cache_dir).expanduser() / f"{tokenizer}-{_named(sha256, settings)}.cache"
+    encoder, streams = _encoded(splits, tokenizer, vocabulary, known, cache)
     return Corpus(
         _called(source, path, dataset),
         sha256,
@@ -153,8 +178,8 @@ def load_corpus(
         encoder,
         **streams,
         names=names,
-        bytes={one: sum(len(text.encode("utf-8")) for text in texts[one]) for one in SPLITS},
-        words={one: sum(len(text.split()) for text in texts[one]) for one in SPLITS},
+        bytes={split: sum(one.bytes for one in splits[split]) for split in SPLITS},
+        words={split: sum(one.words for one in splits[split]) for split in SPLITS},
     )
 
 
@@ -163,23 +188,45 @@ def _called(source: str, path: str | Path, dataset: str) -> str:
     return source + inside.get(source, "")
 
 
+def _encoder_name(tokenizer: str, known: Tokenizer | None) -> str:
+    """What the ids depend on besides texts and vocabulary."""
+    if isinstance(known, BpeTokenizer):
+        return f"{known.definition} {known.end}"
+    return tokenizers_library().__version__ if tokenizer == "bpe" else ""
+
+
 def _encoded(
-    texts: dict[str, list[str]],
+    splits: dict[str, list[Measured]],
     tokenizer: str,
     vocabulary: int,
-    cache_dir: str | Path | None,
-    sha256: str,
-    names: dict[str, tuple[str, ...]],
     known: Tokenizer | None,
+    cache: Path | None,
 ) -> tuple[Tokenizer, dict[str, np.ndarray]]:
-    """The tokenizer, trained where it is a BPE, and the streams of all splits."""
-    if tokenizer == "bpe" and cache_dir is not None:
-        settings = json.dumps([tokenizers_library().__version__, vocabulary, names])
-        cache = Path(cache_dir).expanduser() / f"bpe-{_digest([sha256, settings])[:32]}.cache"
-        return cached_bpe_streams(cache, texts, vocabulary)
+    """The tokenizer, trained where it is a BPE, and the streams of all splits; in the file `cache`,
+    whose name tells all that they depend on, they are kept and read from.
+    """
+    documents = {split: [one.document for one in splits[split]] for split in SPLITS}
+    if cache is not None and cache.exists():
+        kept = token_file.read(cache)
+        if kept:
+            definition = kept.told.get("bpe")
+            made = BpeTokenizer(definition, vocabulary) if definition else known or ByteTokenizer()
+            return made, kept.arrays
+        print(f"{cache} is damaged; building it again", flush=True)
+    if known is None and tokenizer == "bytes":
+        known = ByteTokenizer()
     if known is None:
-        known = ByteTokenizer() if tokenizer == "bytes" else train_bpe(texts["train"], vocabulary)
-    return known, {split: encode_documents(known, texts[split]) for split in SPLITS}
+        pieces = (piece for document in documents["train"] for piece in document.pieces())
+        known = train_bpe(pieces, vocabulary)
+    streams = {split: encoded(known, documents[split]) for split in SPLITS}
+    if cache is None:
+        return known, {split: np.concatenate(list(parts)) for split, parts in streams.items()}
+    told = {"bpe": known.definition} if tokenizer == "bpe" else {}
+    token_file.write(cache, told, width_of(known.vocabulary), streams)
+    kept = token_file.read(cache)
+    if not kept:
+        raise UserError(f"{cache} reads otherwise than it was written; give another --workdir")
+    return known, kept.arrays
 
 
 def _read(
@@ -202,17 +249,33 @@ def _read(
     return tfds_documents(dataset, path, text_key=text_key)
 
 
-def _distinct(documents: Sequence[Document]) -> list[Document]:
-    first_with_text: dict[str, Document] = {}
-    for document in documents:
-        if document.text.strip():
-            first_with_text.setdefault(document.text, document)
+def _measured(document: Document) -> Measured:
+    summed, size, words = hashlib.sha256(), 0, 0
+    for piece in document.pieces():
+        content = piece.encode("utf-8")
+        summed.update(content)
+        size, words = size + len(content), words + len(piece.split())
+    return Measured(document, size, words, summed.digest())
+
+
+def _distinct(documents: Sequence[Document]) -> list[Measured]:
+    first_with_text: dict[bytes, Measured] = {}
+    for one in map(_measured, documents):
+        if one.words:
+            first_with_text.setdefault(one.sha256, one)
     return list(first_with_text.values())
 
 
-def _digest(parts: Iterable[str]) -> str:
+def _digest(documents: Sequence[Measured]) -> str:
+    """SHA-256 of names and texts, each after its length in bytes."""
     digest = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode("utf-8")
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    for one in documents:
+        name = one.name.encode("utf-8")
+        digest.update(len(name).to_bytes(8, "big") + name + one.bytes.to_bytes(8, "big"))
+        for piece in one.document.pieces():
+            digest.update(piece.encode("utf-8"))
     return digest.hexdigest()
+
+
+def _named(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8")).hexdigest()[:32]

@@ -3,11 +3,9 @@ tokenizer of a model's folder.
 """
 
 import functools
-import hashlib
-import io
+import itertools
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from theseus_jax.data.sources import Document
 from theseus_jax.errors import UserError
 
 
@@ -91,7 +90,7 @@ class BpeTokenizer:
 Tokenizer = ByteTokenizer | BpeTokenizer
 
 
-def train_bpe(texts: Sequence[str], vocabulary: int) -> BpeTokenizer:
+def train_bpe(texts: Iterable[str], vocabulary: int) -> BpeTokenizer:
     """Byte-pair encoding of exactly `vocabulary` ids: 256 bytes, merges learned from `texts`, the
     separator.
 
@@ -178,54 +177,26 @@ def _end(root: Path, made: Any, vocabulary: int) -> int:
     return ends[0]
 
 
-def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
-    """One stream (T,) of each text's tokens after a separator; uint16, or int32 above 65536 ids."""
-    separator = np.asarray([tokenizer.separator], np.int32)
-    pieces = [piece for ids in tokenizer.encode_batch(texts) for piece in (separator, ids)]
-    return np.concatenate(pieces).astype(np.uint16 if tokenizer.vocabulary <= 65536 else np.int32)
+GROUP = 16  # pieces that are encoded at a time: enough for every thread, little enough to hold
 
 
-def cached_bpe_streams(
-    cache: Path, texts: Mapping[str, Sequence[str]], vocabulary: int
-) -> tuple[BpeTokenizer, dict[str, np.ndarray]]:
-    """`train_bpe` on `texts["train"]` and every split's `encode_documents`, kept in the file
-    `cache`.
-
-    The file starts with the SHA-256 of the rest; one that does not match is reported and built
-    again. Its name must tell everything that the result depends on.
-
-    Raises UserError as `train_bpe` does, and for a file that cannot be written.
-    """
-    if cache.exists():
-        stored = cache.read_bytes()
-        checksum, content = stored[:32], stored[32:]
-        if hashlib.sha256(content).digest() == checksum:
-            arrays = np.load(io.BytesIO(content), allow_pickle=False)
-            definition = arrays["tokenizer"].tobytes().decode("utf-8")
-            return BpeTokenizer(definition, vocabulary), {split: arrays[split] for split in texts}
-        print(f"{cache} is damaged; building it again", flush=True)
-    tokenizer = train_bpe(texts["train"], vocabulary)
-    streams = {split: encode_documents(tokenizer, texts[split]) for split in texts}
-    buffer = io.BytesIO()
-    np.savez(
-        buffer, tokenizer=np.frombuffer(tokenizer.definition.encode("utf-8"), np.uint8), **streams
+def encoded(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[np.ndarray]:
+    """Every document as one separator and the tokens of its pieces, in arrays of `width_of`."""
+    dtype = width_of(tokenizer.vocabulary)
+    separator = np.asarray([tokenizer.separator], dtype)
+    pieces = (
+        (i == 0, piece) for document in documents for i, piece in enumerate(document.pieces())
     )
-    _write_whole(cache, hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
-    return tokenizer, streams
+    while group := list(itertools.islice(pieces, GROUP)):
+        ids = tokenizer.encode_batch([piece for _, piece in group])
+        for (first, _), one in zip(group, ids):
+            yield from ([separator] if first else [])
+            yield one.astype(dtype)
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    # Renamed when complete, so that a run that is killed, or one beside this, leaves no
-    # half-written file.
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(
-            f"cache_dir {str(path.parent)!r} cannot be written ({error}); give a directory that can"
-        ) from error
+def width_of(vocabulary: int) -> type:
+    """uint16, or int32 above 65536 ids."""
+    return np.uint16 if vocabulary <= 65536 else np.int32
 
 
 def tokenizers_library() -> ModuleType:

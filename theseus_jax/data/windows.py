@@ -16,8 +16,14 @@ def windows(tokens: np.ndarray, context: int, split: str = "train") -> np.ndarra
 
     Raises UserError for a context below 1 or a stream shorter than context + 1 tokens.
     """
+    return views(tokens, context, split).astype(np.int32)
+
+
+def views(tokens: np.ndarray, context: int, split: str = "train") -> np.ndarray:
+    """`windows` that are not copied, of the stream's dtype: of a stream in a file, in the file."""
     _check_stream(tokens, context, split)
-    return np.lib.stride_tricks.sliding_window_view(tokens, context + 1)[::context].astype(np.int32)
+    found = np.lib.stride_tricks.sliding_window_view(tokens, context + 1, subok=True)
+    return found[::context]
 
 
 def evaluation_windows(

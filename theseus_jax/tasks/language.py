@@ -18,7 +18,7 @@ from theseus_jax.checks import check_values
 from theseus_jax.data import documents, text
 from theseus_jax.data.recall import Recall, recall_of
 from theseus_jax.data.tokens import ByteTokenizer
-from theseus_jax.data.windows import evaluation_windows, windows
+from theseus_jax.data.windows import evaluation_windows, views, windows
 from theseus_jax.errors import UserError
 from theseus_jax.nets import decode
 from theseus_jax.nets.models.recurrent import CURES
@@ -204,17 +204,13 @@ class Task:
         if self.transforms:
             task.transforms = (recall_of(corpus.tokenizer, self.config.data.recall),)
         share = windows(documents.share(corpus, self.config.data.share), context, "share")
-        dtype = np.uint16 if corpus.vocabulary <= 65536 else np.int32
-        everything = windows(corpus.train, context).astype(dtype)
         validation, test = (
             HeldWindows(task.planted(held, split), mask)
             for split in ("validation", "test")
             for held, mask in [evaluation_windows(getattr(corpus, split), context, split)]
         )
-        train = {
-            "share": jnp.asarray(task.planted(share, "share")),
-            "all": jnp.asarray(task.planted(everything, "all")),
-        }
+        everything = views(corpus.train, context)  # streamed: only edits see what is planted
+        train = {"share": jnp.asarray(task.planted(share, "share")), "all": everything}
         train["unlabelled"] = train["share"]
         sets = Sets(train, validation, test)
         facts = corpus.provenance() | {

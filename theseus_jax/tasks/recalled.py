@@ -14,7 +14,7 @@ from theseus_jax.evaluate import class_scores
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.tasks.lengths import BATCH, TIMES, TOKENS, reads
 
-SPLITS = ("share", "all", "validation", "test", "lengths")
+SPLITS = ("share", "validation", "test", "lengths")
 
 
 def key_of(seed: int, split: str) -> jax.Array:
