@@ -27,6 +27,7 @@ from theseus_jax.errors import UserError  # noqa: E402
 from theseus_jax.nets.models import bert as encoder  # noqa: E402
 from theseus_jax.nets.models import efficientnet as convolutional  # noqa: E402
 from theseus_jax.nets.stage import forward  # noqa: E402
+from theseus_jax.nets.weights.bert import load_minilm  # noqa: E402
 from theseus_jax.nets.weights.containers import read_tensors  # noqa: E402
 from theseus_jax.packaged import (  # noqa: E402
     LITE0_FILE,
@@ -153,7 +154,7 @@ def minilm() -> None:
             output_hidden_states=True,
         ).hidden_states
     net, x = encoder.bert(**sizes), encoder.Masked(ids, mask)
-    given = jax.jit(lambda v, x: forward(net, v, x, capture=net.names)[1])(encoder.load_minilm(), x)
+    given = jax.jit(lambda v, x: forward(net, v, x, capture=net.names)[1])(load_minilm(), x)
     print(f"MiniLM-L6: {len(tensors)} tensors")
     for name, y in zip(net.names, hidden):
         told(name, y.numpy(), np.asarray(given[name].values))

@@ -33,6 +33,7 @@ from theseus_jax.data.labelled import digits
 from theseus_jax.nets.models import bert as encoder
 from theseus_jax.nets.models import efficientnet as convolutional
 from theseus_jax.nets.stage import forward, network
+from theseus_jax.nets.weights import bert as encoder_weights
 from theseus_jax.nets.weights.containers import read_tensors
 from theseus_jax.nets.weights.placed import Place, placed
 from theseus_jax.nets.weights.pth import read_pth
@@ -71,7 +72,12 @@ def lite_variables(tensors=None, net=LITE, groups=GROUPS):
 def bert_variables():
     tensors = read_tensors(GOLDEN / "bert.safetensors")
     return placed(
-        BERT, TOKENS, tensors, encoder.tensor_places(2), unused=encoder.UNUSED, what="network"
+        BERT,
+        TOKENS,
+        tensors,
+        encoder_weights.tensor_places(2),
+        unused=encoder_weights.UNUSED,
+        what="network",
     )
 
 
@@ -175,8 +181,8 @@ def test_depthwise_is_the_grouped_convolution_of_flax(kernel, stride, height, wi
             "minilm",
             encoder.bert(**encoder.MINILM),
             TOKENS,
-            encoder.tensor_places(6),
-            encoder.UNUSED,
+            encoder_weights.tensor_places(6),
+            encoder_weights.UNUSED,
             22_565_376,
         ),
     ],
@@ -571,7 +577,7 @@ def test_published_names_go_to_their_places(lite0_file, tmp_path):
     )
     (tmp_path / "empty.safetensors").write_bytes(safetensors.numpy.save({}))
     assert "the expected MiniLM-L6: missing embeddings.word" in refusal(
-        encoder.load_minilm, tmp_path / "empty.safetensors"
+        encoder_weights.load_minilm, tmp_path / "empty.safetensors"
     )
 
 

@@ -16,9 +16,11 @@ import numpy as np
 from theseus_jax.data.cached import cached_arrays, content_sha256
 from theseus_jax.data.dataset import DataSet, Labelled
 from theseus_jax.errors import UserError
-from theseus_jax.nets.models.bert import MINILM, Masked, bert, load_minilm
+from theseus_jax.nets.masked import Masked
+from theseus_jax.nets.models.bert import MINILM, bert
 from theseus_jax.nets.models.efficientnet import efficientnet_lite, load_efficientnet_lite0
 from theseus_jax.nets.stage import Network, Variables, forward, position
+from theseus_jax.nets.weights.bert import load_minilm
 from theseus_jax.packaged import LITE0_FILE, MINILM_FILE, file_sha256, pinned_file
 
 SPLITS = ("train", "validation", "test")

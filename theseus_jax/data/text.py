@@ -133,23 +133,18 @@ def load_corpus(
 
     Args:
       source: "stdlib" (this Python's own source), "directory" (files under `path` that match
-        `pattern`) or "tfds" (the train split of `dataset`, prepared under `path` or TFDS's default;
-        that split is divided anew, so results do not compare with ones on the data set's published
-        test split).
+        `pattern`) or "tfds" (the train split of `dataset`, prepared under `path` or TFDS's default,
+        divided anew, so that results do not compare with those on its published test split).
       text_key: see `sources.tfds_documents`.
       tokenizer: "bytes" (257 ids; `vocabulary` is not read), "bpe", trained on the train split
         only, or "guide", that of a model's `folder` (`tokens.folder_tokenizer`).
       validation_fraction, test_fraction: expected share of documents; see `split_documents`.
-      cache_dir: where the streams are kept, with a tokenizer that was trained, in one file that is
-        mapped, not read; None for nowhere: they are in memory.
+      cache_dir: where the streams lie in a file that is mapped, not read; None: in memory.
 
-    A file is read in pieces, so that no text of any size is held whole.
-
-    Blank documents are left out, and so is every document whose text repeats, to the letter, that
-    of one with an earlier name: no text is in two splits. In the standard library all modules of
-    one top-level package go to the same split, since they share helpers, licences and idioms;
-    elsewhere each document is drawn alone. A folder whose files are train, valid and test is split
-    as it says.
+    Files are read in pieces, none is held whole. Blank documents are left out, and every one whose
+    text repeats that of one with an earlier name: no text is in two splits. In the standard library
+    modules of one top-level package go to one split, since they share idioms; elsewhere each
+    document is drawn alone. A folder whose files are train, valid and test is split as it says.
 
     Raises UserError for unknown names, numbers out of range, and what sources and `split_documents`
     refuse.
@@ -166,10 +161,9 @@ def load_corpus(
     names = {split: tuple(one.name for one in splits[split]) for split in SPLITS}
     sha256 = _digest(documents)
     known = folder_tokenizer(folder, vocabulary) if tokenizer == "guide" else None
-    cache = None
-    if cache_dir is not None:
-        settings = json.dumps([_encoder_name(tokenizer, known), vocabulary, names])
-        cache = Path(cache_dir).expanduser() / f"{tokenizer}-{_named(sha256, settings)}.cache"
+    settings = json.dumps([sha256, _encoder_name(tokenizer, known), vocabulary, names])
+    name = f"{tokenizer}-{hashlib.sha256(settings.encode()).hexdigest()[:32]}.cache"
+    cache = None if cache_dir is None else Path(cache_dir).expanduser() / name
     encoder, streams = _encoded(splits, tokenizer, vocabulary, known, cache)
     return Corpus(
         _called(source, path, dataset),
@@ -178,8 +172,8 @@ def load_corpus(
         encoder,
         **streams,
         names=names,
-        bytes={split: sum(one.bytes for one in splits[split]) for split in SPLITS},
-        words={split: sum(one.words for one in splits[split]) for split in SPLITS},
+        bytes={one: sum(document.bytes for document in splits[one]) for one in SPLITS},
+        words={one: sum(document.words for document in splits[one]) for one in SPLITS},
     )
 
 
@@ -275,7 +269,3 @@ def _digest(documents: Sequence[Measured]) -> str:
         for piece in one.document.pieces():
             digest.update(piece.encode("utf-8"))
     return digest.hexdigest()
-
-
-def _named(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode("utf-8")).hexdigest()[:32]

@@ -22,7 +22,7 @@ from theseus_jax.methods.guide_modes import batch_mode
 from theseus_jax.nets import zoo
 from theseus_jax.nets.masked import Masked
 from theseus_jax.nets.stage import Network, Variables
-from theseus_jax.tasks import Compared, Data, Sets, pretrained
+from theseus_jax.tasks import Compared, Data, Sets, guide_folders, pretrained
 from theseus_jax.tasks.costs import network_costs
 from theseus_jax.tasks.held import HeldClasses
 
@@ -104,9 +104,9 @@ def reading_of(config: Any) -> tuple[zoo.Reading, int]:
         )
     if len(shape) == 1:
         return zoo.Reading(shape), classes
-    scale = []
+    scale, told = [], guide_folders.scale(config)
     for name in ("mean", "deviation"):
-        levels = tuple(c[name])
+        levels = tuple(told.get(name, c[name]))
         if len(levels) not in (1, shape[-1]):
             raise UserError(
                 f"config.data.{name} has {len(levels)} numbers for {shape[-1]} channels; give one,"
@@ -172,6 +172,7 @@ class Task:
     def _network(self, side: str, **changes: Any) -> Network:
         c = self.config[side]
         sizes = {field.name: c[field.name] for field in dataclasses.fields(zoo.Architecture)}
+        sizes |= guide_folders.sizes(self.config) if side == "guide" else {}
         architecture = zoo.Architecture(**sizes | {"keep": tuple(c.keep)} | changes)
         net = zoo.build(architecture, self.reading, self.classes)
         if side == "guide" and c.origin == "untrained" and c.mode == "batch":
@@ -186,9 +187,10 @@ class Task:
         if c.origin == "untrained":
             inputs = sets.train["all"]["inputs"]
             return pretrained.calibrated(net, fresh, inputs) if c.mode == "calibrated" else fresh
-        if c.origin == "pretrained":
+        loaded = pretrained.backbone(self.config)
+        if loaded is not None:
             train = sets.train["all"]
-            return pretrained.packaged(c.arch, net, train, held.x, held.y, self.classes)
+            return pretrained.headed(loaded, net, train, held.x, held.y, self.classes)
         variables = pretrained.from_file(self.config, net, self.reading, self.classes)
         loss = float(held.scores(net, variables)["loss"][0])
         if loss > math.log(self.classes):
@@ -271,6 +273,10 @@ class Task:
         if not self.config.report.probe:
             return {}
         return pretrained.probes(finished, sets, self.classes)
+
+    def settled(self) -> Any:
+        """The config as one that needs no folder of a guide any more."""
+        return guide_folders.settled(self.config)
 
     def value(self, scores: dict[str, float]) -> float:
         """Accuracy."""

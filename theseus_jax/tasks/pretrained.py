@@ -18,20 +18,22 @@ from theseus_jax.methods.guide_modes import GUIDE_MODES
 from theseus_jax.methods.recalibrate import batch_statistics
 from theseus_jax.nets import zoo
 from theseus_jax.nets.blocks.norms import NORMS
-from theseus_jax.nets.models import bert, efficientnet
+from theseus_jax.nets.models import efficientnet
 from theseus_jax.nets.stage import Network, Variables, forward
+from theseus_jax.nets.weights.bert import load_bert, load_minilm
 from theseus_jax.nets.weights.resnet import load_resnet
 from theseus_jax.nets.weights.vit import load_deit, load_vit
 from theseus_jax.nets.zoo import Reading
 from theseus_jax.program import in_blocks
 from theseus_jax.similarity.sentences import sentence_agreement
 from theseus_jax.solvers import logistic
+from theseus_jax.tasks import guide_folders
 
 LOG = logging.getLogger("theseus_jax")
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 CALIBRATION = 2048  # examples
-BACKBONES = {"efficientnet_lite0": efficientnet.load_efficientnet_lite0, "minilm": bert.load_minilm}
-FILES = ("resnet18", "resnet34", "resnet50", "vit")
+BACKBONES = {"efficientnet_lite0": efficientnet.load_efficientnet_lite0, "minilm": load_minilm}
+FILES = ("resnet18", "resnet34", "resnet50", "vit", "minilm")
 NETWORK_CHOICES = {
     "arch": zoo.ARCHITECTURES,
     "norm": NORMS,
@@ -55,14 +57,15 @@ def check_pair(config: Any) -> None:
     """
     check_values(config, PAIR_CHOICES)
     guide = config.guide
+    arch = guide_folders.sizes(config).get("arch", guide.arch)
     if guide.origin == "pretrained" and guide.arch not in BACKBONES:
         raise UserError(
             f"config.guide.arch is {guide.arch!r}, of which no weights are packaged; choose one of"
             f" {', '.join(BACKBONES)}, or another guide.origin"
         )
-    if guide.origin == "file" and guide.arch not in FILES:
+    if guide.origin == "file" and arch not in FILES:
         raise UserError(
-            f"config.guide.arch is {guide.arch!r}, which is not read from files; choose one of"
+            f"config.guide.arch is {arch!r}, which is not read from files; choose one of"
             f" {', '.join(FILES)}"
         )
 
@@ -78,43 +81,52 @@ def calibrated(net: Network, fresh: Variables, x: Any) -> Variables:
 
 
 def from_file(config: Any, net: Network, reading: Reading, classes: int) -> Variables:
-    """The variables (leading seed axis of 1) in the file of a config's guide. Raises UserError for
-    another network's.
+    """The variables (leading seed axis of 1) in the file or folder of a config's guide. Raises
+    UserError for another network's.
     """
-    c = config.guide
-    if c.arch == "vit":
-        load = load_deit if c.read == "distilled" else load_vit
-        variables = load(
-            c.weights,
-            classes=classes,
-            image=c.size or reading.shape[0],
-            patch=c.patch,
-            width=c.width,
-            depth=c.depth,
-            heads=c.heads,
-            hidden=c.hidden,
-        )
+    c = {**config.guide, **guide_folders.sizes(config)}
+    if c["arch"] == "vit":
+        if reading.shape[-1] != 3:
+            raise UserError(
+                f"the ViT in {c['weights']} reads 3 channels and the images have"
+                f" {reading.shape[-1]}; give images in colour"
+            )
+        load = load_deit if c["read"] == "distilled" else load_vit
+        sizes = {key: c[key] for key in ("patch", "width", "depth", "heads", "hidden")}
+        image = c["size"] or reading.shape[0]
+        variables = load(c["weights"], classes=classes, image=image, **sizes)
     else:
-        depth = int(c.arch.removeprefix("resnet"))
-        variables = load_resnet(
-            c.weights, depth=depth, classes=classes, width=c.width or 64, stem=c.stem
-        )
+        depth = int(c["arch"].removeprefix("resnet"))
+        sizes = {"width": c["width"] or 64, "stem": c["stem"], "channels": reading.shape[-1]}
+        variables = load_resnet(c["weights"], depth=depth, classes=classes, **sizes)
     named = {name: variables.get(name, {}) for name in net.names}
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], named)
 
 
-def packaged(
-    arch: str, net: Network, train: dict[str, Any], x: Any, y: np.ndarray, classes: int
+def backbone(config: Any) -> Variables | None:
+    """The variables of a guide that comes without a head: packaged ones, or a BERT's in a folder or
+    file; None for others. Raises UserError for a missing package, or another network's.
+    """
+    c = {**config.guide, **guide_folders.sizes(config)}
+    if c["origin"] == "pretrained":
+        return BACKBONES[c["arch"]]()
+    if c["arch"] != "minilm":
+        return None
+    sizes = {key: c[key] for key in ("width", "depth", "heads", "hidden") if c[key]}
+    return load_bert(c["weights"], **sizes)
+
+
+def headed(
+    loaded: Variables, net: Network, train: dict[str, Any], x: Any, y: np.ndarray, classes: int
 ) -> Variables:
-    """A packaged backbone's variables (leading seed axis of 1), with a head fitted on the training
-    examples' features; x, y: of validation.
+    """A backbone's variables (leading seed axis of 1), with a head fitted on the training examples'
+    features; x, y: of validation.
 
     The head is a logistic regression on standardised features, its penalty out of PENALTIES by
-    validation accuracy; the scale is folded into it. Raises UserError for a missing package.
+    validation accuracy; the scale is folded into it.
     """
-    loaded = BACKBONES[arch]()
     variables = {name: loaded.get(name, {}) for name in net.names[:-1]}
-    LOG.info("fitting a head on the features of %s for %d examples", arch, len(train["labels"]))
+    LOG.info("fitting a head on features of %d examples", len(train["labels"]))
     ours, held = (features(net, variables, inputs) for inputs in (train["inputs"], x))
     head = fitted_head(ours, train["labels"], held, y, classes)
     variables["head"] = {"params": head}

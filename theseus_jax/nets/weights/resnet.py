@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Mapping
+from pathlib import Path
+from typing import Any, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theseus_jax.nets.models.resnet import known_depth, resnet
+from theseus_jax.errors import UserError
+from theseus_jax.nets.models.resnet import DEPTHS, known_depth, resnet
 from theseus_jax.nets.stage import Variables
 from theseus_jax.nets.weights.containers import read_weights
 from theseus_jax.nets.weights.placed import KERNEL, Place, placed
-from theseus_jax.nets.weights.settings import Family, agree
+from theseus_jax.nets.weights.settings import Family, agree, read_settings, sizes_of
 
 UNUSED = r".*\.num_batches_tracked"  # PyTorch's count of training steps
 GROUPS = {"layer1": 0, "layer2": 1, "layer3": 2, "layer4": 3}  # torchvision's
@@ -90,6 +92,27 @@ def _family(depth: int, width: int) -> Family:
     }
     harmless = frozenset({"out_features", "out_indices", "stage_names"})
     return Family(f"ResNet-{depth}", {"num_channels": "channels"}, (), fixed, harmless)
+
+
+def resnet_sizes(file: Path) -> dict[str, Any]:
+    """{"depth", "width", "stem"} of `resnet(...)` that a config.json asks for. Raises UserError for
+    a ResNet of other blocks.
+    """
+    given = read_settings(file)
+    kind, blocks = given.get("layer_type", "bottleneck"), given.get("depths")
+    found = [
+        depth
+        for depth, sizes in DEPTHS.items()
+        if list(sizes.blocks) == blocks and (sizes.expansion == 1) == (kind == "basic")
+    ]
+    if not found:
+        raise UserError(
+            f"{file} has depths = {blocks} of layer_type = {kind!r}, and the ResNets here have"
+            f" {', '.join(str(list(sizes.blocks)) for sizes in DEPTHS.values())}; give one of those"
+        )
+    width = given.get("embedding_size", 64)
+    sizes_of(file, _family(found[0], width))
+    return {"depth": found[0], "width": width, "stem": "imagenet"}
 
 
 def load_resnet(

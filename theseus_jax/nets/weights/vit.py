@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Mapping
+from pathlib import Path
+from typing import Any, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from theseus_jax.nets.models.vit import Heads, merged, vit
 from theseus_jax.nets.stage import Stage, Variables, replace
 from theseus_jax.nets.weights.containers import read_weights
 from theseus_jax.nets.weights.placed import KERNEL, Place, placed
-from theseus_jax.nets.weights.settings import Family, agree
+from theseus_jax.nets.weights.settings import Family, agree, read_settings, sizes_of
 
 # The names of one file: "encoder.layer." is what Hugging Face's files hold, "layers." what
 # transformers 5 calls it in memory
@@ -128,6 +129,15 @@ def _wanted(*sizes: int) -> dict[str, int]:
 
 def _pixels(image: int, channels: int = 3) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, image, image, channels), jnp.float32)
+
+
+def vit_sizes(file: Path) -> dict[str, Any]:
+    """The arguments of `vit(...)` but for classes that a config.json asks for: "read" is "class" of
+    a ViT and "distilled" of a DeiT. Raises UserError.
+    """
+    distilled = read_settings(file).get("model_type") == "deit"
+    family = (DEIT if distilled else VIT)._replace(needed=tuple(_SIZES))
+    return {**sizes_of(file, family), "read": "distilled" if distilled else "class"}
 
 
 def load_vit(
