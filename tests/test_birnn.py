@@ -30,7 +30,9 @@ LENGTHS = MASK.sum(1)
 def net(cell="linear", **changes):
     """Two blocks of the linear cell, one of the others, which take long to compile."""
     return encoder(
-        **SIZES | dict(recurrent=4, cell=cell, depth=2 if cell == "linear" else 1) | changes
+        **SIZES
+        | dict(recurrent=4, cell=cell, heads=2, depth=2 if cell == "linear" else 1)
+        | changes
     )
 
 
@@ -106,6 +108,27 @@ def normalised(x, params):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-12) * params["scale"] + params["bias"]
 
 
+def attended(p, x):
+    """Both ways of linear attention over the tokens (T, D) of one text, weight by weight."""
+    q, k, v = (dense(x, p[name]).reshape(len(x), 2, 3) for name in ("query", "key", "value"))
+    decay = {name: sigmoid(-dense(x, p["both"][name])) for name in ("forget", "forget_back")}
+    out = np.zeros((len(x), 2, 3))
+
+    def features(row, matrix):
+        up, down = np.exp(row @ matrix), np.exp(-row @ matrix)
+        return np.concatenate([up / up.sum(), down / down.sum()])
+
+    for t, h in np.ndindex(len(x), 2):
+        weights = []
+        for s in range(len(x)):
+            kept = np.prod(decay["forget"][s + 1 : t + 1, h]) if s <= t else 1.0
+            kept *= np.prod(decay["forget_back"][t:s, h]) if s > t else 1.0
+            maps = p["both"]["query_map"][h], p["both"]["key_map"][h]
+            weights.append(features(q[t, h], maps[0]) @ features(k[s, h], maps[1]) * kept)
+        out[t, h] = np.asarray(weights) @ v[:, h] / np.sum(weights)
+    return out.reshape(len(x), 6)
+
+
 def looped(kind, given, ids):
     """The features of one text (T,) without padding."""
     given = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), given)
@@ -115,11 +138,17 @@ def looped(kind, given, ids):
     )
     for block in sorted(given.keys() - {"embed", "features"}):
         p = given[block]["params"]
-        both = [
-            recurrence(kind, p["birnn"]["forwards"], x),
-            recurrence(kind, p["birnn"]["backwards"], x[::-1])[::-1],
-        ]
-        h = normalised(x + dense(np.concatenate(both, 1), p["out"]), p["attention_norm"])
+        if kind == "linear_attention":
+            mixed = attended(p, x)
+        else:
+            mixed = np.concatenate(
+                [
+                    recurrence(kind, p["birnn"]["forwards"], x),
+                    recurrence(kind, p["birnn"]["backwards"], x[::-1])[::-1],
+                ],
+                axis=1,
+            )
+        h = normalised(x + dense(mixed, p["out"]), p["attention_norm"])
         up = dense(h, p["up"])
         x = normalised(
             h + dense(up * (1 + np.vectorize(math.erf)(up / 2**0.5)) / 2, p["down"]), p["norm"]
@@ -127,7 +156,7 @@ def looped(kind, given, ids):
     return x.mean(0)
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", [*CELLS, "linear_attention"])
 def test_features_are_those_of_a_float64_loop_over_the_real_tokens(kind):
     found = run(net(kind), variables(net(kind)), IDS, MASK)[0]
     assert found.shape == (3, 6) and found.dtype == jnp.float32
@@ -142,7 +171,8 @@ def test_features_are_those_of_a_float64_loop_over_the_real_tokens(kind):
 
 
 @pytest.mark.parametrize(
-    "kind, keep", [(kind, ()) for kind in CELLS] + [("linear", (2,)), ("linear", (1,))]
+    "kind, keep",
+    [(kind, ()) for kind in (*CELLS, "linear_attention")] + [("linear", (2,)), ("linear", (1,))],
 )
 def test_padding_changes_nothing(kind, keep):
     given = net(kind, keep=keep, heads=2)
@@ -268,7 +298,7 @@ def test_kept_blocks_stay_attention():
     assert net(keep=(1, 2), heads=3) == bert.bert(**SIZES, heads=3)
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", [*CELLS, "linear_attention"])
 def test_gradients_are_finite_and_reach_every_parameter(kind):
     given = net(kind, depth=1)
     mask = jnp.asarray(MASK * [[1], [1], [0]])  # an empty text among them
@@ -287,7 +317,7 @@ def test_impossible_encoders_are_refused():
         net, keep=(0, 2, 4), heads=2
     )
     assert "width 6 cannot have 4 heads" in refusal(net, keep=(1,), heads=4)
-    assert "width 6 cannot have 0 heads" in refusal(net, keep=(1,))
+    assert "width 6 cannot have 0 heads" in refusal(net, keep=(1,), heads=0)
     long = jnp.ones((1, 10), jnp.int32)
     assert "10 tokens are more than the 9" in refusal(
         forward, net(), variables(net()), Masked(long, long)

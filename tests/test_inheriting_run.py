@@ -32,6 +32,7 @@ TINY = LANGUAGE | {
     "convert.schedule": "one_shot",
     "convert.inherit": ("embed", "ln_1", "ln_2", "attn", "mlp", "norm", "head"),
     "convert.decays": "measured",
+    "convert.transfer": 4,
     "convert.steps": 6,
     "controls.names": ("one_shot", "window", "window_distilled"),
 }
@@ -99,13 +100,24 @@ def test_what_the_target_begins_with_is_told_with_its_loss(finished):
     assert [(row["model"], row["seed"]) for row in begun] == [
         ("converted", 0),
         ("converted", 1),
-    ] * 2
+    ] * 3
     table = results["tables"]["begin"]["rows"]
-    assert [row["edit"].split()[0] for row in table] == ["inherit", "forget"]
+    assert [row["edit"].split()[0] for row in table] == ["inherit", "forget", "fit"]
     for row in table:
         values = [r["validation_loss"] for r in begun if r["edit"] == row["edit"]]
         assert row["value"] == pytest.approx(np.mean(values)) and len(values) == 2
     assert "What the target begins with" in (path / "report.html").read_text()
+    spent = [row for row in rows(path) if row["kind"] == "stored"]
+    assert [row["model"] for row in spent[:2]] == ["converted", "one_shot"]
+    assert all(row["seconds"] > 0 and row["training_flops"] > 0 for row in spent)
+    models = {model["name"]: model for model in results["models"]}
+    trained = sum(
+        row["training_flops"]
+        for row in rows(path)
+        if row["kind"] == "train" and row["model"] == "converted" and row["seed"] == 0
+    )
+    wanted = trained + spent[0]["training_flops"]
+    assert models["converted"]["training_flops"] == pytest.approx(wanted)
 
 
 def test_losses_by_position_are_those_of_longer_windows(finished, texts):
@@ -146,6 +158,7 @@ def test_a_kept_attention_stays_in_the_target(texts, tmp_path):
         convert__keep=("block_2/attn",),
         convert__inherit=("embed", "norm", "head"),
         convert__decays="fresh",
+        convert__transfer=0,
         target__cell="linear",
         target__hidden=8,
         controls__names=("one_shot_distilled",),
@@ -185,6 +198,7 @@ def test_a_kept_attention_stays_in_the_target(texts, tmp_path):
                 "target.depth": 1,
                 "convert.inherit": (),
                 "convert.decays": "fresh",
+                "convert.transfer": 0,
             },
             "bytes holds no token of the guide's keys and values, 256 bytes each; leave",
         ),

@@ -4,6 +4,7 @@ belong to a unit.
 
 from __future__ import annotations
 
+import time
 from typing import Any, Callable
 
 import jax
@@ -27,10 +28,12 @@ def edited(
     log: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> State:
     """The state after an edit; log: is given the rows of an edit that has a method `told(before,
-    after, inputs) -> rows`. Raises UserError where it changed the guide, which checkpoints of a run
-    do not hold.
+    after, inputs) -> rows`; those that count FLOPs get the seconds of a seed. Raises UserError
+    where it changed the guide, which checkpoints of a run do not hold.
     """
-    after = edit(state, inputs)
+    began = time.monotonic()
+    after = jax.block_until_ready(edit(state, inputs))
+    seconds = (time.monotonic() - began) / len(inputs.order)
     if after.guide_variables is not state.guide_variables:
         raise UserError(
             f"an edit of phase {phase.name!r} ({edit}) changed the guide's variables, which stay as"
@@ -38,7 +41,8 @@ def edited(
         )
     told = getattr(edit, "told", None)
     for row in told(state, after, inputs) if told else ():
-        log({"phase": phase.name, "step": state.step, **row})
+        timed = {"seconds": seconds} if "training_flops" in row else {}
+        log({"phase": phase.name, "step": state.step, **timed, **row})
     return after
 
 

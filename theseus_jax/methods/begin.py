@@ -8,13 +8,15 @@ from typing import Any
 from theseus_jax.methods.lookback import LookBack
 from theseus_jax.methods.mapping import Mapping
 from theseus_jax.methods.surgery import Inherit
+from theseus_jax.methods.transfer import AttentionTransfer
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.plan import Edit
 from theseus_jax.train import Inputs, State
 
 
 def inherited(guide: Network, pairs: Mapping, settings: Any, held: Any = None) -> tuple[Edit, ...]:
-    """The edits that begin a target from a guide; settings: with `inherit`, `keep` and `decays`.
+    """The edits that begin a target from a guide; settings: with `inherit`, `keep`, `decays` and
+    `transfer`.
     held: held-out examples that the target is scored on after each.
     """
     kept = tuple(pair for pair in pairs if f"{pair[1]}/attn" in settings.keep)
@@ -22,6 +24,7 @@ def inherited(guide: Network, pairs: Mapping, settings: Any, held: Any = None) -
         *([Inherit(guide, pairs, settings.inherit)] if settings.inherit else []),
         *([Inherit(guide, kept, ("attn",))] if kept and "attn" not in settings.inherit else []),
         *([LookBack(guide, pairs)] if settings.decays == "measured" else []),
+        *([AttentionTransfer(guide, pairs, settings.transfer)] if settings.transfer else []),
     ]
     return tuple(Scored(edit, held) if held else edit for edit in edits)
 
@@ -44,7 +47,8 @@ class Scored:
 
     def told(self, before: State, after: State, inputs: Inputs) -> list[dict[str, Any]]:
         scores = self.held_out.scores(inputs.phase.net, after.variables)
-        return [
+        own = getattr(self.edit, "told", None)
+        return (own(before, after, inputs) if own else []) + [
             {
                 "kind": "begin",
                 "seed": seed,

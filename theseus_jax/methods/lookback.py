@@ -21,6 +21,37 @@ from theseus_jax.train import Inputs, State
 NEAREST = 0.05  # tokens: a head that reads its own token alone has a decay above 0 too
 
 
+def _mixing(net: Network, name: str) -> Any:
+    module = net.stages[position(net, name)].module
+    return module.mixing() if hasattr(module, "mixing") else None
+
+
+def attentions(
+    guide: Network, net: Network, pairs: Sequence[tuple[str, str]]
+) -> list[tuple[str, str, Any, Any]]:
+    """(guide stage, target stage, their modules) of the pairs whose guide stage has attention and
+    whose target stage has another mixer that can be made to look back as it does.
+    """
+    found = []
+    for g, t in pairs:
+        if hasattr(_mixing(guide, g), "look_back") and hasattr(_mixing(net, t), "remembering"):
+            modules = (
+                one.stages[position(one, name)].module for one, name in ((guide, g), (net, t))
+            )
+            found.append((g, t, *modules))
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("net", "stages"))
+def seams_before(
+    net: Network, variables: Variables, x: Any, stages: tuple[str, ...]
+) -> dict[str, jax.Array]:
+    """{stage: (N, T, D)}: what these stages read where the network reads x (N, T)."""
+    before = {name: net.names[position(net, name) - 1] for name in stages}
+    _, read, _ = forward(net, variables, x, capture=tuple(dict.fromkeys(before.values())))
+    return {name: read[before[name]] for name in stages}
+
+
 @functools.partial(jax.jit, static_argnames=("net", "stages"))
 def looked_back(
     net: Network, variables: Variables, x: Any, stages: tuple[str, ...]
@@ -28,19 +59,13 @@ def looked_back(
     """{stage: (H,)}: tokens that each head of these stages looks back on, the mean distance under
     its attention weights over all tokens of x (N, T).
     """
-    before = {name: net.names[position(net, name) - 1] for name in stages}
-    _, read, _ = forward(net, variables, x, capture=tuple(dict.fromkeys(before.values())))
+    read = seams_before(net, variables, x, stages)
     return {
         name: net.stages[position(net, name)].module.apply(
-            tied(net, name, variables), read[before[name]], method="look_back"
+            tied(net, name, variables), read[name], method="look_back"
         )
         for name in stages
     }
-
-
-def _mixing(net: Network, name: str) -> Any:
-    module = net.stages[position(net, name)].module
-    return module.mixing() if hasattr(module, "mixing") else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +80,11 @@ class LookBack:
     pairs: tuple[tuple[str, str], ...]
     windows: int = 32
 
-    def _places(self, net: Network) -> Sequence[tuple[str, str, Any, Any]]:
-        both = [(g, t, _mixing(self.guide, g), _mixing(net, t)) for g, t in self.pairs]
+    def _places(self, net: Network) -> list[tuple[str, str, Any, Any]]:
         return [
-            one
-            for one in both
-            if hasattr(one[2], "look_back") and hasattr(one[3], "remembering") and one[3].decay
+            (g, t, theirs.mixing(), ours.mixing())
+            for g, t, theirs, ours in attentions(self.guide, net, self.pairs)
+            if ours.mixing().decay
         ]
 
     def __call__(self, state: State, inputs: Inputs) -> State:

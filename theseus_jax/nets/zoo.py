@@ -37,9 +37,10 @@ class Architecture:
     "imagenet". rank: of the low-rank products of an MLP (0: full), or of a token-wise MLP's adapter
     over tokens (0: no mixing). read: of a ViT, "class", "mean" or "distilled". residual: an MLP's
     blocks add to their input. units: of each direction of a recurrence. cell: of
-    `nets.models.cells.CELLS`. keep: numbers of blocks that stay attention. size: pixels a side
-    that images are resized to (0: as they are). activation, start: of an MLP's and a cnn's layers
-    (`fcn.activation_of`, `fcn.STARTS`). running: an MLP's inputs are normalised by what came by.
+    `nets.models.cells.CELLS`, or linear_attention, which has no units. keep: numbers of blocks that
+    stay attention. size: pixels a side that images are resized to (0: as they are). activation,
+    start: of an MLP's and a cnn's layers (`fcn.activation_of`, `fcn.STARTS`). running: an MLP's
+    inputs are normalised by what came by.
     """
 
     arch: str
@@ -182,7 +183,6 @@ NEEDED = {
     "vit": ("width", "depth", "heads", "hidden", "patch"),
     "token_mlp": ("width", "depth", "hidden", "patch"),
     "mixer": ("width", "depth", "hidden", "patch", "units"),
-    "birnn": ("units",),
 }
 
 

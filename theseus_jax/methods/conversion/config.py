@@ -92,6 +92,8 @@ def _convert(usual: dict[str, Any]) -> dict[str, Any]:
         "keep": (),
         # of linear attention: fresh | measured, as far as the guide's heads look back
         "decays": "fresh",
+        # steps that fit linear attention's features to the guide's attention weights; 0: none
+        "transfer": 0,
         "train_inherited": "stage",  # stage: also during alignment | frozen: only in fine-tuning
         "stitch": "ridge",  # ridge | none
         "stitch_ridge": 1e-4,  # penalty, in units of the activations' mean variance
@@ -120,7 +122,7 @@ def _controls() -> dict[str, Any]:
 def check(config: Any, task: Any) -> None:
     """Raises UserError, one line, for the first value that cannot be meant."""
     metrics = tuple(name for name, entry in METRICS.items() if entry.differentiable)
-    check_values(config, CHOICES | {"convert.metric": metrics}, POSITIVE)
+    check_values(config, CHOICES | {"convert.metric": metrics}, POSITIVE, ("convert.transfer",))
     if not 0 <= config.convert.align < 1:
         raise UserError(
             f"config.convert.align is {config.convert.align:g}, a share of the steps in [0, 1); 0.5"

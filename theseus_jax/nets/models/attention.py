@@ -115,11 +115,15 @@ class Attention(MultiHead):
         """Tokens that each head looks back on, (H,): the mean distance under its weights, over all
         tokens.
         """
+        lag = jnp.arange(x.shape[1])[:, None] - jnp.arange(x.shape[1])
+        return jnp.mean(jnp.sum(self.weights(x) * lag, axis=-1), axis=(0, 2))
+
+    def weights(self, x: jax.Array) -> jax.Array:
+        """What each token reads of which, (B, H, T, T), of attention to all tokens before."""
         q, k, _ = self.parted(self.c_attn(x))
         scores = jnp.einsum("bthd,bshd->bhts", q, self.repeated(k)) / self.head_size**0.5
-        lag = jnp.arange(x.shape[1])[:, None] - jnp.arange(x.shape[1])
-        weights = jax.nn.softmax(jnp.where(lag >= 0, scores, -jnp.inf), axis=-1)
-        return jnp.mean(jnp.sum(weights * lag, axis=-1), axis=(0, 2))
+        causal = jnp.tril(jnp.ones((x.shape[1],) * 2, bool))
+        return jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
 
     @nn.nowrap
     def initial_carry(self, batch: int, context: int) -> dict[str, jax.Array]:

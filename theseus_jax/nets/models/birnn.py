@@ -1,4 +1,4 @@
-"""Sentence encoders whose blocks read both ways by recurrence instead of attention.
+"""Sentence encoders whose blocks read both ways by recurrence instead of softmax attention.
 
 A block takes the place of a `bert.Block`: what follows the mixing of tokens (attention_norm, up,
 down, norm) has the same names, shapes and formulas, so that it is inherited from the guide by name.
@@ -17,8 +17,18 @@ import jax.numpy as jnp
 from theseus_jax.errors import UserError
 from theseus_jax.nets.masked import Masked
 from theseus_jax.nets.models import bert, cells
+from theseus_jax.nets.models.linear_attention import (
+    CHUNK,
+    Streams,
+    chunked,
+    hedgehog,
+    sharp,
+    spread,
+)
 from theseus_jax.nets.stage import Network, network
 
+LINEAR_ATTENTION = "linear_attention"
+TINY = 1e-9  # of a text without a token
 _normal = nn.initializers.normal(0.02)
 
 
@@ -52,17 +62,48 @@ class Bidirectional(nn.Module):
         return jnp.where(real[..., None], both, 0)
 
 
+class BothWays(nn.Module):
+    """Linear attention (`linear_attention`, features "hedgehog") that reads a text forwards and
+    backwards with decays of their own: queries, keys and values (B, T, H, E), mask and x (B, T, D)
+    -> (B, T, H E). Both sums share a normaliser, and the own token counts once.
+    """
+
+    @nn.compact
+    def __call__(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, real: jax.Array, x: jax.Array
+    ) -> jax.Array:
+        heads, size = q.shape[2:]
+        q, k, v = (jnp.moveaxis(part, 2, 1) for part in (q, k, v))
+        shape, seen = (heads, size, size), real[:, None, :]
+        q = hedgehog(q, self.param("query_map", sharp, shape))
+        k = hedgehog(k, self.param("key_map", sharp, shape)) * seen[..., None]
+        values = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
+
+        def way(name: str, turn: slice) -> jax.Array:
+            forget = nn.Dense(heads, kernel_init=nn.initializers.zeros, bias_init=spread, name=name)
+            decays = jnp.where(seen, -nn.softplus(jnp.moveaxis(forget(x), -1, 1)), 0.0)
+            streams = Streams(*(part[:, :, turn] for part in (q, k, values, decays)))
+            return chunked(streams, CHUNK)[:, :, turn]
+
+        own = (q * k).sum(-1, keepdims=True) * values
+        both = way("forget", slice(None)) + way("forget_back", slice(None, None, -1)) - own
+        y = both[..., :-1] / jnp.maximum(both[..., -1:], TINY)
+        return jnp.moveaxis(y, 1, 2).reshape(x.shape[0], x.shape[1], heads * size)
+
+
 class Block(nn.Module):
-    """h = norm(x + out(birnn(x))), then norm(h + mlp(h)): Masked of (B, T, D) -> of (B, T, D), 0
+    """h = norm(x + out(mixed(x))), then norm(h + mlp(h)): Masked of (B, T, D) -> of (B, T, D), 0
     where the mask is.
 
-    recurrent: units of each direction. cell: one of `cells.CELLS`. There are no heads.
+    recurrent: units of each direction. cell: one of `cells.CELLS`, which have no heads, or
+    LINEAR_ATTENTION, whose query, key and value are a `bert.Block`'s.
     """
 
     width: int
     hidden: int
     recurrent: int
     cell: str = "linear"
+    heads: int = 0
 
     @nn.compact
     def __call__(self, x: Masked) -> Masked:
@@ -73,7 +114,14 @@ class Block(nn.Module):
             return nn.LayerNorm(epsilon=bert.EPSILON, use_fast_variance=False, name=name)
 
         real = (x.mask > 0)[..., None]
-        read = linear(self.width, "out")(Bidirectional(self.cell, self.recurrent, name="birnn")(x))
+        if self.cell == LINEAR_ATTENTION:
+            split = (*x.values.shape[:2], self.heads, self.width // self.heads)
+            parts = [linear(self.width, name)(x.values) for name in ("query", "key", "value")]
+            parts = [part.reshape(split) for part in parts]
+            mixed = BothWays(name="both")(*parts, x.mask > 0, x.values)
+        else:
+            mixed = Bidirectional(self.cell, self.recurrent, name="birnn")(x)
+        read = linear(self.width, "out")(mixed)
         h = layer_norm("attention_norm")(jnp.where(real, x.values, 0) + read)
         up = nn.gelu(linear(self.hidden, "up")(h), approximate=False)
         return Masked(
@@ -96,15 +144,17 @@ def encoder(
     """`bert.bert` with recurrent blocks: Masked of (B, T) int32 ids and mask -> (B, D) float32
     features.
 
-    recurrent: units of each direction; with 2 * recurrent = width the kernel of "out" has the
-    guide's shape too. cell: one of `cells.CELLS`. keep: numbers (from 1) of the blocks that
-    stay `bert.Block`s with `heads` heads. A text's features do not depend on its padding: not on
-    the ids there, and on its length by rounding alone. Raises UserError for an unknown cell, for
-    units below 1, for a kept block that is none of 1..depth, and for kept blocks whose heads do not
-    divide the width.
+    recurrent: units of each direction of a cell; with 2 * recurrent = width the kernel of "out" has
+    the guide's shape too. cell: one of `cells.CELLS`, or LINEAR_ATTENTION of `heads` heads. keep:
+    numbers (from 1) of the blocks that stay `bert.Block`s with `heads` heads. A text's features do
+    not depend on its padding: not on the ids there, and on its length by rounding alone. Raises
+    UserError for an unknown cell, for units below 1, for a kept block that is none of 1..depth, and
+    for heads that do not divide the width.
     """
-    cells.cell(cell, recurrent)
-    if recurrent < 1:
+    attends = cell == LINEAR_ATTENTION
+    if not attends:
+        cells.cell(cell, recurrent)
+    if recurrent < 1 and not attends:
         raise UserError(
             f"a recurrence of {recurrent} units in each direction holds nothing; take 1 or more"
         )
@@ -114,13 +164,15 @@ def encoder(
             f"blocks {unknown} cannot be kept: the encoder's are numbered 1 to {depth}; correct"
             " keep"
         )
-    if keep and (heads < 1 or width % heads):
+    if (keep or attends) and (heads < 1 or width % heads):
         raise UserError(
-            f"kept attention of width {width} cannot have {heads} heads; give a number that divides"
+            f"attention of width {width} cannot have {heads} heads; give a number that divides"
             " the width"
         )
     blocks = [
-        bert.Block(width, heads, hidden) if i in keep else Block(width, hidden, recurrent, cell)
+        bert.Block(width, heads, hidden)
+        if i in keep
+        else Block(width, hidden, recurrent, cell, heads if attends else 0)
         for i in range(1, depth + 1)
     ]
     return network(

@@ -91,6 +91,10 @@ class Block(nn.Module):
         """`Attention.look_back` of a block that has one."""
         return self.attn.look_back(self.ln_1(x))
 
+    def weights(self, x: jax.Array) -> jax.Array:
+        """(B, H, T, T) of a mixer that weighs tokens (`Attention`, `LinearAttention`)."""
+        return self.attn.weights(self.ln_1(x))
+
     def step(self, x: jax.Array, carry: Any) -> tuple[jax.Array, Any]:
         y, carry = self.attn.step(self.ln_1(x), carry)
         x = x + y

@@ -24,6 +24,7 @@ from theseus_jax.nets.blocks.taps import tapped
 from theseus_jax.nets.models.attention import MultiHead
 
 FEATURES = ("hedgehog", "elu")
+CHUNK = 128  # tokens at a time
 SHORTEST, LONGEST = 1.0, 64.0  # tokens that heads look back on before anything is measured
 # of features at first: a guide's projections alone then score 3.59 nats, where 1 gives 3.73 and 3
 # 3.57 (configs/gpt2_to_rnn.py, validation); what training makes of them is the same
@@ -41,22 +42,26 @@ class Streams(NamedTuple):
     decays: jax.Array
 
 
-def parallel(streams: Streams, state: jax.Array | None = None) -> jax.Array:
-    """Sums (B, H, T, E + 1) of weighted values, the last of weights: products of (T, T).
-
-    state: (B, H, F, E + 1), of what came before.
-    """
+def weighed(streams: Streams) -> jax.Array:
+    """The weights w_ts, (B, H, T, T), 0 above the diagonal."""
     length = streams.decays.shape[-1]
     total = jnp.cumsum(streams.decays, axis=-1)
     lag = total[..., :, None] - total[..., None, :]
     causal = jnp.tril(jnp.ones((length, length), bool))
     weights = jnp.einsum("bhtf,bhsf->bhts", streams.queries, streams.keys)
     # masked before exp: above the diagonal a lag is positive, and its exp may be infinite
-    weights = weights * jnp.exp(jnp.where(causal, lag, -jnp.inf))
-    sums = jnp.einsum("bhts,bhse->bhte", weights, streams.values)
+    return weights * jnp.exp(jnp.where(causal, lag, -jnp.inf))
+
+
+def parallel(streams: Streams, state: jax.Array | None = None) -> jax.Array:
+    """Sums (B, H, T, E + 1) of weighted values, the last of weights: products of (T, T).
+
+    state: (B, H, F, E + 1), of what came before.
+    """
+    sums = jnp.einsum("bhts,bhse->bhte", weighed(streams), streams.values)
     if state is None:
         return sums
-    kept = jnp.exp(total)[..., None] * streams.queries
+    kept = jnp.exp(jnp.cumsum(streams.decays, axis=-1))[..., None] * streams.queries
     return sums + jnp.einsum("bhtf,bhfe->bhte", kept, state)
 
 
@@ -102,7 +107,7 @@ class LinearAttention(MultiHead):
     features: str = "hedgehog"
     decay: bool = True
     taps: int = 4
-    chunk: int = 128
+    chunk: int = CHUNK
 
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
@@ -116,10 +121,10 @@ class LinearAttention(MultiHead):
         self.near = self.param("taps", _last_alone, (self.taps, self.channels))
         if self.features == "hedgehog":
             shape = (self.heads, self.head_size, self.head_size)
-            self.query_map = self.param("query_map", _sharp, shape)
-            self.key_map = self.param("key_map", _sharp, shape)
+            self.query_map = self.param("query_map", sharp, shape)
+            self.key_map = self.param("key_map", sharp, shape)
         if self.decay:
-            self.forget = nn.Dense(self.heads, kernel_init=nn.initializers.zeros, bias_init=_spread)
+            self.forget = nn.Dense(self.heads, kernel_init=nn.initializers.zeros, bias_init=spread)
 
     def _streams(
         self, x: jax.Array, before: jax.Array, start: jax.Array | int = 0
@@ -140,6 +145,18 @@ class LinearAttention(MultiHead):
             decays = -nn.softplus(jnp.moveaxis(self.forget(x), -1, 1).astype(jnp.float32))
         values = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
         return Streams(q, k, values, decays), z[:, x.shape[1] :]
+
+    @property
+    def fitting(self) -> tuple[str, ...]:
+        """Parameters that decide the weights and that an attention has not."""
+        maps = ("query_map", "key_map") if self.features == "hedgehog" else ()
+        return (*maps, *(("forget",) if self.decay else ()))
+
+    def weights(self, x: jax.Array) -> jax.Array:
+        """What each token reads of which, (B, H, T, T): rows sum to 1."""
+        nothing = jnp.zeros((x.shape[0], self.taps - 1, self.channels), x.dtype)
+        found = weighed(self._streams(x, nothing)[0])
+        return found / found.sum(axis=-1, keepdims=True)
 
     def _read(self, sums: jax.Array, dtype: Any) -> jax.Array:
         y = sums[..., :-1] / sums[..., -1:]
@@ -181,7 +198,7 @@ def hedgehog(x: jax.Array, matrices: jax.Array) -> jax.Array:
     return jnp.concatenate([nn.softmax(z, axis=-1), nn.softmax(-z, axis=-1)], axis=-1)
 
 
-def _sharp(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def sharp(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """SHARPNESS times the identity for every head."""
     return SHARPNESS * jnp.broadcast_to(jnp.eye(shape[-1]), shape)
 
@@ -198,6 +215,6 @@ def forgetting(distance: jax.Array) -> jax.Array:
     return -jnp.log(distance)
 
 
-def _spread(key: jax.Array, shape: tuple[int, ...], dtype: object = jnp.float32) -> jax.Array:
+def spread(key: jax.Array, shape: tuple[int, ...], dtype: object = jnp.float32) -> jax.Array:
     """Heads that look back on SHORTEST to LONGEST tokens, evenly in their logarithm."""
     return forgetting(jnp.geomspace(SHORTEST, LONGEST, shape[0])).astype(dtype)
