@@ -35,7 +35,7 @@ ARCHS = {
     "gpt2": Arch(gpt2, gpt2_sizes, load_gpt2, "gelu_new", ("positions",)),
     "llama": Arch(llama.llama, llama_sizes, load_llama, "silu", LLAMA),
 }
-SHARED = ("width", "depth", "heads", "hidden", "epsilon")
+SHARED = ("width", "depth", "heads", "hidden", "epsilon", "taps")
 CHOICES = {
     "guide.origin": ("trained", "untrained", "file"),
     "guide.arch": tuple(ARCHS),
@@ -44,7 +44,7 @@ CHOICES = {
 POSITIVE = ("guide.width", "guide.depth", "guide.heads", "target.window")
 # of the target 0 is the guide's
 COUNTS = (
-    *(f"guide.{key}" for key in ("hidden", "key_heads", "head_size")),
+    *(f"guide.{key}" for key in ("hidden", "key_heads", "head_size", "taps")),
     *(f"target.{key}" for key in ("width", "depth", "heads", "hidden", "sinks")),
 )
 SINKS = 4  # first tokens that a window keeps (arXiv 2309.17453, section 3.2)
@@ -64,6 +64,7 @@ def sizes() -> dict[str, dict[str, Any]]:
         # of the MLPs: gelu_new | gelu | relu | silu; "": gpt2's gelu_new, llama's silu
         "activation": "",
         "epsilon": 1e-5,  # of the norms
+        "taps": 0,  # of a causal convolution of queries, keys and values; 0: none
         "key_heads": 0,  # heads of keys and values, of llama; 0: as many as heads
         "head_size": 0,  # features of a head, of llama; 0: width / heads
         "theta": 1e4,  # of llama's rotary positions
@@ -162,6 +163,11 @@ def of_guide(config: Any) -> dict[str, Any]:
 def loaded(config: Any) -> Variables:
     """The guide's variables of one seed, in its folder or file. Raises UserError."""
     arguments = of_guide(config)
+    if arguments.pop("taps", 0):
+        raise UserError(
+            f"config.guide.taps is {config.guide.taps}, and the weights in {config.guide.weights}"
+            " have no convolution; set guide.taps to 0"
+        )
     return ARCHS[arguments.pop("arch")].load(config.guide.weights, **arguments)
 
 
@@ -230,13 +236,14 @@ def _made_like(theirs: dict[str, Any], width: int, heads: int) -> dict[str, Any]
     """Norms, MLPs and heads of a target, `recurrent`'s style and attention, as the guide's are;
     heads of another number or width share no keys.
     """
+    taps = {"taps": theirs["taps"]} if theirs.get("taps") else {}
     if theirs["arch"] == "gpt2":
-        return {"style": Style(theirs["activation"], theirs["epsilon"])}
+        return {"style": Style(theirs["activation"], theirs["epsilon"]), "attention": taps}
     laid = [theirs[key] for key in ("key_heads", "head_size", "theta", "stretch", "biased")]
     if (width, heads) != (theirs["width"], theirs["heads"]):
         laid[:2] = [0, 0]
     style = llama.style_of(theirs["activation"], theirs["epsilon"], theirs["biased"])
-    return {"style": style, "attention": llama.layout(*laid)}
+    return {"style": style, "attention": llama.layout(*laid) | taps}
 
 
 def kept(config: Any) -> tuple[int, ...]:

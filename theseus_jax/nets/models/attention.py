@@ -5,13 +5,14 @@ of heads have in common.
 from __future__ import annotations
 
 import functools
-from typing import Callable
+from typing import Callable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from theseus_jax.nets.blocks.rotary import Rotary
+from theseus_jax.nets.blocks.taps import tapped
 
 _normal = nn.initializers.normal(0.02)
 
@@ -32,13 +33,20 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(q, k, v, cuda=through("cudnn"), default=through("xla"))
 
 
+def _last_alone(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The token itself and none before it."""
+    return jnp.zeros(shape).at[-1].set(1.0)
+
+
 class MultiHead(nn.Module):
     """Heads that read (B, T, D) through one fused projection `c_attn` to queries, keys and values,
     and write (B, T, D) through `c_proj`.
 
     key_heads: of keys and values, each shared by as many heads of queries (Ainslie et al. 2023,
     arXiv 2305.13245); 0: a pair a head. size: features of a head, E; 0: width / heads. bias,
-    out_bias: of the two projections. rotary: turns queries and keys.
+    out_bias: of the two projections. rotary: turns queries and keys. taps: of a causal depthwise
+    convolution of queries, keys and values (So et al. 2021, arXiv 2109.08668, section 3), which
+    begins as the token itself; 0: none.
     """
 
     width: int
@@ -49,11 +57,14 @@ class MultiHead(nn.Module):
     bias: bool = True
     out_bias: bool = True
     rotary: Rotary | None = None
+    taps: int = 0
 
     def setup(self) -> None:
         self.c_attn = nn.Dense(self.channels, self.bias, kernel_init=_normal)
         small = nn.initializers.normal(0.02 / (2 * self.depth) ** 0.5)
         self.c_proj = nn.Dense(self.width, self.out_bias, kernel_init=small)
+        if self.taps:
+            self.near = self.param("taps", _last_alone, (self.taps, self.channels))
 
     @property
     def head_size(self) -> int:
@@ -70,10 +81,32 @@ class MultiHead(nn.Module):
         """That `c_attn` gives."""
         return (self.heads + 2 * self.groups) * self.head_size
 
-    def parted(self, z: jax.Array, start: jax.Array | int = 0) -> tuple[jax.Array, ...]:
-        """Projections z (B, T, channels) as queries (B, T, H, E), keys and values (B, T, groups,
-        E); start: the position of the first token.
+    def read(
+        self, x: jax.Array, carry: Mapping[str, jax.Array] | None = None
+    ) -> tuple[tuple[jax.Array, ...], dict[str, jax.Array]]:
+        """(queries (B, T, H, E), keys and values (B, T, groups, E)) of x (B, T, D), and `begun`
+        after it; carry: with what that was before; None: at a text's start.
         """
+        z, start, moved = self.c_attn(x), 0, {}
+        if self.rotary:
+            start = carry["turned"] if carry else 0
+            moved["turned"] = start + x.shape[1]
+        if self.taps:
+            shape = (x.shape[0], self.taps - 1, self.channels)
+            before = carry["near"] if carry else jnp.zeros(shape, z.dtype)
+            z = jnp.concatenate([before, z], axis=1)
+            moved["near"] = z[:, x.shape[1] :]
+            z = tapped(z, self.near)
+        return self._parted(z, start), moved
+
+    @nn.nowrap
+    def begun(self, batch: int) -> dict[str, jax.Array]:
+        """What the next token needs of those before it, besides what mixes them."""
+        held = {"turned": jnp.zeros((), jnp.int32)} if self.rotary else {}
+        near = (batch, self.taps - 1, self.channels)
+        return held | ({"near": jnp.zeros(near)} if self.taps else {})
+
+    def _parted(self, z: jax.Array, start: jax.Array | int) -> tuple[jax.Array, ...]:
         ends = [self.heads * self.head_size, (self.heads + self.groups) * self.head_size]
         q, k, v = (
             part.reshape(*part.shape[:-1], -1, self.head_size)
@@ -104,7 +137,7 @@ class Attention(MultiHead):
     sinks: int = 0
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        q, k, v = self.parted(self.c_attn(x))
+        (q, k, v), _ = self.read(x)
         if self.window:
             here, there = jnp.arange(x.shape[1])[:, None], jnp.arange(x.shape[1])
             seen = (there <= here) & ((here - there < self.window) | (there < self.sinks))
@@ -120,7 +153,7 @@ class Attention(MultiHead):
 
     def weights(self, x: jax.Array) -> jax.Array:
         """What each token reads of which, (B, H, T, T), of attention to all tokens before."""
-        q, k, _ = self.parted(self.c_attn(x))
+        (q, k, _), _ = self.read(x)
         scores = jnp.einsum("bthd,bshd->bhts", q, self.repeated(k)) / self.head_size**0.5
         causal = jnp.tril(jnp.ones((x.shape[1],) * 2, bool))
         return jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
@@ -133,6 +166,7 @@ class Attention(MultiHead):
             "keys": jnp.zeros(shape),
             "values": jnp.zeros(shape),
             "length": jnp.zeros((), jnp.int32),
+            **self.begun(batch),
         }
 
     def step(
@@ -140,7 +174,8 @@ class Attention(MultiHead):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """One token: x (B, D)."""
         t, held = carry["length"], carry["keys"].shape[1]
-        q, k, v = (part[:, 0] for part in self.parted(self.c_attn(x[:, None]), t))
+        parts, moved = self.read(x[:, None], carry)
+        q, k, v = (part[:, 0] for part in parts)
         # past the sinks the oldest place is written anew
         ring = held - self.sinks
         place = jnp.where(t < held, t, self.sinks + (t - self.sinks) % ring) if self.window else t
@@ -150,4 +185,4 @@ class Attention(MultiHead):
         seen = jnp.arange(held) <= t
         weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
         y = jnp.einsum("bht,bthd->bhd", weights, self.repeated(values))
-        return self.written(y), {"keys": keys, "values": values, "length": t + 1}
+        return self.written(y), {"keys": keys, "values": values, "length": t + 1, **moved}

@@ -135,11 +135,13 @@ def gpt2(
     sinks: int = 0,
     activation: str = "gelu_new",
     epsilon: float = EPSILON,
+    taps: int = 0,
 ) -> Network:
     """GPT-2 of any size: (B, T) int32 tokens -> (B, T, V) float32 logits. GPT-2 small: 50257, 768,
     12, 12, 1024.
 
-    hidden: units of an MLP; 0: expansion times the width. window, sinks: see `Attention`.
+    hidden: units of an MLP; 0: expansion times the width. window, sinks, taps: see
+    `Attention`.
     activation, epsilon: see `Style`. Raises UserError when width is not
     a multiple of heads, and for another activation.
     """
@@ -149,7 +151,7 @@ def gpt2(
             " model.heads"
         )
     style = Style(activation, epsilon)
-    mixer = Attention(width, heads, depth, window=window, sinks=sinks)
+    mixer = Attention(width, heads, depth, window=window, sinks=sinks, taps=taps)
     mlp = style.mlp(width, hidden or expansion * width, depth)
     block = Block(mixer, mlp, style.norm(), dropout)
     stages = [

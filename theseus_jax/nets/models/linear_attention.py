@@ -13,14 +13,13 @@ elu(x) + 1 (arXiv 2006.16236). Three forms of the same numbers: `parallel` over 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from theseus_jax.errors import UserError
-from theseus_jax.nets.blocks.taps import tapped
 from theseus_jax.nets.models.attention import MultiHead
 
 FEATURES = ("hedgehog", "elu")
@@ -118,7 +117,6 @@ class LinearAttention(MultiHead):
 
     def setup(self) -> None:
         super().setup()
-        self.near = self.param("taps", _last_alone, (self.taps, self.channels))
         if self.features == "hedgehog":
             shape = (self.heads, self.head_size, self.head_size)
             self.query_map = self.param("query_map", sharp, shape)
@@ -127,13 +125,10 @@ class LinearAttention(MultiHead):
             self.forget = nn.Dense(self.heads, kernel_init=nn.initializers.zeros, bias_init=spread)
 
     def _streams(
-        self, x: jax.Array, before: jax.Array, start: jax.Array | int = 0
-    ) -> tuple[Streams, jax.Array]:
-        """Of x (B, T, D) after projections `before` (B, taps - 1, channels), from position `start`;
-        and the last of those.
-        """
-        z = jnp.concatenate([before, self.c_attn(x)], axis=1)
-        q, k, v = self.parted(tapped(z, self.near), start)
+        self, x: jax.Array, carry: Mapping[str, jax.Array] | None = None
+    ) -> tuple[Streams, dict[str, jax.Array]]:
+        """Of x (B, T, D), and what `read` tells."""
+        (q, k, v), moved = self.read(x, carry)
         whole = (q, self.repeated(k), self.repeated(v))
         q, k, v = (jnp.moveaxis(part, -2, 1).astype(jnp.float32) for part in whole)
         if self.features == "hedgehog":
@@ -144,7 +139,7 @@ class LinearAttention(MultiHead):
         if self.decay:
             decays = -nn.softplus(jnp.moveaxis(self.forget(x), -1, 1).astype(jnp.float32))
         values = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
-        return Streams(q, k, values, decays), z[:, x.shape[1] :]
+        return Streams(q, k, values, decays), moved
 
     @property
     def fitting(self) -> tuple[str, ...]:
@@ -154,26 +149,21 @@ class LinearAttention(MultiHead):
 
     def weights(self, x: jax.Array) -> jax.Array:
         """What each token reads of which, (B, H, T, T): rows sum to 1."""
-        nothing = jnp.zeros((x.shape[0], self.taps - 1, self.channels), x.dtype)
-        found = weighed(self._streams(x, nothing)[0])
+        found = weighed(self._streams(x)[0])
         return found / found.sum(axis=-1, keepdims=True)
 
-    def _read(self, sums: jax.Array, dtype: Any) -> jax.Array:
+    def _written(self, sums: jax.Array, dtype: Any) -> jax.Array:
         y = sums[..., :-1] / sums[..., -1:]
         return self.written(jnp.moveaxis(y, 1, -2).astype(dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        nothing = jnp.zeros((x.shape[0], self.taps - 1, self.channels), x.dtype)
-        return self._read(chunked(self._streams(x, nothing)[0], self.chunk), x.dtype)
+        return self._written(chunked(self._streams(x)[0], self.chunk), x.dtype)
 
     @nn.nowrap
     def initial_carry(self, batch: int, context: int) -> dict[str, jax.Array]:
         features = (2 if self.features == "hedgehog" else 1) * self.head_size
-        carry = {
-            "state": jnp.zeros((batch, self.heads, features, self.head_size + 1)),
-            "near": jnp.zeros((batch, self.taps - 1, self.channels)),
-        }
-        return carry | ({"length": jnp.zeros((), jnp.int32)} if self.rotary else {})
+        shape = (batch, self.heads, features, self.head_size + 1)
+        return {"state": jnp.zeros(shape), **self.begun(batch)}
 
     @nn.nowrap
     def remembering(self, params: Any, distances: jax.Array) -> Any:
@@ -184,12 +174,10 @@ class LinearAttention(MultiHead):
         self, x: jax.Array, carry: dict[str, jax.Array]
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """One token: x (B, D)."""
-        start = carry.get("length", 0)
-        streams, near = self._streams(x[:, None], carry["near"], start)
+        streams, moved = self._streams(x[:, None], carry)
         state = carried(streams, carry["state"])
         sums = jnp.einsum("bhtf,bhfe->bhte", streams.queries, state)
-        moved = {"state": state, "near": near} | ({"length": start + 1} if self.rotary else {})
-        return self._read(sums, x.dtype)[:, 0], moved
+        return self._written(sums, x.dtype)[:, 0], {"state": state, **moved}
 
 
 def hedgehog(x: jax.Array, matrices: jax.Array) -> jax.Array:
@@ -201,11 +189,6 @@ def hedgehog(x: jax.Array, matrices: jax.Array) -> jax.Array:
 def sharp(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """SHARPNESS times the identity for every head."""
     return SHARPNESS * jnp.broadcast_to(jnp.eye(shape[-1]), shape)
-
-
-def _last_alone(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The token itself and none before it."""
-    return jnp.zeros(shape).at[-1].set(1.0)
 
 
 def forgetting(distance: jax.Array) -> jax.Array:

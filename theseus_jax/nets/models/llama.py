@@ -57,10 +57,11 @@ def llama(
     stretch: tuple[Any, ...] = (),
     biased: Sequence[str] = (),
     tied: bool = True,
+    taps: int = 0,
 ) -> Network:
     """A Llama of any size: (B, T) int32 tokens -> (B, T, V) float32 logits, at any length.
 
-    hidden: units of an MLP; 0: HIDDEN times the width. key_heads, head_size: see
+    hidden: units of an MLP; 0: HIDDEN times the width. key_heads, head_size, taps: see
     `attention.MultiHead`; window, sinks: `Attention`; activation, epsilon: `Style`. theta, stretch:
     of `Rotary`, the latter its fields after theta. biased: which of BIASES have biases. tied:
     whether the head is the embedding. Raises UserError where heads do not part the width, do not
@@ -84,7 +85,7 @@ def llama(
         raise UserError(f"heads of {each} features cannot turn by pairs; give an even number")
     style = style_of(activation, epsilon, biased)
     laid = layout(key_heads, head_size, theta, stretch, biased)
-    mixer = Attention(width, heads, depth, **laid, window=window, sinks=sinks)
+    mixer = Attention(width, heads, depth, **laid, window=window, sinks=sinks, taps=taps)
     mlp = style.mlp(width, hidden or round(HIDDEN * width), depth)
     return network(
         [
