@@ -16,6 +16,7 @@ from theseus_jax.methods.begin import Scored, inherited
 from theseus_jax.methods.lookback import LookBack, looked_back
 from theseus_jax.methods.surgery import Inherit
 from theseus_jax.nets import decode
+from theseus_jax.nets.blocks.taps import tapped
 from theseus_jax.nets.models.attention import Attention
 from theseus_jax.nets.models.gpt2 import gpt2
 from theseus_jax.nets.models.linear_attention import (
@@ -162,6 +163,25 @@ def test_a_heads_decay_looks_back_as_far_as_it_says():
     lags = np.arange(20000)
     weights = a[:, None] ** lags
     np.testing.assert_allclose((weights * lags).sum(1) / weights.sum(1), distance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_slope_of_taps_is_that_of_their_definition(count):
+    rng = np.random.default_rng(5)
+    z, pull = rng.normal(size=(2, 6 + count - 1, 3)), rng.normal(size=(2, 6, 3))
+    taps = rng.normal(size=(count, 3))
+    y = np.zeros((2, 6, 3))
+    for_z, for_taps = np.zeros(z.shape), np.zeros(taps.shape)
+    for t in range(6):
+        for k in range(count):
+            y[:, t] += taps[k] * z[:, t + k]
+            for_z[:, t + k] += taps[k] * pull[:, t]
+            for_taps[k] += (z[:, t + k] * pull[:, t]).sum(0)
+    given = [jnp.asarray(array, jnp.float32) for array in (z, taps)]
+    np.testing.assert_allclose(tapped(*given), y, rtol=0, atol=1e-5)
+    slopes = jax.grad(lambda z, taps: (tapped(z, taps) * pull).sum(), argnums=(0, 1))(*given)
+    np.testing.assert_allclose(slopes[0], for_z, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(slopes[1], for_taps, rtol=0, atol=1e-5)
 
 
 def test_a_fresh_one_has_taps_that_do_nothing_and_heads_that_look_back_differently():

@@ -284,8 +284,9 @@ def test_a_target_takes_norms_mlps_and_heads_from_its_guide():
             if isinstance(leaves, dict):  # the mixer has more, never other
                 shapes[0] = {key: shapes[0][key] for key in shapes[1]}
             assert shapes[0] == shapes[1]
-    other = language_nets.target(config, heads=2)
-    assert other.stages[1].module.mixing().groups == 2
+    assert language_nets.target(config).stages[1].module.mixing().groups == 2
+    other = language_nets.target(config, heads=8)  # shares no keys
+    assert other.stages[1].module.mixing().groups == 8
     assert language_nets.guide(config, window=3).stages[1].module.mixing().window == 3
 
 
