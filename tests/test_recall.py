@@ -17,7 +17,7 @@ from theseus_jax.experiment import engine
 from theseus_jax.nets.stage import network
 from theseus_jax.tasks import lengths, recalled
 
-PAIRS, LENGTH, V = 3, 60, 40
+PAIRS, LENGTH, V = 3, 80, 40
 RECALL = Recall(PAIRS, tuple(range(20, 27)), tuple(range(30, 36)), repeats=2)
 TEXT = np.random.default_rng(0).integers(0, 20, (5, LENGTH + 1)).astype(np.uint16)
 
@@ -37,7 +37,7 @@ def test_pairs_stand_at_both_ends_and_between_and_the_text_stays():
         assert dict(window[-2 * PAIRS :].reshape(PAIRS, 2).tolist()) == value_of
         middle, was = window[2 * PAIRS : -2 * PAIRS], text[2 * PAIRS : -2 * PAIRS]
         changed_at = np.flatnonzero(middle != was)
-        assert len(changed_at) == 2 * 2 * PAIRS
+        assert len(changed_at) == 2 * 2 * PAIRS and changed_at.max() < len(middle) / 2
         for key, value in middle[changed_at].reshape(-1, 2):
             assert value_of[key] == value
         counts = {key: int((middle == key).sum()) for key in value_of}
@@ -81,8 +81,8 @@ def test_there_are_four_times_as_many_words_as_pairs():
     assert not set(recall.keys) & set(recall.values)
     with pytest.raises(UserError, match="27 pairs, and the tokenizer has 52 tokens that are words"):
         recall_of(ByteTokenizer(), 27)
-    with pytest.raises(UserError, match="context is 60 tokens, and 16 pairs before and after"):
-        planted(recall=recall_of(ByteTokenizer(), 16))
+    with pytest.raises(UserError, match="context is 80 tokens, and 20 pairs before and after"):
+        planted(recall=recall_of(ByteTokenizer(), 20))
 
 
 class Finds(nn.Module):
@@ -104,7 +104,7 @@ class Finds(nn.Module):
 def test_what_recalls_everything_scores_so_at_every_length(monkeypatch):
     monkeypatch.setattr(lengths, "TOKENS", 4000)
     monkeypatch.setattr(recalled, "TOKENS", 4000)
-    tokens = np.random.default_rng(1).integers(0, 20, 2000).astype(np.uint16)
+    tokens = np.random.default_rng(1).integers(0, 20, 2600).astype(np.uint16)
     nets = {name: network([("find", Finds(name == "finds"))]) for name in ("finds", "guesses")}
     variables = {"find": {"params": {"sure": jnp.full((2,), 30.0)}}}
     models = [(name, net, variables) for name, net in nets.items()]

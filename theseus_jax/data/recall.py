@@ -1,8 +1,8 @@
 """Text in which words have to be recalled: pairs of words before it, and asked for after it.
 
 A window of T + 1 tokens begins with P pairs of a key and its value, and ends with the same pairs in
-another order; between lies the text, in which each stands some times more, so that all distances
-are learned from. Associative recall of several pairs, as
+another order; between lies the text, in whose first half each stands some times more, so that it is
+learned from short distances too, and whose second half has to be bridged. Associative recall of several pairs, as
 Arora et al. 2023 (arXiv 2312.04927, section 3) measure it, with real text as the distance.
 """
 
@@ -42,7 +42,7 @@ class Recall:
     pairs: int
     keys: tuple[int, ...]
     values: tuple[int, ...]
-    repeats: int = 8
+    repeats: int = 4
 
     def __post_init__(self) -> None:
         few = min(len(self.keys), len(self.values))
@@ -71,11 +71,11 @@ class Recall:
             told = jnp.stack(drawn, axis=1)
             asked = jax.random.permutation(for_order, told)
             text = window[2 * self.pairs : -2 * self.pairs]
-            slots = len(text) // 2
+            slots = len(text) // 4  # of two tokens, in the first half
             places = jax.random.permutation(for_places, slots)[: self.repeats * self.pairs]
-            by_two = text[: 2 * slots].reshape(slots, 2)
-            by_two = by_two.at[places].set(jnp.tile(told, (self.repeats, 1))[: len(places)])
-            text = jnp.concatenate([by_two.reshape(-1), text[2 * slots :]])
+            half = text[: 2 * slots].reshape(slots, 2)
+            half = half.at[places].set(jnp.tile(told, (self.repeats, 1))[: len(places)])
+            text = jnp.concatenate([half.reshape(-1), text[2 * slots :]])
             return jnp.concatenate([told.reshape(-1), text, asked.reshape(-1)])
 
         return jax.vmap(one)(windows, jax.random.split(key, len(windows)))
