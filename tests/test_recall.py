@@ -81,8 +81,8 @@ def test_there_are_four_times_as_many_words_as_pairs():
     assert not set(recall.keys) & set(recall.values)
     with pytest.raises(UserError, match="27 pairs, and the tokenizer has 52 tokens that are words"):
         recall_of(ByteTokenizer(), 27)
-    with pytest.raises(UserError, match="context is 80 tokens, and 20 pairs before and after"):
-        planted(recall=recall_of(ByteTokenizer(), 20))
+    with pytest.raises(UserError, match="context is 80 tokens, and 21 pairs before and after"):
+        planted(recall=recall_of(ByteTokenizer(), 21))
 
 
 class Finds(nn.Module):
