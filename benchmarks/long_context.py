@@ -6,7 +6,7 @@ use: the guide of configs/gpt2_to_rnn.py (4 blocks, width 128, random weights, a
 positions as are needed) and the linear attention that it becomes, one token after a context of that
 length: tokens/s, bytes of a sequence's state, bytes that the program holds. train: one block's
 forward and backward pass over 1,024 tokens, and over one sequence where that is
-longer; of today's gated linear recurrence, linear attention in chunks of 64, and softmax attention.
+longer; of today's gated linear recurrence, linear attention in chunks, and softmax attention.
 Both kinds take turns in each repeat; a ratio is the median of the repeats' ratios, with quartiles.
 """
 

@@ -22,11 +22,11 @@ def default():
     c.convert.schedule, c.convert.metric, c.convert.steps = "one_shot", "mse", 150
     c.convert.inherit += ("attn",)
     c.convert.decays = "measured"
-    c.convert.finish_rate, c.convert.finish_kl, c.convert.finish_align = 3e-3, 0.8, 3.0
+    c.convert.finish_rate, c.convert.finish_kl, c.convert.finish_align = 6e-3, 0.8, 3.0
     c.controls.names = ("one_shot_distilled", "window", "window_distilled")
     c.controls.kl, c.controls.equal_flops = 0.8, False
-    c.controls.rates.one_shot_distilled = 3e-3
-    c.controls.rates.window_distilled = 3e-4
+    c.controls.rates.one_shot_distilled = 6e-3
+    c.controls.rates.window_distilled = 1e-3
     return c
 
 
