@@ -308,7 +308,6 @@ def own_folder(folder):
 
 @pytest.mark.slow
 def test_a_folder_of_a_llama_is_converted_and_exported(tmp_path):
-    pytest.importorskip("flatbuffers")
     (tmp_path / "texts").mkdir()
     changes = {
         "data.path": str(write_texts(tmp_path / "texts", 40)),
