@@ -51,10 +51,11 @@ def overridden(config, text):
     return config
 
 
-def trained(config, name, data, guide, home):
-    """One arm of a config, beside a guide that is there: (its network, stacked variables)."""
-    task, method = engine.parts(config)
-    arms = method.arms(config, task)
+def trained(config, name, task, data, guide, home):
+    """One arm of a config, beside a guide that is there: (its network, stacked variables). task: as
+    the data have it.
+    """
+    arms = engine.parts(config)[1].arms(config, task)
     stacked = jax.tree.map(lambda leaf: leaf[None], guide)
     run = engine.Run(config, task, home, data, arms, {}, {"guide": stacked})
     arm = next(arm for arm in arms if arm.name == name)
@@ -62,12 +63,13 @@ def trained(config, name, data, guide, home):
     return arm.net, run.done[name]
 
 
-def trial(config, arm, data, guide, home):
+def trial(config, arm, task, data, guide, home):
     sets = data.sets(0)
     sets = sets._replace(test=sets.validation)  # no trial may look at test data
     began = time.monotonic()
     config.seed += 1000  # other seeds than the table's
-    net, variables = trained(config, arm, data._replace(sets=lambda seed: sets), guide, home)
+    data = data._replace(sets=lambda seed: sets)
+    net, variables = trained(config, arm, task, data, guide, home)
     scores = sets.validation.scores(net, variables)
     return scores.get("accuracy"), scores["loss"].mean(), time.monotonic() - began
 
@@ -94,8 +96,8 @@ def main():
         changed.controls.names = () if given.arm == "converted" else (given.arm,)
         with tempfile.TemporaryDirectory() as folder:
             home = Workdir(pathlib.Path(folder), Records(pathlib.Path(folder) / "metrics.jsonl"))
-            _, data = engine.parts(changed)[0].load(pathlib.Path(given.guide) / "cache")
-            accuracy, loss, seconds = trial(changed, given.arm, data, guide, home)
+            task, data = engine.parts(changed)[0].load(pathlib.Path(given.guide) / "cache")
+            accuracy, loss, seconds = trial(changed, given.arm, task, data, guide, home)
         row = {
             "config": pathlib.Path(given.config).stem,
             "arm": given.arm,
