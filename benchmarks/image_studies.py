@@ -120,7 +120,8 @@ def row(name: str, arm: str, config, data, guide) -> dict:
     config.controls.names = () if arm == "converted" else (arm,)
     with tempfile.TemporaryDirectory() as folder:
         home = Workdir(pathlib.Path(folder), Records(pathlib.Path(folder) / "metrics.jsonl"))
-        search.trained(config, arm, engine.parts(config)[0].divided(data), guide, home)
+        task = engine.parts(config)[0]
+        search.trained(config, arm, task, task.divided(data), guide, home)
         found = home.records.read()
     final = [r for r in found if r["kind"] == "model"]
     accuracy, error = mean_and_error([r["test_accuracy"] for r in final])

@@ -47,10 +47,10 @@ def row(config: Any, kept: tuple[int, ...], guide: Any, cache: pathlib.Path, con
     config.convert.keep = tuple(f"block_{number}/attn" for number in kept)
     with tempfile.TemporaryDirectory() as folder:
         home = Workdir(pathlib.Path(folder), Records(pathlib.Path(folder) / "metrics.jsonl"))
-        _, data = engine.parts(config)[0].load(cache)
+        task, data = engine.parts(config)[0].load(cache)
         sets = data.sets(0)._replace(test=data.sets(0).validation)  # test data are not touched
         data = data._replace(sets=lambda seed: sets)
-        net, variables = trained(config, "converted", data, guide, home)
+        net, variables = trained(config, "converted", task, data, guide, home)
     losses = sets.validation.scores(net, variables)["loss"]
     first = jax.tree.map(lambda leaf: leaf[0], variables)
     return {

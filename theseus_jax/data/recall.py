@@ -3,7 +3,7 @@
 A window of T + 1 tokens begins with P pairs of a key and its value, and ends with the same pairs in
 another order; between lies the text, in whose first half each stands some times more, so that it is
 learned from short distances too, and whose second half has to be bridged. Associative recall of
-several pairs, as Arora et al. 2023 (arXiv 2312.04927, section 3) measure it, with real text between.
+several pairs, as Arora et al. 2023 (arXiv 2312.04927, section 3) measure it, with text between.
 """
 
 from __future__ import annotations
