@@ -154,6 +154,16 @@ def test_a_run_tells_what_is_recalled_and_no_score_of_text_alone(config, tmp_pat
     assert set(rows) == {"guide", "converted", "window"}
     assert "right_80" in rows["converted"] and "right_80" not in rows["guide"]
     assert 0 <= rows["converted"]["right_40"] <= 1
+    net, variables = tj.restore(tmp_path / "run", model="converted")
+    task, _ = engine.parts(config)[0].load(tmp_path / "cache")
+    tokens = task.corpus(tmp_path / "cache").test
+    losses = lengths.position_losses(
+        net, variables, tokens, 80, lambda cut: task.planted(cut, "lengths")
+    )
+    positions = {row["model"]: row for row in results["tables"]["positions"]["rows"]}
+    assert positions["converted"]["from_40"] == pytest.approx(losses[40:].mean(), rel=1e-4)
+    plain = lengths.position_losses(net, variables, tokens, 80)
+    assert abs(plain[40:].mean() - losses[40:].mean()) > 1e-3
     assert "bits_per_byte" not in results["models"][0]
     assert "Recall" in (tmp_path / "run" / "report.html").read_text()
     plan = (tmp_path / "run" / "plan.txt").read_text()

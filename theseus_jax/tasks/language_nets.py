@@ -197,11 +197,12 @@ def windowed(config: Any, state: int) -> Network:
     values hold. Raises UserError where that is not one.
     """
     one, two = (decode.state_bytes(guide(config), length) for length in (1, 2))
-    held = min(state // (two - one), config.data.context)
+    each = two - one
+    held = min((state - (one - each)) // each, config.data.context)
     if held < 1:
         raise UserError(
             f"the target's state of {state:,} bytes holds no token of the guide's keys and values,"
-            f" {two - one:,} bytes each; leave the windows out of controls.names"
+            f" {each:,} bytes each; leave the windows out of controls.names"
         )
     sinks = min(SINKS, held // 2)
     return guide(config, window=held - sinks, sinks=sinks)

@@ -4,6 +4,7 @@ position, and what was recalled.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -28,7 +29,8 @@ def results(task: Any, corpus: Corpus, finished: Any) -> dict[str, Any]:
         if arm.role != "rival"
     ]
     named = [(arm.name, arm.net, finished.first(arm.name)) for arm in shown]
-    tables = {"positions": lengths.table(named, corpus.test, config.data.context)}
+    planted = functools.partial(task.planted, split="lengths")
+    tables = {"positions": lengths.table(named, corpus.test, config.data.context, planted)}
     for recall in task.transforms:
         stacked = [(arm.name, arm.net, finished.done[arm.name]) for arm in shown]
         key = recalled.key_of(config.seed, "lengths")

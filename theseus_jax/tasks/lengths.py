@@ -5,7 +5,7 @@ on.
 from __future__ import annotations
 
 import functools
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +42,22 @@ def _losses(net: Network, variables: Variables, blocks: jax.Array) -> jax.Array:
     return jax.lax.map(one, blocks).sum(axis=0)
 
 
-def position_losses(net: Network, variables: Variables, tokens: np.ndarray, length: int) -> Any:
+Planted = Callable[[np.ndarray], np.ndarray]
+
+
+def position_losses(
+    net: Network,
+    variables: Variables,
+    tokens: np.ndarray,
+    length: int,
+    planted: Planted = lambda cut: cut,
+) -> Any:
     """The mean loss at each position of windows of so many tokens, nats: (length,) float64.
 
-    variables: of one seed. tokens: (N,) of a split, of which the first TOKENS are read. Raises
-    UserError for fewer than BATCH windows.
+    variables: of one seed. tokens: (N,) of a split, of which the first TOKENS are read. planted:
+    what is done to windows first. Raises UserError for fewer than BATCH windows.
     """
-    cut = windows(tokens[: TOKENS + 1], length, "test")
+    cut = planted(windows(tokens[: TOKENS + 1], length, "test"))
     count = len(cut) // BATCH * BATCH
     if not count:
         raise UserError(
@@ -65,10 +74,13 @@ def edges(context: int, times: int) -> list[int]:
 
 
 def table(
-    models: Sequence[tuple[str, Network, Variables]], tokens: np.ndarray, context: int
+    models: Sequence[tuple[str, Network, Variables]],
+    tokens: np.ndarray,
+    context: int,
+    planted: Planted = lambda cut: cut,
 ) -> dict[str, Any]:
     """A table of results.json: each model's loss in stretches of positions; beyond the trained
-    context where it can read them and the split is long enough.
+    context where it can read them and the split is long enough. planted: see `position_losses`.
     """
     times = TIMES
     while times > 1 and len(tokens) < BATCH * context * times + 1:
@@ -78,7 +90,7 @@ def table(
     rows = []
     for name, net, variables in models:
         length = context * times if reads(net, variables, context * times) else context
-        losses = position_losses(net, variables, tokens, length)
+        losses = position_losses(net, variables, tokens, length, planted)
         row = {"model": name}
         row |= {f"from_{a}": float(losses[a:b].mean()) for a, b in stretches if b <= length}
         rows.append(row)
