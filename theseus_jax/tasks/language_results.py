@@ -29,7 +29,7 @@ def results(task: Any, corpus: Corpus, finished: Any) -> dict[str, Any]:
         if arm.role != "rival"
     ]
     named = [(arm.name, arm.net, finished.first(arm.name)) for arm in shown]
-    planted = functools.partial(task.planted, split="lengths")
+    planted = functools.partial(task.planted, split="lengths") if task.transforms else None
     tables = {"positions": lengths.table(named, corpus.test, config.data.context, planted)}
     for recall in task.transforms:
         stacked = [(arm.name, arm.net, finished.done[arm.name]) for arm in shown]

@@ -77,12 +77,13 @@ def table(
     models: Sequence[tuple[str, Network, Variables]],
     tokens: np.ndarray,
     context: int,
-    planted: Planted = lambda cut: cut,
+    planted: Planted | None = None,
 ) -> dict[str, Any]:
-    """A table of results.json: each model's loss in stretches of positions; beyond the trained
-    context where it can read them and the split is long enough. planted: see `position_losses`.
+    """A table of results.json: each model's loss in stretches of positions; of plain text beyond
+    the trained context too, where it can read them and the split is long enough. planted: see
+    `position_losses`; what is planted in longer windows stands at other places.
     """
-    times = TIMES
+    times = 1 if planted else TIMES
     while times > 1 and len(tokens) < BATCH * context * times + 1:
         times //= 2
     ends = edges(context, times)
@@ -90,14 +91,13 @@ def table(
     rows = []
     for name, net, variables in models:
         length = context * times if reads(net, variables, context * times) else context
-        losses = position_losses(net, variables, tokens, length, planted)
+        losses = position_losses(net, variables, tokens, length, planted or np.asarray)
         row = {"model": name}
         row |= {f"from_{a}": float(losses[a:b].mean()) for a, b in stretches if b <= length}
         rows.append(row)
     columns = [{"key": "model", "label": "model", "unit": ""}]
     columns += [{"key": f"from_{a}", "label": f"{a}-{b - 1}", "unit": "loss"} for a, b in stretches]
-    note = (
-        f"Test loss at these positions of a window, one seed; trained on {context}. A model with"
-        " learned positions, or none beyond, ends there."
-    )
+    note = f"Test loss at these positions of a window, one seed; trained on {context}."
+    if times > 1:
+        note += " A model with learned positions, or none beyond, ends there."
     return {"title": "Loss by position", "note": note, "columns": columns, "rows": rows}
