@@ -129,7 +129,8 @@ def test_images_are_scaled_as_the_guide_was_trained(tmp_path):
     raw = folder_of(tmp_path / "raw", "vit", {**SCALE, "do_rescale": False})
     np.testing.assert_allclose(labelled.Task(config_of(raw)).reading.mean, [0.5, 0.25, 0.4])
     none = folder_of(tmp_path / "none", "vit", {**SCALE, "do_normalize": False})
-    assert labelled.Task(config_of(none)).reading.mean == (127.5,) * 3
+    reading = labelled.Task(config_of(none)).reading  # levels times 1 / 255, and nothing taken off
+    assert reading.mean == (0.0,) * 3 and reading.deviation == pytest.approx((255.0,) * 3)
 
 
 def test_a_settled_config_needs_no_folder(tmp_path):

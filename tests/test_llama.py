@@ -31,6 +31,7 @@ FOLDERS = pathlib.Path(__file__).parent / "golden" / "folders"
 LOGITS = np.load(FOLDERS / "llama_logits.npz")
 FAMILIES = ("llama", "qwen2", "mistral")
 SMALL = {"vocabulary": 11, "width": 12, "depth": 2, "heads": 4, "key_heads": 2, "hidden": 10}
+DROPPED = "dropped"  # of a config.json that does not say it
 D, H, GROUPS, E, T, B = 12, 4, 2, 6, 23, 2
 X = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
 LAID = {"key_heads": GROUPS, "size": E, "bias": False, "out_bias": False, "rotary": Rotary(50.0)}
@@ -96,12 +97,21 @@ def test_older_files_say_the_same_of_rotary_positions(tmp_path):
             "has rope_scaling and rope_parameters",
         ),
         ("llama", {"rope_parameters": {"attn_factor": 2.0}}, "attn_factor = 2.0 in its rotary"),
+        ("llama", {"rope_parameters": {"rope_type": "linear"}}, "'linear' and no factor, which"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+            "'llama3' and no low_freq_factor",
+        ),
+        ("mistral", {"sliding_window": DROPPED}, "sliding_window = 4096, and this Llama reads"),
+        ("qwen2", {"num_key_value_heads": DROPPED}, "has no num_key_value_heads, which a Llama"),
         ("llama", {"logit_scale": 0.25}, "the setting logit_scale = 0.25"),
         ("llama", {"intermediate_size": None}, "has no intermediate_size, which a Llama needs"),
     ],
 )
 def test_a_setting_that_the_network_has_not_is_refused_by_name(tmp_path, source, changes, word):
-    folder = settings(tmp_path / "m", source, **changes)
+    drop = [key for key, value in changes.items() if value == DROPPED]
+    folder = settings(tmp_path / "m", source, drop, **changes)
     with pytest.raises(UserError, match=word):
         llama_sizes(folder)
 

@@ -81,9 +81,9 @@ def scale(config: Any) -> dict[str, tuple[float, ...]]:
     if file is None or not file.is_file():
         return {}
     given, found = read_settings(file), {}
-    if given.get("do_normalize", True) is False:
-        return {}
     factor = given.get("rescale_factor", 1 / LEVELS) if given.get("do_rescale", True) else 1.0
+    if given.get("do_normalize", True) is False:  # rescaled alone
+        given = {"image_mean": (0.0,), "image_std": (1.0,)}
     for name, key in (("mean", "image_mean"), ("deviation", "image_std")):
         if key not in given:
             continue

@@ -76,6 +76,12 @@ FAMILY = Family(
     frozenset({"attention_dropout", "max_window_layers", "layer_types"}),
 )
 USUAL = {"head_size": 0, "activation": "silu", "epsilon": 1e-6, "tied": False}
+MISTRAL_WINDOW = 4096  # tokens, of a config.json without a word of it
+STRETCHED = {  # what each stretch has to say
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
 ROPE = {
     "rope_theta": "theta",
     "factor": "factor",
@@ -100,15 +106,18 @@ def llama_sizes(path: str | os.PathLike) -> dict[str, Any]:
     given = read_settings(file)
     kind, layers = given.get("model_type"), given.get("layer_types") or []
     windows = [layer for layer in layers if layer != "full_attention"]
-    # where its window is on, Qwen2 says so by itself
-    if windows or (kind != "qwen2" and given.get("sliding_window")):
+    # where its window is on, Qwen2 says so by itself; a Mistral that says nothing has one
+    window = given.get("sliding_window", MISTRAL_WINDOW if kind == "mistral" else None)
+    if windows or (kind != "qwen2" and window):
         raise UserError(
-            f"{file} has sliding_window = {given.get('sliding_window')!r}, and this Llama reads"
+            f"{file} has sliding_window = {window!r}, and this Llama reads"
             " every token before; give a model without windows"
         )
     family = FAMILY
     if kind == "qwen2":
         family = family._replace(harmless=family.harmless | {"sliding_window"})
+    if kind != "llama":  # whose code has a number of its own where none is said
+        family = family._replace(needed=(*family.needed, "num_key_value_heads"))
     found = {**USUAL, **sizes_of(file, family)}
     rotary = _rotary(file, found)
     found["theta"], found["stretch"] = rotary.theta, dataclasses.astuple(rotary)[1:]
@@ -140,6 +149,11 @@ def _rotary(file: Path, found: dict[str, Any]) -> Rotary:
             " give a model with one of those"
         )
     changes = {ROPE[key]: value for key, value in told.items() if value is not None}
+    missing = [key for key in STRETCHED[stretch] if ROPE[key] not in changes]
+    if missing:
+        raise UserError(
+            f"{file} has rope_type = {stretch!r} and no {missing[0]}, which that needs; add it"
+        )
     if theta is not None:
         changes.setdefault("theta", theta)
     return Rotary(**{"stretch": stretch, **changes})
