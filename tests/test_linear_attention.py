@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from mixing import drawn, stepwise
 
 from theseus_jax.errors import UserError
 from theseus_jax.methods.begin import Scored, inherited
@@ -45,12 +46,7 @@ def mixer(features="hedgehog", decay=True, chunk=64):
 
 @functools.lru_cache(maxsize=None)
 def variables_of(module):
-    """Far from fresh ones, so that every parameter counts."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), X)
-    rng = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), leaf.dtype), shapes
-    )
+    return drawn(module, X)
 
 
 def by_hand(module, variables, x):
@@ -91,15 +87,6 @@ def by_hand(module, variables, x):
                     np.asarray(weights) @ v[: t + 1] / np.sum(weights)
                 )
     return out @ p["c_proj"]["kernel"] + p["c_proj"]["bias"]
-
-
-def stepwise(module, variables, x):
-    def read(carry, token):
-        y, carry = module.apply(variables, token, carry, method="step")
-        return carry, y
-
-    start = module.initial_carry(len(x), x.shape[1])
-    return jnp.swapaxes(jax.lax.scan(read, start, jnp.swapaxes(x, 0, 1))[1], 0, 1)
 
 
 @pytest.mark.parametrize("features, decay", MIXERS)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mixing import drawn, stepwise
 from settings import changed
 from small_text import LANGUAGE, write_texts
 
@@ -150,14 +151,6 @@ def test_a_wrong_number_of_heads_is_refused_before_anything_is_computed():
             llama(**{**SMALL, **changes})
 
 
-def variables_of(module):
-    shapes = jax.eval_shape(module.init, jax.random.key(0), X)
-    rng = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), leaf.dtype), shapes
-    )
-
-
 def turned(x, theta):
     """Features i and i + E / 2 of every head as a complex number, times e^(i angle)."""
     pairs = x[..., : E // 2] + 1j * x[..., E // 2 :]
@@ -174,18 +167,9 @@ def heads_by_hand(z):
     return turned(q, 50.0), turned(k, 50.0)[:, :, owner], v[:, :, owner]
 
 
-def stepwise(module, variables, x):
-    def read(carry, token):
-        y, carry = module.apply(variables, token, carry, method="step")
-        return carry, y
-
-    start = module.initial_carry(len(x), x.shape[1])
-    return jnp.swapaxes(jax.lax.scan(read, start, jnp.swapaxes(x, 0, 1))[1], 0, 1)
-
-
 def test_shared_keys_and_rotary_positions_of_attention_are_their_definition():
     module = Attention(D, H, **LAID)
-    variables = variables_of(module)
+    variables = drawn(module, X)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
     assert set(p["c_attn"]) == set(p["c_proj"]) == {"kernel"}
     q, k, v = heads_by_hand(np.asarray(X, np.float64) @ p["c_attn"]["kernel"])
@@ -208,7 +192,7 @@ def test_they_map_onto_linear_attention_as_it_says(chunk):
     turn before their features.
     """
     module = LinearAttention(D, H, **LAID, chunk=chunk)
-    variables = variables_of(module)
+    variables = drawn(module, X)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
     x = np.asarray(X, np.float64)
     padded = np.pad(x @ p["c_attn"]["kernel"], ((0, 0), (3, 0), (0, 0)))

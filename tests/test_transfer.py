@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from mixing import drawn
 
 from theseus_jax import cost
 from theseus_jax.errors import UserError
 from theseus_jax.methods import transfer
 from theseus_jax.methods.begin import inherited
+from theseus_jax.methods.lookback import seams_before
 from theseus_jax.methods.surgery import Inherit
 from theseus_jax.methods.transfer import AttentionTransfer, distance
 from theseus_jax.nets.models.attention import Attention
@@ -41,13 +43,6 @@ def begun(*edits, net=TARGET):
     return state, inputs
 
 
-def drawn(module):
-    shapes, rng = jax.eval_shape(module.init, jax.random.key(0), X), np.random.default_rng(1)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), leaf.dtype), shapes
-    )
-
-
 @pytest.mark.parametrize(
     "module",
     [Attention(12, 3), Attention(12, 4, key_heads=2)]
@@ -55,7 +50,7 @@ def drawn(module):
     + [LinearAttention(12, 4, key_heads=2, decay=False)],
 )
 def test_weights_are_those_by_which_the_output_is_made(module):
-    variables = drawn(module)
+    variables = drawn(module, X)
     weights = module.apply(variables, X, method="weights")
     assert weights.shape == (2, module.heads, 9, 9) and float(weights.min()) >= 0
     np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-5)
@@ -84,10 +79,10 @@ def apart(state, inputs):
     fitted to alone.
     """
     edit, found = AttentionTransfer(GUIDE, PAIRS, 1), []
-    for (g, _, theirs, ours), seams in zip(
-        edit._places(TARGET), edit._given(state, inputs).items()
-    ):
-        x = seams[1][0]
+    stages, x = edit._read(inputs)
+    seams = seams_before(GUIDE, SHARP, x, stages)
+    for g, _, theirs, ours in edit._places(TARGET):
+        x = seams[g]
         wanted = theirs.apply({"params": SHARP[g]["params"]}, x, method="weights")
         params = jax.tree.map(lambda leaf: leaf[0], state.variables[g]["params"])
         found.append(float(distance(wanted, ours.apply({"params": params}, x, method="weights"))))
@@ -115,10 +110,10 @@ def test_its_cost_counts_as_training():
     state, inputs = begun(Inherit(GUIDE, PAIRS, PARTS))
     (row,) = edit.told(state, edit(state, inputs), inputs)
     params = tiny.pick(state.variables, 0)
-    each = 0.0
+    each, (stages, windows) = 0.0, edit._read(inputs)
     for g, t, theirs, ours in edit._places(TARGET):
         chosen = {name: params[t]["params"]["attn"][name] for name in ours.mixing().fitting}
-        x = edit._given(state, inputs)[g][0]
+        x = seams_before(GUIDE, SHARP, windows, stages)[g][: len(windows) // transfer.BATCHES]
         each += cost.lowered_flops(
             jax.grad(
                 lambda c, x: transfer._loss(

@@ -62,6 +62,13 @@ def _loss(
     return distance(wanted, ours.apply({"params": params}, x, method="weights"))
 
 
+def _batched(seams: dict[str, jax.Array], windows: int) -> dict[str, jax.Array]:
+    """{stage: (BATCHES, N, T, D)} of so many windows, those left out that fill no batch."""
+    count = max(1, windows // BATCHES)
+    whole = windows // count * count
+    return {g: seam[:whole].reshape(-1, count, *seam.shape[1:]) for g, seam in seams.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class AttentionTransfer:
     """`steps` of Adam for every linear attention of the target that takes an attention's place.
@@ -82,7 +89,8 @@ class AttentionTransfer:
 
     def __call__(self, state: State, inputs: Inputs) -> State:
         variables = dict(state.variables)
-        given = self._given(state, inputs)
+        stages, x = self._read(inputs)
+        given = _batched(seams_before(self.guide, state.guide_variables, x, stages), len(x))
         for g, t, theirs, ours in self._places(inputs.phase.net):
             guide_params = state.guide_variables[g]["params"]
             one = functools.partial(fitted, theirs, ours, guide_params, steps=self.steps)
@@ -91,20 +99,18 @@ class AttentionTransfer:
             variables[t] = {**variables[t], "params": params}
         return state._replace(variables=variables)
 
-    def _given(self, state: State, inputs: Inputs) -> dict[str, jax.Array]:
-        """{guide stage: (BATCHES, N, T, D)}, what each reads."""
+    def _read(self, inputs: Inputs) -> tuple[tuple[str, ...], jax.Array]:
+        """The guide's stages, and the windows that it reads for them."""
         stages = tuple(dict.fromkeys(g for g, *_ in self._places(inputs.phase.net)))
-        example = drawn(inputs, 1)
-        count = max(1, TOKENS // example.shape[1])
-        x = drawn(inputs, BATCHES * count)
-        count = max(1, len(x) // BATCHES)
-        x = x[: len(x) // count * count]
-        seams = seams_before(self.guide, state.guide_variables, x, stages)
-        return {g: seam.reshape(-1, count, *seam.shape[1:]) for g, seam in seams.items()}
+        count = max(1, TOKENS // drawn(inputs, 1).shape[1])
+        return stages, drawn(inputs, BATCHES * count)
 
     def told(self, before: State, after: State, inputs: Inputs) -> list[dict[str, Any]]:
-        """What it took of one seed, counted as training."""
-        given, flops = self._given(before, inputs), 0.0
+        """What it took of one seed, counted as training, without the guide reading once."""
+        stages, x = self._read(inputs)
+        read = functools.partial(seams_before, self.guide, stages=stages)
+        shapes = jax.eval_shape(read, before.guide_variables, x)
+        given, flops = jax.eval_shape(lambda seams: _batched(seams, len(x)), shapes), 0.0
         for g, t, theirs, ours in self._places(inputs.phase.net):
             params = jax.tree.map(lambda leaf: leaf[0], before.variables[t]["params"])
             chosen = {name: params["attn"][name] for name in ours.mixing().fitting}
@@ -112,7 +118,8 @@ class AttentionTransfer:
             def slope(chosen, guide_params, params, x, theirs=theirs, ours=ours):
                 return jax.grad(_loss)(chosen, theirs, ours, guide_params, params, x)
 
-            args = chosen, before.guide_variables[g]["params"], params, given[g][0]
+            x = jax.ShapeDtypeStruct(given[g].shape[1:], given[g].dtype)
+            args = chosen, before.guide_variables[g]["params"], params, x
             flops += self.steps * cost.lowered_flops(slope, *args)
         return [{"kind": "stored", "training_flops": flops, "what": str(self)}]
 

@@ -137,6 +137,17 @@ def widened(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: wide(tensor) for name, tensor in tensors.items()}
 
 
+def weights_under(path: str | os.PathLike, prefix: str) -> dict[str, Tensor]:
+    """`open_tensors` of a network, widened, without a prefix that its names may have. Raises
+    UserError where a tensor is there with it and without.
+    """
+    named = widened(open_tensors(path))
+    weights = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
+    if len(weights) < len(named):
+        raise UserError(f"{path} holds tensors both with and without {prefix!r}; keep one copy")
+    return weights
+
+
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """{name: array} of a file, with the formats and errors of `open_tensors`."""
     tensors = open_tensors(path)

@@ -21,10 +21,10 @@ from theseus_jax.errors import UserError
 from theseus_jax.nets.blocks.style import ACTIVATIONS, EPSILON
 from theseus_jax.nets.models.gpt2 import gpt2
 from theseus_jax.nets.stage import Variables, variable_shapes
-from theseus_jax.nets.weights.containers import Tensor, library, open_tensors, widened
-from theseus_jax.nets.weights.placed import listed, problems
+from theseus_jax.nets.weights.containers import Tensor, library, weights_under
+from theseus_jax.nets.weights.placed import listed, tied_problems
 from theseus_jax.nets.weights.settings import Family, agree, beside, sizes_of
-from theseus_jax.trees import bit_equal, difference, host_array, leaves_by_path
+from theseus_jax.trees import difference, host_array, leaves_by_path
 
 PREFIX = "transformer."
 TIED_HEAD = "lm_head.weight"
@@ -131,7 +131,8 @@ def load_gpt2(
     expected = _expected(**sizes, heads=heads)
     leaves, paths = leaves_by_path(expected), tensor_names(depth)
     tensors = _weights(path)
-    lines = _problems({name: leaves[leaf] for name, leaf in paths.items()}, tensors)
+    wanted = {name: leaves[leaf] for name, leaf in paths.items()}
+    lines = tied_problems(wanted, tensors, TIED_HEAD, "wte.weight")
     if lines:
         raise UserError(
             f"{path} does not hold the expected GPT-2: {listed(lines)}; compare the sizes "
@@ -224,23 +225,6 @@ def _expected(
     return variable_shapes(net, jax.ShapeDtypeStruct((1, 1), jnp.int32))
 
 
-def _problems(
-    expected: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str, Tensor]
-) -> list[str]:
-    tied = {TIED_HEAD: expected["wte.weight"]} if TIED_HEAD in tensors else {}
-    found = problems({**expected, **tied}, tensors)
-    if (
-        tied
-        and not found
-        and not bit_equal(tensors[TIED_HEAD].read(), tensors["wte.weight"].read())
-    ):
-        found.append(f"{TIED_HEAD} differs from wte.weight, to which the network ties it")
-    return found
-
-
 def _weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    named = widened(open_tensors(path))
-    weights = {name.removeprefix(PREFIX): tensor for name, tensor in named.items()}
-    if len(weights) < len(named):
-        raise UserError(f"{path} holds tensors both with and without {PREFIX!r}; keep one copy")
+    weights = weights_under(path, PREFIX)
     return {name: tensor for name, tensor in weights.items() if not BUFFER.fullmatch(name)}

@@ -18,8 +18,8 @@ from theseus_jax.nets.blocks.rotary import STRETCHES, Rotary
 from theseus_jax.nets.blocks.style import ACTIVATIONS
 from theseus_jax.nets.models.llama import llama
 from theseus_jax.nets.stage import Variables, variable_shapes
-from theseus_jax.nets.weights.containers import Tensor, open_tensors, widened
-from theseus_jax.nets.weights.placed import listed, problems
+from theseus_jax.nets.weights.containers import Tensor, weights_under
+from theseus_jax.nets.weights.placed import listed, problems, tied_problems
 from theseus_jax.nets.weights.settings import Family, beside, read_settings, sizes_of
 from theseus_jax.trees import leaves_by_path
 
@@ -197,12 +197,10 @@ def load_llama(path: str | os.PathLike, **sizes: Any) -> Variables:
         rows = parts if len(names) > 1 else (leaves[leaf].shape[-1],)
         for name, count in zip(names, rows):
             wanted[name] = _in_file(leaf, leaves[leaf], count)
-    if tied and HEAD in tensors:
-        wanted[HEAD] = wanted["embed_tokens.weight"]
-    lines = problems(wanted, tensors)
-    if tied and HEAD in tensors and not lines:
-        if not np.array_equal(tensors[HEAD].read(), tensors["embed_tokens.weight"].read()):
-            lines = [f"{HEAD} differs from embed_tokens.weight, to which config.json ties it"]
+    if tied:
+        lines = tied_problems(wanted, tensors, HEAD, "embed_tokens.weight")
+    else:
+        lines = problems(wanted, tensors)
     if lines:
         raise UserError(
             f"{path} does not hold the expected Llama: {listed(lines)}; compare config.json, or"
@@ -228,8 +226,5 @@ def _joined(leaf: str, given: list[np.ndarray]) -> jax.Array:
 
 
 def _weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    named = widened(open_tensors(path))
-    weights = {name.removeprefix(PREFIX): tensor for name, tensor in named.items()}
-    if len(weights) < len(named):
-        raise UserError(f"{path} holds tensors both with and without {PREFIX!r}; keep one copy")
+    weights = weights_under(path, PREFIX)
     return {name: tensor for name, tensor in weights.items() if not name.endswith(BUFFER)}

@@ -16,7 +16,7 @@ import numpy as np
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Network, Variables, variable_shapes
-from theseus_jax.trees import leaves_by_path
+from theseus_jax.trees import bit_equal, leaves_by_path
 
 SHOWN = 4  # problems spelled out in an error's one line; the others are counted
 # PyTorch's (O, I) as flax's (I, O), and (O, I, h, w) as (h, w, I, O)
@@ -110,6 +110,22 @@ def problems(expected: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str,
             found.append(f"{name} {how}: given {shape}, expected {wanted.shape}")
         if dtype != str(wanted.dtype):
             found.append(f"{name} has another dtype: given {dtype}, expected {wanted.dtype}")
+    return found
+
+
+def tied_problems(
+    expected: Mapping[str, jax.ShapeDtypeStruct],
+    tensors: Mapping[str, Any],
+    head: str,
+    embedding: str,
+) -> list[str]:
+    """`problems` of a network whose head is its embedding: the head may be there and has to be bit
+    for bit what the embedding is.
+    """
+    tied = {head: expected[embedding]} if head in tensors else {}
+    found = problems({**expected, **tied}, tensors)
+    if tied and not found and not bit_equal(tensors[head].read(), tensors[embedding].read()):
+        found.append(f"{head} differs from {embedding}, to which the network ties it")
     return found
 
 
