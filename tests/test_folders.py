@@ -10,8 +10,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from settings import changed
 
 import theseus_jax as tj
+from theseus_jax.config import base
 from theseus_jax.data.text import load_corpus
 from theseus_jax.data.tokens import folder_tokenizer
 from theseus_jax.errors import UserError
@@ -21,6 +23,7 @@ from theseus_jax.nets.weights.containers import open_tensors, read_tensors, read
 from theseus_jax.nets.weights.gpt2 import gpt2_sizes, load_gpt2, save_gpt2
 from theseus_jax.nets.weights.resnet import load_resnet
 from theseus_jax.nets.weights.vit import load_deit, load_vit
+from theseus_jax.tasks import language_nets
 from theseus_jax.trees import bit_equal
 
 ROOT = pathlib.Path(__file__).parent / "golden"
@@ -131,6 +134,19 @@ def test_a_setting_that_the_network_has_not_is_refused_by_name(tmp_path, changes
     folder = settings(tmp_path / "m", FOLDERS / "gpt2_relu", **changes)
     with pytest.raises(UserError, match=word):
         gpt2_sizes(folder)
+
+
+def test_a_config_that_names_no_activation_has_gpt2s_own(tmp_path):
+    source = FOLDERS / "gpt2_bf16"
+    folder = settings(tmp_path / "m", source)
+    said = json.loads((folder / "config.json").read_text())
+    needed = ("model_type", "vocab_size", "n_embd", "n_layer", "n_head", "n_positions")
+    (folder / "config.json").write_text(json.dumps({key: said[key] for key in needed}))
+    assert gpt2_sizes(folder) == {**gpt2_sizes(source), "activation": "gelu_new", "epsilon": 1e-5}
+    given = {"guide.origin": "file", "guide.weights": str(folder), "data.context": 16}
+    config = changed(base(), {**given, "data.tokenizer": "bytes"})
+    block = language_nets.target(config).stages[1].module
+    assert block.channel_mixer.activation == "gelu_new" and block.norm.epsilon == 1e-5
 
 
 def test_what_is_off_or_changes_nothing_is_no_hindrance(tmp_path):

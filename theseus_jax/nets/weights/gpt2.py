@@ -90,6 +90,9 @@ FAMILY = Family(
 )
 
 
+USUAL = {"activation": "gelu_new", "epsilon": EPSILON}  # of a config.json that names none
+
+
 def tensor_names(depth: int) -> dict[str, str]:
     """{Hugging Face name without "transformer.": path in the variables} of every tensor of
     a GPT-2.
@@ -191,7 +194,7 @@ def gpt2_sizes(path: str | os.PathLike) -> dict[str, Any]:
     """
     settings = beside(path)
     if settings:
-        return sizes_of(settings, FAMILY)
+        return {**USUAL, **sizes_of(settings, FAMILY)}
     tensors = _weights(path)
     names = ("wte.weight", "wpe.weight", "h.0.mlp.c_fc.weight")
     tables = [tensors[name].shape if name in tensors else () for name in names]
