@@ -3,7 +3,6 @@ attention against their definition, and what a guide sets in both.
 """
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -214,16 +213,10 @@ PAIRS = (
 PARTS = (*tiny.INHERIT, "attn")
 
 
-class Stands(NamedTuple):
-    """What edits read of a phase."""
-
-    net: Any
-
-
 def begun(*edits, net=TARGET):
     state = State(0, tiny.fresh(net), tiny.single(GUIDE, 5), None, tiny.keys())
     for edit in edits:
-        state = edit(state, inputs_of(Stands(net), 0, jnp.asarray(tiny.tokens()), tiny.keys()))
+        state = edit(state, inputs_of(tiny.Stands(net), 0, jnp.asarray(tiny.tokens()), tiny.keys()))
     return state
 
 
@@ -344,7 +337,7 @@ def test_every_edit_before_training_is_scored():
 
     state = begun()
     for edit in edits:
-        given = inputs_of(Stands(TARGET), 0, jnp.asarray(tiny.tokens()), tiny.keys())
+        given = inputs_of(tiny.Stands(TARGET), 0, jnp.asarray(tiny.tokens()), tiny.keys())
         after = edit(state, given)
         rows = edit.told(state, after, given)
         assert [row["seed"] for row in rows] == [0, 1]

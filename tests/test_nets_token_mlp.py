@@ -24,6 +24,7 @@ NETS = {
     "placeless": token_mlp(**SIZES, positions=0),
     "numbered": token_mlp(**SIZES, positions=6),
     "batch": token_mlp(**SIZES, norm="batch", mix_rank=1),
+    "static": token_mlp(**SIZES | {"width": 8}, mix_rank=3, heads=2),
     "mixer": mixer(classes=5, patch=3, width=7, depth=2, tokens_hidden=4, channels_hidden=11),
 }
 IMAGE, TOKENS = (2, 6, 9, 2), 6  # 2 x 3 patches
@@ -107,7 +108,23 @@ def embedded(image, params):
     return np.stack(rows) + (np.float64(params["positions"][0]) if "positions" in params else 0)
 
 
+def static_attention(y, params, heads):
+    values = y @ np.float64(params["value"]["kernel"]) + params["value"]["bias"]
+    mixed, each = np.zeros_like(values), y.shape[1] // heads
+    down, up = (np.float64(params["tokens"][name]["kernel"]) for name in ("down", "up"))
+    for head in range(heads):
+        for token in range(len(y)):
+            for other in range(len(y)):
+                weight = sum(down[head, other] * up[head, :, token])
+                mine = slice(head * each, (head + 1) * each)
+                mixed[token, mine] += weight * values[other, mine]
+    return mixed @ np.float64(params["out"]["kernel"]) + params["out"]["bias"]
+
+
 def token_block(x, stage, kind):
+    if "attn" in stage["params"]:
+        y = normalised(kind, x, stage, "ln_1")
+        x = x + static_attention(y, stage["params"]["attn"], 2)
     if "adapter" in stage["params"]:
         inner = {collection: tree["adapter"] for collection, tree in stage.items()}
         y, kernels = normalised(kind, x, inner, "norm"), inner["params"]["tokens"]
@@ -179,7 +196,7 @@ def test_without_an_adapter_a_patch_changes_its_own_token_alone(name, patch):
 
 
 @pytest.mark.parametrize("patch", [0, 4])
-@pytest.mark.parametrize("name", ["adapted", "mixer", "batch"])
+@pytest.mark.parametrize("name", ["adapted", "mixer", "batch", "static"])
 def test_an_adapter_or_a_mixer_tells_every_token_of_a_patch(name, patch):
     changes = moved(name, patch)
     np.testing.assert_array_equal(np.delete(changes["stem"], patch), 0)
@@ -266,6 +283,9 @@ def test_parameters_are_counted_in_closed_form_and_the_adapter_s_apart():
     assert counts["adapted"] == plain + 2 * (2 * TOKENS * 2 + norm) and counts[
         "batch"
     ] == plain + 2 * (2 * TOKENS + norm)
+    wide = 18 * 8 + 8 + TOKENS * 8 + 16 + 8 * 5 + 5
+    blocks = 2 * 16 + 8 * 11 + 11 + 11 * 8 + 8 + 2 * (64 + 8) + 2 * (2 * TOKENS * 3)
+    assert counts["static"] == wide + 2 * blocks
     adapters = [
         leaf
         for path, leaf in leaves_by_path(shapes(NETS["adapted"])).items()
@@ -289,6 +309,14 @@ def test_what_is_left_of_a_vit_has_the_same_names_and_shapes():
         for path, leaf in theirs.items()
         if "/attn/" not in path and "/ln_1/" not in path
     }
+    static = leaves_by_path(
+        shapes(token_mlp(**SIZES | {"width": 8}, mix_rank=2, heads=2), (1, 6, 6, 2))
+    )
+    assert {path: leaf.shape for path, leaf in static.items() if "/tokens/" not in path} == {
+        path: leaf.shape
+        for path, leaf in theirs.items()
+        if "/query/" not in path and "/key/" not in path
+    }
 
 
 def test_images_that_do_not_fit_are_refused():
@@ -299,13 +327,14 @@ def test_images_that_do_not_fit_are_refused():
                 forward, net, variables, jnp.zeros(shape)
             )
             assert "do not divide" in refusal(init, net, jax.random.key(0), jnp.zeros(shape))
-    larger, tokens = jnp.zeros((2, 9, 9, 2)), jnp.zeros((2, 9, 7))
+    larger = jnp.zeros((2, 9, 9, 2))
     for name, start, path in (
         ("plain", "stem", "positions"),
         ("adapted", "block_1", "adapter/tokens/down/kernel"),
         ("mixer", "block_1", "tokens_mlp/up/kernel"),
+        ("static", "block_1", "attn/tokens/down/kernel"),
     ):
-        x = larger if start == "stem" else tokens
+        x = larger if start == "stem" else jnp.zeros((2, 9, 8 if name == "static" else 7))
         assert f"9 tokens are not the 6 that {path} was made for; give" in refusal(
             forward, *drawn(name), x, start=start
         )
@@ -324,6 +353,11 @@ def test_impossible_settings_are_refused():
         assert f"positions {positions!r} are neither 'learned' nor a number from 0" in refusal(
             token_mlp, **SIZES, positions=positions
         )
-    assert "a mix_rank of 7 is more than the 6 tokens" in refusal(
-        init, token_mlp(**SIZES, mix_rank=7), jax.random.key(0), jnp.zeros(IMAGE)
-    )
+    for heads in (0, 7):
+        assert "a mix_rank of 7 is more than the 6 tokens" in refusal(
+            init, token_mlp(**SIZES, mix_rank=7, heads=heads), jax.random.key(0), jnp.zeros(IMAGE)
+        )
+    for heads, rank in ((2, 1), (7, 0), (-7, 1)):
+        assert f"{heads} heads do not divide a width of 7, or have no mix_rank ({rank})" in refusal(
+            token_mlp, **SIZES, mix_rank=rank, heads=heads
+        )

@@ -1,7 +1,5 @@
 """Attention transfer: the weights that are compared, what is fitted and what is not, its cost."""
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,15 +27,9 @@ SHARP = jax.tree.map(lambda leaf: 6.0 * leaf, tiny.single(GUIDE, 5))  # attends 
 X = np.random.default_rng(0).normal(size=(2, 9, 12)).astype(np.float32)
 
 
-class Stands(NamedTuple):
-    """What edits read of a phase."""
-
-    net: Any
-
-
 def begun(*edits, net=TARGET):
     state = State(0, tiny.fresh(net), SHARP, None, tiny.keys())
-    inputs = inputs_of(Stands(net), 0, jnp.asarray(tiny.tokens()), tiny.keys())
+    inputs = inputs_of(tiny.Stands(net), 0, jnp.asarray(tiny.tokens()), tiny.keys())
     for edit in edits:
         state = edit(state, inputs)
     return state, inputs

@@ -3,6 +3,7 @@ is what takes time.
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,12 @@ from theseus_jax.similarity import metric
 VOCABULARY, CONTEXT, WIDTH, SEEDS = 17, 8, 16, 2
 EXAMPLE = jax.ShapeDtypeStruct((1, CONTEXT), jnp.int32)
 INHERIT = ("embed", "ln_1", "ln_2", "mlp", "norm", "head")
+
+
+class Stands(NamedTuple):
+    """What edits read of a phase."""
+
+    net: Any
 
 
 def tokens(count=24, seed=0):

@@ -49,6 +49,7 @@ class Settings:
     inherit: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     decays: str = "fresh"
+    weights: str = "fresh"
     transfer: int = 0
     kl: float = 0.5
     temperature: float = 2.0

@@ -7,6 +7,7 @@ from typing import Any
 
 from theseus_jax.methods.lookback import LookBack
 from theseus_jax.methods.mapping import Mapping
+from theseus_jax.methods.static import BestWeights
 from theseus_jax.methods.surgery import Inherit
 from theseus_jax.methods.transfer import AttentionTransfer
 from theseus_jax.nets.stage import Network, Variables
@@ -15,15 +16,15 @@ from theseus_jax.train import Inputs, State
 
 
 def inherited(guide: Network, pairs: Mapping, settings: Any, held: Any = None) -> tuple[Edit, ...]:
-    """The edits that begin a target from a guide; settings: with `inherit`, `keep`, `decays` and
-    `transfer`.
-    held: held-out examples that the target is scored on after each.
+    """The edits that begin a target from a guide; settings: with `inherit`, `keep`, `decays`,
+    `weights` and `transfer`. held: held-out examples that the target is scored on after each.
     """
     kept = tuple(pair for pair in pairs if f"{pair[1]}/attn" in settings.keep)
     edits = [
         *([Inherit(guide, pairs, settings.inherit)] if settings.inherit else []),
         *([Inherit(guide, kept, ("attn",))] if kept and "attn" not in settings.inherit else []),
         *([LookBack(guide, pairs)] if settings.decays == "measured" else []),
+        *([BestWeights(guide, pairs)] if settings.weights == "measured" else []),
         *([AttentionTransfer(guide, pairs, settings.transfer)] if settings.transfer else []),
     ]
     return tuple(Scored(edit, held) if held else edit for edit in edits)

@@ -65,7 +65,7 @@ class Settings:
 
     finish_kl: weight of distillation from the guide in fine-tuning; its cross-entropy has weight 1
     - finish_kl. finish_align: weight of the mean distance over all seams in fine-tuning. inherit:
-    stages and submodules copied from the guide first, keep, decays, transfer: see
+    stages and submodules copied from the guide first, keep, decays, weights, transfer: see
     `begin.inherited`; train_inherited: "stage" lets them move
     during alignment, "frozen" only in fine-tuning. samples: what counts as one
     (`similarity.samples`). stitch: "ridge" or "none"; ridge: its penalty, stitch_rank: of a map
@@ -86,6 +86,7 @@ class Settings:
     inherit: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     decays: str = "fresh"
+    weights: str = "fresh"
     transfer: int = 0
     held: Any = None
     train_inherited: str = "stage"

@@ -21,7 +21,8 @@ from theseus_jax.train import Inputs, State
 NEAREST = 0.05  # tokens: a head that reads its own token alone has a decay above 0 too
 
 
-def _mixing(net: Network, name: str) -> Any:
+def mixing(net: Network, name: str) -> Any:
+    """The module that mixes tokens in a stage, or None."""
     module = net.stages[position(net, name)].module
     return module.mixing() if hasattr(module, "mixing") else None
 
@@ -34,7 +35,7 @@ def attentions(
     """
     found = []
     for g, t in pairs:
-        if hasattr(_mixing(guide, g), "look_back") and hasattr(_mixing(net, t), "remembering"):
+        if hasattr(mixing(guide, g), "look_back") and hasattr(mixing(net, t), "remembering"):
             modules = (
                 one.stages[position(one, name)].module for one, name in ((guide, g), (net, t))
             )

@@ -44,13 +44,8 @@ def ridge(x: jax.Array, y: jax.Array, ridge_weight: float, rank: int = 0) -> dic
     """
     mean_x, mean_y = x.mean(0), y.mean(0)
     u, v = x - mean_x, y - mean_y
-    gram = jnp.matmul(u.T, u, precision="highest")
-    weight = ridge_weight * jnp.trace(gram) / x.shape[1] + 1e-12
-    root = jnp.linalg.cholesky(gram + weight * jnp.eye(x.shape[1]))
-    half = jax.scipy.linalg.solve_triangular(
-        root, jnp.matmul(u.T, v, precision="highest"), lower=True
-    )
     if not rank:
+        root, half = _halved(u, v, ridge_weight)
         matrix = jax.scipy.linalg.solve_triangular(root.T, half, lower=False)
         return {
             "map": {
@@ -58,15 +53,34 @@ def ridge(x: jax.Array, y: jax.Array, ridge_weight: float, rank: int = 0) -> dic
                 "bias": mean_y - jnp.matmul(mean_x, matrix, precision="highest"),
             }
         }
-    _, directions = jnp.linalg.eigh(jnp.matmul(half, half.T, precision="highest"))
-    leading = directions[:, -rank:]
-    # M V = root^-T half V, half V = leading * scale
-    down = jax.scipy.linalg.solve_triangular(root.T, leading, lower=False)
-    up = jnp.matmul(leading.T, half, precision="highest")
+    down, up = reduced(u, v, ridge_weight, rank)
     offset = mean_y - jnp.matmul(
         jnp.matmul(mean_x, down, precision="highest"), up, precision="highest"
     )
     return {"down": {"kernel": down}, "up": {"kernel": up, "bias": offset}}
+
+
+def _halved(u: jax.Array, v: jax.Array, ridge_weight: float) -> tuple[jax.Array, jax.Array]:
+    """(R, R^-1 u^T v) with the Cholesky factor R of u's penalised scatter."""
+    gram = jnp.matmul(u.T, u, precision="highest")
+    weight = ridge_weight * jnp.trace(gram) / u.shape[1] + 1e-12
+    root = jnp.linalg.cholesky(gram + weight * jnp.eye(u.shape[1]))
+    cross = jnp.matmul(u.T, v, precision="highest")
+    return root, jax.scipy.linalg.solve_triangular(root, cross, lower=True)
+
+
+def reduced(
+    u: jax.Array, v: jax.Array, ridge_weight: float, rank: int
+) -> tuple[jax.Array, jax.Array]:
+    """(down (P, rank), up (rank, Q)) whose product M minimises the penalised loss of `ridge` among
+    matrices of that rank, without an intercept: u (N, P), v (N, Q), float.
+    """
+    root, half = _halved(u, v, ridge_weight)
+    _, directions = jnp.linalg.eigh(jnp.matmul(half, half.T, precision="highest"))
+    leading = directions[:, -rank:]
+    # M V = root^-T half V, half V = leading * scale
+    down = jax.scipy.linalg.solve_triangular(root.T, leading, lower=False)
+    return down, jnp.matmul(leading.T, half, precision="highest")
 
 
 def drawn(inputs: Inputs, count: int) -> Any:

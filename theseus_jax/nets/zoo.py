@@ -31,16 +31,16 @@ class Architecture:
     published one where noted.
 
     width: channels of a ResNet's first group (64) or of a cnn's first convolution (whose other
-    layers are multiples of it), units of an MLP, width of tokens. depth: hidden
-    layers of an MLP, blocks of the others. hidden: units inside a block's MLP. heads: of attention.
-    patch: pixels a side. norm: batch, layer, group or none. stem: of a ResNet, "cifar" or
-    "imagenet". rank: of the low-rank products of an MLP (0: full), or of a token-wise MLP's adapter
-    over tokens (0: no mixing). read: of a ViT, "class", "mean" or "distilled". residual: an MLP's
-    blocks add to their input. units: of each direction of a recurrence. cell: of
-    `nets.models.cells.CELLS`, or linear_attention, which has no units. keep: numbers of blocks that
-    stay attention. size: pixels a side that images are resized to (0: as they are). activation,
-    start: of an MLP's and a cnn's layers (`fcn.activation_of`, `fcn.STARTS`). running: an MLP's
-    inputs are normalised by what came by.
+    layers are multiples of it), units of an MLP, width of tokens. depth: hidden layers of an MLP,
+    blocks of the others. hidden: units inside a block's MLP. heads: of attention, or of a
+    token-wise MLP's static one (0: an adapter in its place). patch: pixels a side. norm: batch,
+    layer, group or none. stem: of a ResNet, "cifar" or "imagenet". rank: of the low-rank products
+    of an MLP (0: full), or of a token-wise MLP's products over tokens (0: no mixing). read: of a
+    ViT, "class", "mean" or "distilled". residual: an MLP's blocks add to their input. units: of
+    each direction of a recurrence. cell: of `nets.models.cells.CELLS`, or linear_attention, which
+    has no units. keep: numbers of blocks that stay attention. size: pixels a side that images are
+    resized to (0: as they are). activation, start: of an MLP's and a cnn's layers
+    (`fcn.activation_of`, `fcn.STARTS`). running: an MLP's inputs are normalised by what came by.
     """
 
     arch: str
@@ -145,6 +145,7 @@ def _token_mlp(a: Architecture, image: tuple[int, ...], classes: int) -> Network
         hidden=a.hidden,
         norm=a.norm,
         mix_rank=a.rank,
+        heads=a.heads,
     )
 
 

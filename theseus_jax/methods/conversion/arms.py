@@ -58,6 +58,7 @@ class Pair(NamedTuple):
             inherit=tuple(c.inherit),
             keep=tuple(c.keep),
             decays=c.decays,
+            weights=c.weights,
             transfer=c.transfer,
             train_inherited=c.train_inherited,
             stitch=c.stitch,
@@ -205,7 +206,9 @@ def _control(pair: Pair, name: str, turn: Turn, steps: int = 0) -> Plan:
     c, settings = pair.config.controls, pair.settings()
     if name in baselines.WINDOWS:  # everything is the guide's
         parts = convert.whole(pair.target, pair.shapes)
-        settings = dataclasses.replace(settings, inherit=parts, keep=(), decays="fresh", transfer=0)
+        settings = dataclasses.replace(
+            settings, inherit=parts, keep=(), decays="fresh", weights="fresh", transfer=0
+        )
     made = baselines.plan(
         name,
         pair.guide,
@@ -217,6 +220,7 @@ def _control(pair: Pair, name: str, turn: Turn, steps: int = 0) -> Plan:
             settings.inherit,
             settings.keep,
             settings.decays,
+            settings.weights,
             settings.transfer,
             c.kl,
             settings.temperature,

@@ -19,6 +19,7 @@ CHOICES = {
     "convert.train_inherited": ("stage", "frozen"),
     "convert.stitch": ("ridge", "none"),
     "convert.decays": ("fresh", "measured"),
+    "convert.weights": ("fresh", "measured"),
     "convert.schedule": convert.SCHEDULES,
     **within.CHOICES,
 }
@@ -92,6 +93,8 @@ def _convert(usual: dict[str, Any]) -> dict[str, Any]:
         "keep": (),
         # of linear attention: fresh | measured, as far as the guide's heads look back
         "decays": "fresh",
+        # of static attention: fresh | measured, the best for what the guide's heads see
+        "weights": "fresh",
         # steps that fit linear attention's features to the guide's attention weights; 0: none
         "transfer": 0,
         "train_inherited": "stage",  # stage: also during alignment | frozen: only in fine-tuning

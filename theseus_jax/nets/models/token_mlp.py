@@ -40,6 +40,14 @@ def _check_tokens(module: nn.Module, path: tuple[str, ...], axis: int, count: in
         )
 
 
+def _check_rank(rank: int, count: int) -> None:
+    if rank > count:
+        raise UserError(
+            f"a mix_rank of {rank} is more than the {count} tokens; lower it or take smaller"
+            " patches"
+        )
+
+
 class Stem(nn.Module):
     """Patches plus positions: (B, height, width, channels) -> (B, T, D).
 
@@ -79,28 +87,65 @@ class Adapter(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         count = x.shape[1]
-        if self.rank > count:
-            raise UserError(
-                f"a mix_rank of {self.rank} is more than the {count} tokens; lower it or take"
-                " smaller patches"
-            )
+        _check_rank(self.rank, count)
         _check_tokens(self, ("tokens", "down", "kernel"), 0, count)
         y = jnp.swapaxes(normalized(self.norm, x, train=train, name="norm"), 1, 2)
         return jnp.swapaxes(LowRank(count, self.rank, name="tokens")(y), 1, 2)
 
 
+class StaticAttention(nn.Module):
+    """Attention whose weights are the same for every input: (B, T, D) -> (B, T, D).
+
+    head_h(x) = U_h V_h value_h(x) with U_h (T, rank) and V_h (rank, T) parameters, then `out`: the
+    factorised random Synthesizer (Tay et al. 2020, arXiv 2005.00743, section 3.2) without its
+    softmax. `value` and `out` have the names and shapes of a ViT's. Raises UserError for a rank
+    above T, and for another T than at initialisation.
+    """
+
+    heads: int
+    rank: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        count = x.shape[1]
+        _check_rank(self.rank, count)
+        _check_tokens(self, ("tokens", "down", "kernel"), 1, count)
+        values = nn.Dense(x.shape[-1], name="value")(x)
+        by_head = values.reshape(*x.shape[:2], self.heads, -1).transpose(0, 2, 3, 1)
+        each = nn.vmap(
+            LowRank, in_axes=1, out_axes=1, variable_axes={"params": 0}, split_rngs={"params": True}
+        )
+        mixed = each(count, self.rank, name="tokens")(by_head).transpose(0, 3, 1, 2)
+        return nn.Dense(x.shape[-1], name="out")(mixed.reshape(x.shape))
+
+    @nn.nowrap
+    def weighing(self, params: dict[str, Any], down: jax.Array, up: jax.Array) -> dict[str, Any]:
+        """The parameters with other products: down (H, T, rank), up (H, rank, T)."""
+        return {**params, "tokens": {"down": {"kernel": down}, "up": {"kernel": up}}}
+
+
 class TokenBlock(nn.Module):
-    """x + mlp(norm(x)), every token by itself, after x + adapter(x) where mix_rank > 0: (B, T, D)
-    -> (B, T, D).
+    """x + mlp(norm(x)), every token by itself, after x + adapter(x) where mix_rank > 0, or with
+    heads > 0 x + attn(norm(x)), a `StaticAttention`: (B, T, D) -> (B, T, D).
     """
 
     hidden: int
     norm: str
     mix_rank: int
+    heads: int = 0
+
+    @nn.nowrap
+    def mixing(self) -> nn.Module | None:
+        """The attention whose weights are the same for every input, if there is one."""
+        return StaticAttention(self.heads, self.mix_rank, parent=None) if self.heads else None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        if self.mix_rank:
+        if self.heads:
+            name = "ln_1" if self.norm == "layer" else "norm_1"
+            seen = normalized(self.norm, x, train=train, name=name)
+            x = x + StaticAttention(self.heads, self.mix_rank, name="attn")(seen)
+        elif self.mix_rank:
             x = x + Adapter(self.norm, self.mix_rank, name="adapter")(x, train=train)
         name = "ln_2" if self.norm == "layer" else "norm"
         return x + MLP(self.hidden, name="mlp")(normalized(self.norm, x, train=train, name=name))
@@ -145,13 +190,16 @@ def token_mlp(
     hidden: int,
     norm: str = "layer",
     mix_rank: int = 0,
+    heads: int = 0,
     positions: int | str = LEARNED,
 ) -> Network:
     """A ViT without attention: (B, height, width, channels) float32, normalised -> (B, classes)
     float32 logits.
 
     Tokens meet in the final mean alone, or with mix_rank > 0 in every block, through a product of
-    that rank over the tokens whose parameters are those under block_i/params/adapter. norm:
+    that rank over the tokens whose parameters are those under block_i/params/adapter; with heads >
+    0 through one such product a head of projected values, `StaticAttention`, under
+    block_i/params/attn. norm:
     "layer", "batch" (in training its statistics are over all tokens) or "none". positions:
     "learned" for the size of image at initialisation, or their number, 0 for none. Stages: stem,
     block_1 .. block_depth, pool, head. Raises UserError for another norm, a negative rank or other
@@ -164,12 +212,17 @@ def token_mlp(
         raise UserError(
             f"a mix_rank of {mix_rank} is negative; give 0 for no mixing of tokens, or a rank"
         )
+    if heads and (heads < 0 or width % heads or not mix_rank):
+        raise UserError(
+            f"{heads} heads do not divide a width of {width}, or have no mix_rank ({mix_rank});"
+            " give a divisor of the width and a rank from 1, or no heads"
+        )
     if positions != LEARNED and (not isinstance(positions, int) or positions < 0):
         raise UserError(
             f"positions {positions!r} are neither {LEARNED!r} nor a number from 0; give one of"
             " the two"
         )
-    blocks = [(f"block_{i + 1}", TokenBlock(hidden, norm, mix_rank)) for i in range(depth)]
+    blocks = [(f"block_{i + 1}", TokenBlock(hidden, norm, mix_rank, heads)) for i in range(depth)]
     return network(
         [
             ("stem", Stem(patch, width, positions)),

@@ -90,7 +90,9 @@ class Stem(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens: (B, T, D) -> (B, T, D)."""
+    """Multi-head self-attention over all tokens: (B, T, D) -> (B, T, D). Sows "mixed": the values
+    that each token sees, heads side by side, before `out`.
+    """
 
     heads: int
 
@@ -100,9 +102,9 @@ class Attention(nn.Module):
         q, k, v = (
             nn.Dense(x.shape[-1], name=name)(x).reshape(split) for name in ("query", "key", "value")
         )
-        return nn.Dense(x.shape[-1], name="out")(
-            jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
-        )
+        mixed = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
+        self.sow("intermediates", "mixed", mixed)
+        return nn.Dense(x.shape[-1], name="out")(mixed)
 
 
 class MLP(nn.Module):
@@ -129,6 +131,11 @@ class Block(nn.Module):
     heads: int
     hidden: int
     dropout: float
+
+    @nn.nowrap
+    def mixing(self) -> nn.Module:
+        """What mixes tokens."""
+        return Attention(self.heads, name="attn", parent=None)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
