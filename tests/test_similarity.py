@@ -770,18 +770,35 @@ def test_nan_and_infinity_are_never_turned_into_a_number(name, bad):
         assert np.isnan(value(name, y, broken))
 
 
-@pytest.mark.parametrize("name", [n for n in sim.METRICS if n != "mse"])
-def test_too_few_counted_samples_score_0(name):
+@pytest.mark.parametrize("name", sim.METRICS)
+def test_fewer_counted_samples_than_the_minimum_have_no_value(name):
     x, y = (z.astype(np.float32) for z in pair(40, 6, 6))
-    assert abs(value(name, x, y, np.arange(40) == 7)) < 1e-7
-    assert abs(value(name, x, y, np.zeros(40, bool))) < 1e-7
+    stated = sim.metric(name, k=3).minimum_samples
+    least = {"pwcca": 6 + 2, "cknna": 3 + 1}.get(name, stated)  # of 6 features, and of k
+    for count in (0, 1, 2, least - 1):
+        if count < least:
+            found = sim.metric(name, k=3)(x, y, np.arange(40) < count)
+            assert np.isnan(found), (count, found)
+    assert np.isfinite(sim.metric(name, k=3)(x, y, np.arange(40) < least))
 
 
-def test_fewer_than_4_counted_samples_have_no_debiased_cka():
+@pytest.mark.parametrize("name", sim.METRICS)
+def test_sums_beyond_the_range_of_float32_have_no_value(name):
     x, y = (z.astype(np.float32) for z in pair(40, 6, 6))
-    assert value("cka_debiased", x, y, np.arange(40) < 3) == 0
-    assert value("cka_debiased", x, y, np.arange(40) < 4) != 0
-    assert (gradient("cka_debiased", x, y, np.arange(40) < 3) == 0).all()
+    for left, right in ((x * np.float32(1e38), y), (x, y * np.float32(1e38))):
+        found = value(name, left, right)
+        assert np.isnan(found) or found == pytest.approx(value(name, x, y), abs=1e-3)
+    infinite = x.copy()
+    infinite[3, 2] = np.inf
+    assert np.isnan(value(name, infinite, y))
+
+
+@pytest.mark.parametrize("name", ["dmnn", "mutual_knn", "cknna"])
+@pytest.mark.parametrize("k", [2.5, 0])
+def test_a_number_of_neighbours_that_is_none_is_refused(name, k):
+    x, y = pair(40, 6, 6)
+    with pytest.raises(UserError, match="expected a whole number of neighbours"):
+        sim.metric(name, k=k)(x, y)
 
 
 @pytest.mark.parametrize("name", sim.METRICS)

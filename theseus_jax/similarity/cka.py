@@ -132,10 +132,9 @@ def cka(
 
     mask: (N,) boolean or 0/1; a sample at 0 has no influence on value or gradient, whatever it
     holds. Returns 0 with a zero gradient where CKA is undefined: a layer whose features are
-    constant over the samples, fewer than 4 (debiased) or 2 (biased) unmasked samples, or for
-    debiased samples all equally far apart (one-hot codes). NaN and infinity in counted samples give
-    NaN. Raises UserError for N below 4 (debiased) or 3 (biased), mismatched shapes or another
-    estimator.
+    constant over the samples, or for debiased samples all equally far apart (one-hot codes). NaN
+    and infinity in counted samples, and fewer than 4 (debiased) or 3 (biased) of these, give NaN.
+    Raises UserError for N below 4 (debiased) or 3 (biased), mismatched shapes or another estimator.
     """
     if estimator not in ESTIMATORS:
         raise UserError(
@@ -145,7 +144,7 @@ def cka(
     terms = _products(a, b, estimator)
     undefined = a.constant | b.constant | (terms.xx <= terms.floor_x) | (terms.yy <= terms.floor_y)
     if estimator == "debiased":
-        return within(ratio(terms.xy, terms.xx, terms.yy, undefined | (a.count < 4)), -1, 1)
+        return within(ratio(terms.xy, terms.xx, terms.yy, undefined), -1, 1)
     return within(ratio(terms.xy, terms.xx, terms.yy, undefined), 0, 1)
 
 
@@ -195,7 +194,7 @@ class MinibatchCKA(NamedTuple):
     ) -> MinibatchCKA:
         """Add a batch x (N, P), y (N, Q), mask (N,). UserError for N < 4; fewer counted samples add
         nothing."""
-        a, b = prepare(x, y, mask, 4, "MinibatchCKA.update")
+        a, b = prepare(x, y, mask, 4, "MinibatchCKA.update", 0)
         terms = _products(a, b, "debiased")
         weight = jnp.where(a.count >= 4, 1 / jnp.where(a.count >= 4, a.count - 3, 1), 0)
         square_a, square_b = a.scale**2, b.scale**2

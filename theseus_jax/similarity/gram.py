@@ -85,12 +85,18 @@ def squared_norms(x: jax.Array) -> jax.Array:
 
 
 def checked(
-    x: jax.Array, y: jax.Array, mask: jax.Array | None, minimum: int, name: str
+    x: jax.Array,
+    y: jax.Array,
+    mask: jax.Array | None,
+    minimum: int,
+    name: str,
+    counted: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(x, y, valid) with x (N, P), y (N, Q) in their common dtype, at least float32, and valid (N,)
     boolean.
 
-    Masked rows are set to 0, so that whatever they hold reaches neither the value nor the gradient.
+    Masked rows are set to 0, so that whatever they hold reaches neither the value nor the gradient;
+    where the mask leaves fewer than `counted` (None: minimum), all are NaN: there is no value.
     Raises UserError for other ranks, different N, N < minimum, a mask that is not (N,), or complex
     features.
     """
@@ -120,6 +126,8 @@ def checked(
     x, y = x.astype(dtype), y.astype(dtype)
     if mask is not None:
         x, y = (jnp.where(valid[:, None], z, 0) for z in (x, y))
+        enough = jnp.sum(valid) >= (minimum if counted is None else counted)
+        x, y = (jnp.where(enough, z, jnp.nan) for z in (x, y))
     return x, y, valid
 
 
@@ -141,6 +149,7 @@ def centre(x: jax.Array, valid: jax.Array, *, narrow: bool = False) -> Features:
     spread, size = (lax.stop_gradient(jnp.max(jnp.abs(z), axis=0)) for z in (shifted, x))
     constant = jnp.all(spread <= 4 * jnp.finfo(x.dtype).eps * size)
     scale = jnp.where(constant, 1, jnp.max(spread))
+    scale = jnp.where(jnp.isfinite(scale), scale, jnp.nan)  # sums beyond the dtype's range
     values = shifted / scale
     # after centring, so that a common offset costs no digits; the gradient passes through
     if narrow:
@@ -149,12 +158,17 @@ def centre(x: jax.Array, valid: jax.Array, *, narrow: bool = False) -> Features:
 
 
 def prepare(
-    x: jax.Array, y: jax.Array, mask: jax.Array | None, minimum: int, name: str
+    x: jax.Array,
+    y: jax.Array,
+    mask: jax.Array | None,
+    minimum: int,
+    name: str,
+    counted: int | None = None,
 ) -> tuple[Features, Features]:
     """Checked and centred features of both layers; shapes and errors as in `checked`."""
     lapack.one_thread()
     narrow = all(jnp.asarray(z).dtype == jnp.bfloat16 for z in (x, y))
-    x, y, valid = checked(x, y, mask, minimum, name)
+    x, y, valid = checked(x, y, mask, minimum, name, counted)
     return centre(x, valid, narrow=narrow), centre(y, valid, narrow=narrow)
 
 

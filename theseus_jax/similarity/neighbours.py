@@ -8,6 +8,8 @@ nobody's neighbour and has no influence.
 
 from __future__ import annotations
 
+import numbers
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -19,8 +21,10 @@ ROWS_AT_ONCE = 1024
 
 
 def _check_neighbours(name: str, k: int, n_samples: int, spare: int) -> None:
-    if k < 1:
-        raise UserError(f"{name}: k={k}, expected at least 1 neighbour; raise k")
+    if not isinstance(k, numbers.Integral) or k < 1:
+        raise UserError(
+            f"{name}: k={k}, expected a whole number of neighbours of at least 1; give one"
+        )
     if n_samples < k + spare:
         raise UserError(
             f"{name}: {n_samples} samples given, k={k} needs at least {k + spare}; lower k or "
@@ -52,10 +56,10 @@ def mutual_knn(x: jax.Array, y: jax.Array, *, k: int, mask: jax.Array | None = N
 
     mean_i |N_x(i) & N_y(i)| / k (Huh et al. 2024, arXiv 2405.07987, appendix). Independent features
     give k / (N-1). Ties go to the lower index. Not differentiable: the gradient is 0. Holds 1024 x
-    N similarities at a time. mask: (N,) samples that count. A constant layer, or k or fewer counted
-    samples, gives 0; NaN in a counted sample gives NaN. Raises UserError for N < k + 1 or k < 1.
+    N similarities at a time. mask: (N,) samples that count. A constant layer gives 0; k or fewer
+    counted samples, or NaN in one, give NaN. Raises UserError for N < k + 1 or k < 1.
     """
-    a, b = prepare(x, y, mask, 2, "mutual_knn")
+    a, b = prepare(x, y, mask, 2, "mutual_knn", k + 1)
     n_samples = a.valid.shape[0]
     _check_neighbours("mutual_knn", k, n_samples, 1)
     unit_a, unit_b = lax.stop_gradient(unit_rows(a)), lax.stop_gradient(unit_rows(b))
@@ -72,7 +76,7 @@ def mutual_knn(x: jax.Array, y: jax.Array, *, k: int, mask: jax.Array | None = N
     score = jnp.sum(counts.astype(a.valid.dtype) * a.valid) / (k * jnp.maximum(a.count, 1))
     # top_k orders NaN like a number, so NaN has to be brought back from the features.
     score = jnp.where(jnp.isnan(a.scale + b.scale), jnp.nan, score)
-    return jnp.where(a.constant | b.constant | (a.count <= k), 0, score).astype(a.values.dtype)
+    return jnp.where(a.constant | b.constant, 0, score).astype(a.values.dtype)
 
 
 def _soft_members(features: Features, k: int, temperature: float) -> jax.Array:
@@ -102,15 +106,15 @@ def dmnn(
     / temperature) for i != j, where t_i is halfway between the k-th and (k+1)-th largest similarity
     of row i (a constant to the gradient); the score is <A_x, A_y> / (|A_x| |A_y|). temperature -> 0
     gives mutual_knn. Use 0.01 to 0.03: from 0.1 on it saturates near 1 whatever the features.
-    Differentiable. Holds N x N arrays. mask: (N,) samples that count. A constant layer, or fewer
-    than k + 2 counted samples, gives 0 with a zero gradient. Raises UserError for N < k + 2, k < 1
-    or temperature <= 0.
+    Differentiable. Holds N x N arrays. mask: (N,) samples that count. A constant layer gives 0 with
+    a zero gradient; fewer than k + 2 counted samples give NaN. Raises UserError for N < k + 2, k <
+    1 or temperature <= 0.
     """
-    a, b = prepare(x, y, mask, 3, "dmnn")
+    a, b = prepare(x, y, mask, 3, "dmnn", k + 2)
     _check_neighbours("dmnn", k, a.valid.shape[0], 2)
     _check_temperature("dmnn", temperature)
     member_a, member_b = _soft_members(a, k, temperature), _soft_members(b, k, temperature)
-    undefined = a.constant | b.constant | (a.count < k + 2)
+    undefined = a.constant | b.constant
     shared, own_a = jnp.sum(member_a * member_b), jnp.sum(member_a**2)
     own_b = jnp.sum(member_b**2)
     return within(ratio(shared, own_a, own_b, undefined), 0, 1)
@@ -133,8 +137,8 @@ def dmnn_softmax(
     "Network of Theseus". p_i = softmax over j != i of S_ij / temperature with cosine similarities S
     of the centred features; the score is the mean over i of the Bhattacharyya coefficient sum_j
     sqrt(p_ij q_ij). Independent features do not give 0: the flatter the neighbourhoods, the nearer
-    to 1. Differentiable. Holds N x N arrays. mask: (N,) samples that count. A constant layer, or
-    fewer than 3 counted samples, gives 0 with a zero gradient. Raises UserError for N < 3 or
+    to 1. Differentiable. Holds N x N arrays. mask: (N,) samples that count. A constant layer gives
+    0 with a zero gradient; fewer than 3 counted samples give NaN. Raises UserError for N < 3 or
     temperature <= 0.
     """
     a, b = prepare(x, y, mask, 3, "dmnn_softmax")
@@ -142,7 +146,9 @@ def dmnn_softmax(
     log_p, log_q = _log_neighbourhoods(a, temperature), _log_neighbourhoods(b, temperature)
     overlap = jnp.sum(jnp.exp((log_p + log_q) / 2), axis=-1)
     score = within(jnp.sum(overlap * a.valid) / jnp.maximum(a.count, 1), 0, 1)
-    return jnp.where(a.constant | b.constant | (a.count < 3), 0, score)
+    # The floor hides NaN.
+    score = jnp.where(jnp.isnan(a.scale + b.scale), jnp.nan, score)
+    return jnp.where(a.constant | b.constant, 0, score)
 
 
 def cknna(x: jax.Array, y: jax.Array, *, k: int, mask: jax.Array | None = None) -> jax.Array:
@@ -154,10 +160,10 @@ def cknna(x: jax.Array, y: jax.Array, *, k: int, mask: jax.Array | None = None) 
     Align(L, L)). Kc are cosine similarities of the centred features less their mean over the row.
     (The authors' published program uses an HSIC estimator instead.) k = N - 1 is close to biased
     CKA of the normalised rows. The choice of neighbours is not differentiable. mask: (N,) samples
-    that count. A constant layer, or k or fewer counted samples, gives 0; NaN gives NaN. Holds N x N
-    arrays. Raises UserError for N < k + 1 or k < 1.
+    that count. A constant layer gives 0; k or fewer counted samples, fewer than 3, or NaN give NaN.
+    Holds N x N arrays. Raises UserError for N < k + 1 or k < 1.
     """
-    a, b = prepare(x, y, mask, 3, "cknna")
+    a, b = prepare(x, y, mask, 3, "cknna", max(3, k + 1))
     _check_neighbours("cknna", k, a.valid.shape[0], 1)
     everyone = jnp.arange(a.valid.shape[0])
 
@@ -171,7 +177,7 @@ def cknna(x: jax.Array, y: jax.Array, *, k: int, mask: jax.Array | None = None) 
 
     (gram_a, near_a), (gram_b, near_b) = kernel(a), kernel(b)
     self_a, self_b = jnp.sum(near_a * gram_a**2), jnp.sum(near_b * gram_b**2)
-    undefined = a.constant | b.constant | (a.count <= k) | (self_a <= 0) | (self_b <= 0)
+    undefined = a.constant | b.constant | (self_a <= 0) | (self_b <= 0)
     return within(
         ratio(jnp.sum(near_a * near_b * gram_a * gram_b), self_a, self_b, undefined), -1, 1
     )

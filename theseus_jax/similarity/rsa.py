@@ -70,7 +70,7 @@ def rsa(
     neuroscience's choice and depends on the basis and origin. correlation="pearson" is
     differentiable; "spearman" (mean ranks for ties) is not and has gradient 0. Holds N x N arrays;
     Spearman sorts N^2 values. mask: (N,) samples that count. Returns 0 with a zero gradient for a
-    constant layer, distances that are all equal, or fewer than 3 counted samples; NaN gives NaN.
+    constant layer or distances that are all equal; NaN, or fewer than 3 counted samples, give NaN.
     Raises UserError for N < 3 or another option.
     """
     if correlation not in CORRELATIONS or distance not in DISTANCES:
@@ -104,11 +104,7 @@ def rsa(
     dev_x, dev_y = deviations(d_x), deviations(d_y)
     var_x, var_y = jnp.sum(dev_x**2), jnp.sum(dev_y**2)
     undefined = (
-        a.constant
-        | b.constant
-        | (a.count < 3)
-        | (var_x <= smallest[0] * count)
-        | (var_y <= smallest[1] * count)
+        a.constant | b.constant | (var_x <= smallest[0] * count) | (var_y <= smallest[1] * count)
     )
     value = within(ratio(jnp.sum(dev_x * dev_y), var_x, var_y, undefined), -1, 1)
     # Sorting orders NaN like a number, so NaN has to be brought back from the features.

@@ -128,8 +128,8 @@ def pwcca(x: jax.Array, y: jax.Array, *, mask: jax.Array | None = None) -> jax.A
     NaN. Raises UserError for N < max(P, Q) + 2, where one side spans everything and every
     representation would score 1.
     """
-    a, b = prepare(x, y, mask, 3, "pwcca")
-    needed = max(a.values.shape[1], b.values.shape[1]) + 2
+    needed = max(jnp.shape(x)[-1:] + jnp.shape(y)[-1:], default=0) + 2
+    a, b = prepare(x, y, mask, 3, "pwcca", needed)
     if a.values.shape[0] < needed:
         raise UserError(
             f"pwcca: {a.values.shape[0]} samples given, needs at least {needed} for "
@@ -186,8 +186,8 @@ def ridge_predictivity(
     test. The penalty is ridge times the mean variance per feature of x on the training samples (sum
     of squares / P), so isotropic scale does not matter; in float32 keep ridge >= 1e-5. Invariant to
     rotation, shift and isotropic scale of either side; not symmetric. Differentiable. mask: (N,)
-    samples that count. A constant x or y, or fewer counted samples than folds, gives 0 with a zero
-    gradient; NaN gives NaN. Raises UserError for folds < 2, N < 2 folds or ridge <= 0.
+    samples that count. A constant x or y gives 0 with a zero gradient; NaN, or fewer than 2 folds
+    counted samples, give NaN. Raises UserError for folds < 2, N < 2 folds or ridge <= 0.
     """
     if folds < 2 or not ridge > 0:
         raise UserError(
@@ -203,7 +203,7 @@ def ridge_predictivity(
         return _held_out_error(a.values, b.values, a.valid - test, test, ridge)
 
     errors = jnp.sum(lax.map(error, jnp.arange(folds)))
-    undefined = a.constant | b.constant | (a.count < folds)
+    undefined = a.constant | b.constant
     total = jnp.where(undefined, 1, jnp.sum(squared_norms(b.values)))
     return jnp.where(undefined, 0, 1 - errors / total)
 
@@ -227,4 +227,5 @@ def mse_similarity(x: jax.Array, y: jax.Array, *, mask: jax.Array | None = None)
     b = centre(y, valid)
     difference = (x - y) / b.scale
     total = jnp.where(b.constant, 1, jnp.sum(squared_norms(b.values)))
-    return jnp.where(b.constant, 0, 1 - jnp.sum(squared_norms(difference)) / total)
+    value = jnp.where(b.constant, 0, 1 - jnp.sum(squared_norms(difference)) / total)
+    return jnp.where(jnp.isfinite(value), value, jnp.nan)
