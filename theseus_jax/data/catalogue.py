@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, Sequence
 
 from theseus_jax.errors import UserError
+from theseus_jax.paths import local
 
 TFDS_INSTALL = "pip install tensorflow-datasets importlib_resources"
 
@@ -129,4 +130,4 @@ def _information(name: str, data_dir: str | Path, wanted_by: str) -> tuple[Modul
 
 
 def _directory(data_dir: str | Path) -> str | None:
-    return str(Path(data_dir).expanduser()) if str(data_dir) else None
+    return str(local(data_dir)) if str(data_dir) else None

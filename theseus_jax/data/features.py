@@ -22,6 +22,7 @@ from theseus_jax.nets.models.efficientnet import efficientnet_lite, load_efficie
 from theseus_jax.nets.stage import Network, Variables, forward, position
 from theseus_jax.nets.weights.bert import load_minilm
 from theseus_jax.packaged import LITE0_FILE, MINILM_FILE, file_sha256, pinned_file
+from theseus_jax.paths import local
 
 SPLITS = ("train", "validation", "test")
 SECONDS_BETWEEN_LINES = 10.0
@@ -73,9 +74,7 @@ def cached_features(
         }
     )
     name = re.sub(r"[^\w.-]+", "-", f"{data.name}-{backbone.name}-{key[:32]}.npz")
-    arrays = cached_arrays(
-        Path(cache_dir).expanduser() / name, lambda: _features(inputs, backbone, batch)
-    )
+    arrays = cached_arrays(local(cache_dir) / name, lambda: _features(inputs, backbone, batch))
     parts = [Labelled(arrays[split], getattr(data, split).y) for split in SPLITS]
     note = (
         f"features {backbone.stage!r} of {backbone.name} (weights {backbone.weights_sha256[:12]})"

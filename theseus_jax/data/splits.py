@@ -10,19 +10,29 @@ import numpy as np
 
 from theseus_jax.errors import UserError
 
+# how folders and files of published splits are called, in lower case
+SPELLINGS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(
+    ("test", "testing"), "test"
+)
+SPELLINGS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 # examples kept for training, validation, test; None: all
 Limit = tuple[int | None, int | None, int | None]
 
 
 def stratified_split(
-    y: np.ndarray, validation_fraction: float, test_fraction: float, seed: int
+    y: np.ndarray,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+    names: Sequence[str] = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Disjoint indices of the train, validation and test rows, each class with the same shares,
     rounded.
 
-    y: (N,) classes. Each of the three (n,) int64 arrays is in the order of one permutation drawn
-    from `seed`, so that its first rows are a random sample. Raises UserError for fractions that are
-    not above 0 with a sum below 1, or that leave a split without an example of some class.
+    y: (N,) classes; names: of them, for errors. Each of the three (n,) int64 arrays is in the order
+    of one permutation drawn from `seed`, so that its first rows are a random sample. Raises
+    UserError for fractions that are not above 0 with a sum below 1, or that leave a split without
+    an example of some class.
     """
     if not (
         validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1
@@ -39,9 +49,9 @@ def stratified_split(
         held_out = test + int(validation_fraction * len(rows) + 0.5)
         if not 0 < test < held_out < len(rows):
             raise UserError(
-                f"class {label} has {len(rows)} examples, too few for fractions of"
-                f" {validation_fraction} and {test_fraction} to leave one in each split; change the"
-                " fractions or give more examples"
+                f"class {names[label] if names else label} has {len(rows)} examples, too few for"
+                f" fractions of {validation_fraction} and {test_fraction} to leave one in each"
+                " split; change the fractions or give more examples"
             )
         part[rows[:held_out]], part[rows[:test]] = 1, 2
     return order[part[order] == 0], order[part[order] == 1], order[part[order] == 2]

@@ -13,15 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theseus_jax.checks import check_values
+from theseus_jax.checks import ABOVE, PART, check_values
 from theseus_jax.data import labelled, pictures
 from theseus_jax.data.augment import Augment
 from theseus_jax.data.dataset import DataSet, Labelled, subset
+from theseus_jax.data.image_folder import image_folder
 from theseus_jax.errors import UserError
 from theseus_jax.methods.guide_modes import batch_mode
 from theseus_jax.nets import zoo
 from theseus_jax.nets.masked import Masked
 from theseus_jax.nets.stage import Network, Variables
+from theseus_jax.paths import local
 from theseus_jax.tasks import Compared, Data, Sets, guide_folders, pretrained
 from theseus_jax.tasks.costs import network_costs
 from theseus_jax.tasks.held import HeldClasses
@@ -36,6 +38,7 @@ SOURCES = {
 TEXTS = {"bbc": 5, "tfds_text": 0}
 CHOICES = {"data.source": (*SOURCES, "folder", "tfds", *TEXTS)}
 POSITIVE = ("data.channels",)
+RANGES = {"data.deviation": ABOVE, **{f"{side}.dropout": PART for side in ("guide", "target")}}
 # what methods take where the config does not say otherwise
 USUAL = {
     "batch": 128,
@@ -205,15 +208,12 @@ class Task:
         """The data set, as it was promised to the networks. Raises UserError for other data."""
         c = self.config.data
         limit, size = (c.train or None, c.validation or None, c.test or None), c.size or None
-        folder, mode = (
-            pathlib.Path(c.cache) if c.cache else cache,
-            ("L" if c.channels == 1 else "RGB"),
-        )
+        folder, mode = (local(c.cache) if c.cache else cache, ("L" if c.channels == 1 else "RGB"))
         sources = {
             "digits": lambda: labelled.digits(image=True, limit=limit),
             "fashion_mnist": lambda: pictures.fashion_mnist(c.path, limit=limit),
             "cifar10": lambda: labelled.cifar10_jpeg(c.path, cache_dir=folder, limit=limit),
-            "folder": lambda: pictures.image_folder(c.path, c.size, mode=mode, limit=limit),
+            "folder": lambda: image_folder(c.path, c.size, mode=mode, limit=limit),
             "tfds": lambda: labelled.tfds_images(c.dataset, c.path, size=size, limit=limit),
             "bbc": lambda: labelled.bbc(tokens=c.tokens, limit=limit),
             "tfds_text": lambda: labelled.tfds_texts(
