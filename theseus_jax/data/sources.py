@@ -1,5 +1,7 @@
 """Where text comes from: the Python standard library, a directory of files, TensorFlow Datasets."""
 
+import codecs
+import collections
 import re
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,6 +10,7 @@ from typing import Any, NamedTuple
 
 from theseus_jax.data import catalogue
 from theseus_jax.errors import UserError
+from theseus_jax.paths import local
 
 # The `encodings` package is left out because nearly all of it is the same 256-row table with other
 # values: a file of it in the test split would be known from its neighbours in the train split.
@@ -31,29 +34,36 @@ STDLIB_SKIPPED_PREFIXES = ("_sysconfigdata", "config-", "sitecustomize")
 
 PIECE = 1 << 16  # characters of a text that are read at a time
 SEAM = re.compile(r"\S([ \n\t])")
+LONGEST = 1 << 20  # characters without a space, after which a text is cut anyway
+UTF8 = "utf-8"
+BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 class Document(NamedTuple):
     """One text. `name` is unique in its source: a relative POSIX path, or `split/index` of a TFDS
-    example. held: the text, or the file that it is read from, as UTF-8 without what is not.
+    example. held: the text, or the file that it is read from, in the given encoding; of UTF-8 a
+    mark at the beginning is left out.
     """
 
     name: str
     held: str | Path
+    encoding: str = UTF8
 
     def pieces(self) -> Iterator[str]:
         """The text in pieces of about PIECE characters, cut only where a word ends: there no
-        token of a byte-level BPE goes on.
+        token of a byte-level BPE goes on. A word of LONGEST is cut; such pieces are longer than
+        any other. Raises UserError for what the encoding does not allow, and for NULs.
         """
         rest = ""
         for read in self._reads():
             rest += read
             while len(rest) > PIECE:
-                end = SEAM.search(rest, PIECE - 1)
-                if end is None:
+                seam = SEAM.search(rest, PIECE - 1)
+                if seam is None and len(rest) < LONGEST:
                     break
-                yield rest[: end.start(1)]
-                rest = rest[end.start(1) :]
+                end = seam.start(1) if seam else LONGEST
+                yield rest[:end]
+                rest = rest[end:]
         if rest:
             yield rest
 
@@ -61,9 +71,25 @@ class Document(NamedTuple):
         if isinstance(self.held, str):
             yield self.held
             return
-        with self.held.open(encoding="utf-8", errors="ignore") as file:
-            while read := file.read(PIECE):
-                yield read
+        encoding = "utf-8-sig" if codecs.lookup(self.encoding).name == UTF8 else self.encoding
+        try:
+            with self.held.open(encoding=encoding) as file:
+                while read := file.read(PIECE):
+                    if "\0" in read:
+                        raise UserError(
+                            f"{self.held} has NULs: it is no text, or not {self.encoding}; set"
+                            " data.encoding to its own, such as utf-16, or remove the file"
+                        )
+                    yield read
+        except UnicodeError as error:
+            raise UserError(
+                f"{self.held} is not {self.encoding}{_place(self.held, encoding)}; set"
+                f" data.encoding to its own, such as {_guess(self.held)}, or remove the file"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{self.held} cannot be read ({error.strerror}); give it back, or remove it"
+            ) from error
 
     @property
     def text(self) -> str:
@@ -71,13 +97,27 @@ class Document(NamedTuple):
         return "".join(self.pieces())
 
 
+def _place(file: Path, encoding: str) -> str:
+    try:
+        file.read_bytes().decode(encoding)
+    except UnicodeDecodeError as error:
+        return f": byte {error.start} is {error.object[error.start]:#04x}"
+    except UnicodeError:  # UTF-16 without a mark
+        pass
+    return ""
+
+
+def _guess(file: Path) -> str:
+    with file.open("rb") as opened:
+        return BOMS.get(opened.read(2), "latin-1")
+
+
 def stdlib_files() -> list[Document]:
     """The source of the running Python's standard library, sorted by name; about 9 MB, PSF licence.
 
     All `*.py` under `sysconfig.get_path("stdlib")` outside `STDLIB_SKIPPED_DIRECTORIES` and without
-    a path part that starts with one of `STDLIB_SKIPPED_PREFIXES`; bytes that are not UTF-8 are
-    dropped. It changes with the Python version, so results on it compare only within one version:
-    `Corpus.sha256` tells.
+    a path part that starts with one of `STDLIB_SKIPPED_PREFIXES`. It changes with the Python
+    version, so results on it compare only within one version: `Corpus.sha256` tells.
 
     Raises UserError where the library is not a directory with text in it (for example inside a zip
     archive).
@@ -91,17 +131,22 @@ def stdlib_files() -> list[Document]:
         )
 
     kept = filter(is_kept, root.rglob("*.py"))
-    return _read_files(root, kept, "*.py", 'set source="directory" and a path')
+    return _read_files(root, kept, "*.py", 'set source="directory" and a path', UTF8)
 
 
-def directory_files(path: str | Path, pattern: str = "*.txt") -> list[Document]:
+def directory_files(
+    path: str | Path,
+    pattern: str = "*.txt",
+    encoding: str = UTF8,
+    passed: collections.Counter[str] | None = None,
+) -> list[Document]:
     """The files under `path`, at any depth, whose name matches the glob `pattern`, sorted by
-    relative name.
+    relative name; hidden ones, and those in hidden folders, are passed over and counted in
+    `passed`.
 
-    Read as UTF-8; bytes that are not UTF-8 are dropped.
-
-    Raises UserError for an empty path or pattern, a missing directory, no matching file, or only
-    empty files.
+    encoding: one of Python's. Raises UserError for an empty path or pattern, an unknown encoding or
+    one that is not of text, a missing directory, no matching file, one that is no file, only empty
+    files, and text in another encoding.
     """
     if not str(path):
         raise UserError(
@@ -111,9 +156,24 @@ def directory_files(path: str | Path, pattern: str = "*.txt") -> list[Document]:
         raise UserError(
             f'pattern is {pattern!r}; a relative glob was expected; give one such as "*.txt"'
         )
-    root = Path(path).expanduser()
+    try:
+        "".encode(encoding)
+    except (LookupError, ValueError) as error:
+        raise UserError(
+            f"data.encoding is {encoding!r}, which Python does not know as one of text; set for"
+            " example utf-8, utf-16, latin-1 or cp1252"
+        ) from error
+    root, passed = local(path), collections.Counter() if passed is None else passed
     remedy = "give a directory that holds such files, or another pattern"
-    return _read_files(root, root.rglob(pattern), pattern, remedy)
+
+    def is_seen(path: Path) -> bool:
+        parts = path.relative_to(root).parts
+        hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+        passed["hidden files"] += hidden and path.is_file()
+        return not hidden
+
+    found = filter(is_seen, root.rglob(pattern))
+    return _read_files(root, found, pattern, remedy, encoding)
 
 
 def tfds_documents(
@@ -143,9 +203,19 @@ def tfds_documents(
         examples = catalogue.examples(tfds, name, split, data_dir)
         for index in range(len(examples)):
             text = examples[index][key]
-            text = text.decode("utf-8", errors="ignore") if isinstance(text, bytes) else str(text)
-            documents.append(Document(f"{split}/{index:08d}", text))
+            documents.append(Document(f"{split}/{index:08d}", decoded(text, name, index)))
     return _with_text(documents, f"dataset {name!r}", "give another dataset or text_key")
+
+
+def decoded(text: bytes | str, name: str, index: int) -> str:
+    """An example's text. Raises UserError for bytes that are not UTF-8."""
+    try:
+        return text.decode(UTF8) if isinstance(text, bytes) else str(text)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"example {index} of {name!r} is not UTF-8 (byte {error.start}); give another set, or"
+            " prepare this one anew"
+        ) from error
 
 
 def _text_key(features: Any, text_type: type, name: str, text_key: str) -> str:
@@ -164,13 +234,20 @@ def _text_key(features: Any, text_type: type, name: str, text_key: str) -> str:
     )
 
 
-def _read_files(root: Path, paths: Iterable[Path], pattern: str, remedy: str) -> list[Document]:
+def _read_files(
+    root: Path, paths: Iterable[Path], pattern: str, remedy: str, encoding: str
+) -> list[Document]:
     if not root.is_dir():
         raise UserError(f"{str(root)!r} is not a directory; {remedy}")
-    names = sorted(path.relative_to(root).as_posix() for path in paths if path.is_file())
+    found = [path for path in paths if not path.is_dir()]
+    odd = [path for path in found if not path.is_file()]
+    if odd:
+        kind = "a pipe or device" if odd[0].exists() else "a link to nothing"
+        raise UserError(f"{odd[0]} is {kind}, no text; remove it")
+    names = sorted(path.relative_to(root).as_posix() for path in found)
     if not names:
         raise UserError(f"no file under {str(root)!r} matches {pattern!r}; {remedy}")
-    documents = [Document(name, root / name) for name in names]
+    documents = [Document(name, root / name, encoding) for name in names]
     return _with_text(documents, f"{len(names)} files under {str(root)!r}", remedy)
 
 

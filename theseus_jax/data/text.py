@@ -4,19 +4,29 @@ Loss in nats per token becomes bits per byte, comparable between tokenizers, thr
 `nats / log(2) / corpus.bytes_per_token[split]`.
 """
 
+import collections
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from theseus_jax.data import token_file
-from theseus_jax.data.documents import SPLITS, itself, package, published, split_documents
-from theseus_jax.data.sources import Document, directory_files, stdlib_files, tfds_documents
+from theseus_jax.data.documents import (
+    SPLITS,
+    Measured,
+    digest,
+    distinct,
+    itself,
+    package,
+    published,
+    refuse_unbroken,
+    split_documents,
+)
+from theseus_jax.data.sources import UTF8, Document, directory_files, stdlib_files, tfds_documents
 from theseus_jax.data.tokens import (
     BpeTokenizer,
     ByteTokenizer,
@@ -28,25 +38,10 @@ from theseus_jax.data.tokens import (
     width_of,
 )
 from theseus_jax.errors import UserError
+from theseus_jax.paths import local
 
 SOURCES = ("stdlib", "directory", "tfds")
 TOKENIZERS = ("bytes", "bpe", "guide")
-
-
-class Measured(NamedTuple):
-    """A document and what was counted of it. bytes: of its UTF-8; words: what white space parts;
-    sha256: of the UTF-8.
-    """
-
-    document: Document
-    bytes: int
-    words: int
-    sha256: bytes
-
-    @property
-    def name(self) -> str:
-        """Of the document."""
-        return self.document.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +57,7 @@ class Corpus:
         one separator followed by its tokens, in the order of `names`.
       names: for each split the names of its documents.
       bytes, words: for each split the UTF-8 bytes of its documents, and what white space parts.
+      encoding: that the texts were read in. passed: files that were found and are not in it.
     """
 
     name: str
@@ -74,6 +70,8 @@ class Corpus:
     names: dict[str, tuple[str, ...]]
     bytes: dict[str, int]
     words: dict[str, int]
+    encoding: str
+    passed: dict[str, int]
 
     @property
     def vocabulary(self) -> int:
@@ -112,6 +110,8 @@ class Corpus:
             "tokens": self.tokens,
             "bytes": dict(self.bytes),
             "words": dict(self.words),
+            "encoding": self.encoding,
+            "passed_over": dict(self.passed),
         }
 
 
@@ -120,6 +120,7 @@ def load_corpus(
     source: str = "stdlib",
     path: str | Path = "",
     pattern: str = "*.txt",
+    encoding: str = UTF8,
     dataset: str = "",
     text_key: str = "",
     tokenizer: str = "bytes",
@@ -135,35 +136,31 @@ def load_corpus(
       source: "stdlib" (this Python's own source), "directory" (files under `path` that match
         `pattern`) or "tfds" (the train split of `dataset`, prepared under `path` or TFDS's default,
         divided anew, so that results do not compare with those on its published test split).
+      encoding: of the files of a directory; see `sources.directory_files`.
       text_key: see `sources.tfds_documents`.
       tokenizer: "bytes" (257 ids; `vocabulary` is not read), "bpe", trained on the train split
         only, or "guide", that of a model's `folder` (`tokens.folder_tokenizer`).
       validation_fraction, test_fraction: expected share of documents; see `split_documents`.
       cache_dir: where the streams lie in a file that is mapped, not read; None: in memory.
 
-    Files are read in pieces, none is held whole. Blank documents are left out, and every one whose
-    text repeats that of one with an earlier name: no text is in two splits. In the standard library
-    modules of one top-level package go to one split, since they share idioms; elsewhere each
-    document is drawn alone. A folder whose files are train, valid and test is split as it says.
-
-    Raises UserError for unknown names, numbers out of range, and what sources and `split_documents`
-    refuse.
+    Files are read in pieces. Blank documents are left out, and those whose text repeats that of one
+    with an earlier name: no text is in two splits. In the standard library modules of one top-level
+    package go to one split; elsewhere each document is drawn alone. A folder whose files are train,
+    valid and test is split as it says. Raises UserError for unknown names, numbers out of range,
+    and what sources and `split_documents` refuse.
     """
-    if tokenizer not in TOKENIZERS:
-        raise UserError(
-            f"tokenizer is {tokenizer!r}; expected one of {TOKENIZERS}; set it to one of them"
-        )
-    documents = _distinct(_read(source, path, pattern, dataset, text_key))
+    passed: collections.Counter[str] = collections.Counter()
+    read = _read(source, path, pattern, dataset, text_key, encoding, passed)
+    documents = _fit(distinct(read, passed), tokenizer)
     group = package if source == "stdlib" else itself
     fractions = validation_fraction, test_fraction
     parted = published(documents) or split_documents(documents, group, *fractions)
     splits = {split: parted[split] for split in SPLITS}
     names = {split: tuple(one.name for one in splits[split]) for split in SPLITS}
-    sha256 = _digest(documents)
+    sha256 = digest(documents)
     known = folder_tokenizer(folder, vocabulary) if tokenizer == "guide" else None
-    settings = json.dumps([sha256, _encoder_name(tokenizer, known), vocabulary, names])
-    name = f"{tokenizer}-{hashlib.sha256(settings.encode()).hexdigest()[:32]}.cache"
-    cache = None if cache_dir is None else Path(cache_dir).expanduser() / name
+    told = [sha256, _encoder_name(tokenizer, known), vocabulary, names]
+    cache = None if cache_dir is None else local(cache_dir) / _cache_name(tokenizer, told)
     encoder, streams = _encoded(splits, tokenizer, vocabulary, known, cache)
     return Corpus(
         _called(source, path, dataset),
@@ -172,13 +169,30 @@ def load_corpus(
         encoder,
         **streams,
         names=names,
-        bytes={one: sum(document.bytes for document in splits[one]) for one in SPLITS},
-        words={one: sum(document.words for document in splits[one]) for one in SPLITS},
+        bytes={one: sum(text.bytes for text in splits[one]) for one in SPLITS},
+        words={one: sum(text.words for text in splits[one]) for one in SPLITS},
+        encoding=encoding,
+        passed={kind: count for kind, count in passed.items() if count},
     )
 
 
+def _fit(documents: list[Measured], tokenizer: str) -> list[Measured]:
+    if tokenizer not in TOKENIZERS:
+        raise UserError(
+            f"tokenizer is {tokenizer!r}; expected one of {TOKENIZERS}; set it to one of them"
+        )
+    if tokenizer != "bytes":
+        refuse_unbroken(documents)
+    return documents
+
+
+def _cache_name(tokenizer: str, settings: list[Any]) -> str:
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    return f"{tokenizer}-{digest[:32]}.cache"
+
+
 def _called(source: str, path: str | Path, dataset: str) -> str:
-    inside = {"directory": f":{Path(path).expanduser().resolve().name}", "tfds": f":{dataset}"}
+    inside = {"directory": f":{local(path).resolve().name}", "tfds": f":{dataset}"}
     return source + inside.get(source, "")
 
 
@@ -224,7 +238,13 @@ def _encoded(
 
 
 def _read(
-    source: str, path: str | Path, pattern: str, dataset: str, text_key: str
+    source: str,
+    path: str | Path,
+    pattern: str,
+    dataset: str,
+    text_key: str,
+    encoding: str,
+    passed: collections.Counter[str],
 ) -> list[Document]:
     if source not in SOURCES:
         raise UserError(f"source is {source!r}; expected one of {SOURCES}; set it to one of them")
@@ -236,36 +256,12 @@ def _read(
         raise UserError(
             f'dataset is {dataset!r}, which source={source!r} does not read; set source="tfds"'
         )
+    if source != "directory" and encoding != UTF8:
+        raise UserError(
+            f"encoding is {encoding!r}, which source={source!r} does not read; leave it {UTF8}"
+        )
     if source == "stdlib":
         return stdlib_files()
     if source == "directory":
-        return directory_files(path, pattern)
+        return directory_files(path, pattern, encoding, passed)
     return tfds_documents(dataset, path, text_key=text_key)
-
-
-def _measured(document: Document) -> Measured:
-    summed, size, words = hashlib.sha256(), 0, 0
-    for piece in document.pieces():
-        content = piece.encode("utf-8")
-        summed.update(content)
-        size, words = size + len(content), words + len(piece.split())
-    return Measured(document, size, words, summed.digest())
-
-
-def _distinct(documents: Sequence[Document]) -> list[Measured]:
-    first_with_text: dict[bytes, Measured] = {}
-    for one in map(_measured, documents):
-        if one.words:
-            first_with_text.setdefault(one.sha256, one)
-    return list(first_with_text.values())
-
-
-def _digest(documents: Sequence[Measured]) -> str:
-    """SHA-256 of names and texts, each after its length in bytes."""
-    digest = hashlib.sha256()
-    for one in documents:
-        name = one.name.encode("utf-8")
-        digest.update(len(name).to_bytes(8, "big") + name + one.bytes.to_bytes(8, "big"))
-        for piece in one.document.pieces():
-            digest.update(piece.encode("utf-8"))
-    return digest.hexdigest()

@@ -15,6 +15,7 @@ import numpy as np
 
 from theseus_jax.data.sources import Document
 from theseus_jax.errors import UserError
+from theseus_jax.paths import local
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def folder_tokenizer(folder: str | Path, vocabulary: int) -> BpeTokenizer:
     UserError for a folder without a tokenizer, a tokenizer with ids that the network does not know,
     and for one without an end of text.
     """
-    root, library = Path(folder).expanduser(), tokenizers_library()
+    root, library = local(folder), tokenizers_library()
     root = root if root.is_dir() else root.parent
     pairs = [pair for pair in PAIRS if all((root / name).is_file() for name in pair)]
     try:

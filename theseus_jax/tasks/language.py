@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax import cost
-from theseus_jax.checks import check_values
+from theseus_jax.checks import INSIDE, SOME, check_values
 from theseus_jax.data import documents, text
 from theseus_jax.data.recall import Recall, recall_of
 from theseus_jax.data.tokens import ByteTokenizer
@@ -37,6 +37,12 @@ CHOICES = {
     "data.tokenizer": ("bytes", "bpe", "guide"),
 }
 POSITIVE = ("data.context", "report.sample_tokens")
+RANGES = {
+    "data.share": SOME,
+    "data.validation": INSIDE,
+    "data.test": INSIDE,
+    **language_nets.RANGES,
+}
 # what methods take where the config does not say otherwise
 USUAL = {
     "batch": 8,
@@ -54,6 +60,7 @@ def sections() -> dict[str, dict[str, Any]]:
     data = {
         "source": "stdlib",  # stdlib | directory | tfds
         "path": "",  # directory: of *.txt files; tfds: its data_dir
+        "encoding": "utf-8",  # directory: of its files; any that Python knows
         "dataset": "",  # tfds: the data set's name
         "text_key": "",  # tfds: the feature that holds the text, where it is not the only one
         "tokenizer": "bpe",  # bytes | bpe, trained here | guide, of the folder guide.weights
@@ -162,6 +169,7 @@ class Task:
         corpus = text.load_corpus(
             source=c.source,
             path=c.path,
+            encoding=c.encoding,
             dataset=c.dataset,
             text_key=c.text_key,
             tokenizer=c.tokenizer,
