@@ -22,6 +22,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from launch.gpu_run import Command, Step, run_steps  # noqa: E402
+from theseus_jax.paths import local
 
 PYTHON = sys.executable
 
@@ -117,10 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", default="", help="names with commas; empty: all")
     parser.add_argument("--rehearse", action="store_true", help="every step at toy size, here")
     given = parser.parse_args(arguments)
-    out, data = (
-        pathlib.Path(given.out).resolve(),
-        given.data and str(pathlib.Path(given.data).resolve()),
-    )
+    out, data = (local(given.out).resolve(), given.data and str(local(given.data).resolve()))
     steps = planned(out, data, given.rehearse)
     chosen = [name for name in given.steps.split(",") if name] or [step.name for step in steps]
     unknown = [name for name in chosen if name not in [step.name for step in steps]]

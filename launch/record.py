@@ -13,6 +13,8 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from theseus_jax.paths import local
+
 
 def version(package: str) -> str | None:
     """The installed version of a package, None where it is not there."""
@@ -54,7 +56,7 @@ def record(
     """Write rows to `path` as JSON, as a whole, so that a reader never sees half a file; headline:
     what they say in a line or two.
     """
-    file = pathlib.Path(path)
+    file = local(path)
     new = file.with_suffix(file.suffix + ".new")
     new.write_text(
         json.dumps({**about(), **more, "headline": list(headline), "rows": rows}, indent=1) + "\n"

@@ -18,7 +18,7 @@ import optax
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from theseus_jax import checkpoints, manifest, trees
+from theseus_jax import checkpoints, manifest, orbax_files, trees
 from theseus_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,7 +223,9 @@ def test_any_flipped_byte_truncation_or_deletion_is_noticed(tmp_path):
         try:
             loaded, metadata = checkpoints.load(tmp_path / "ck", like=tree)
         except checkpoints.DamagedCheckpoint as error:
-            assert "\n" not in str(error) and "delete this checkpoint" in str(error)
+            reason = str(error)
+            assert "\n" not in reason
+            assert ("delete this" in reason) == ("does not match its sha256" in reason)
             caught.add(file)
         else:
             assert trees.bit_equal(loaded, tree) and metadata == {"a": 1}, file
@@ -265,10 +267,7 @@ def test_a_byte_flipped_in_the_values_names_leaf_and_folder(tmp_path):
 @pytest.mark.parametrize(
     "edit, expected",
     [
-        (
-            lambda found: found.pop("custom_metadata"),
-            "manifest in _CHECKPOINT_METADATA is missing or does",
-        ),
+        (lambda found: found.pop("custom_metadata"), "its _CHECKPOINT_METADATA is not whole"),
         (
             lambda found: found["custom_metadata"].pop("sha256"),
             "_CHECKPOINT_METADATA is missing or does",
@@ -459,7 +458,7 @@ def test_full_disk_is_one_line_and_keeps_the_old_checkpoint(tmp_path, monkeypatc
         except OSError as error:
             raise ValueError("a long listing\nof handlers") from error
 
-    monkeypatch.setattr(checkpoints.ocp, "save_checkpointables", full)
+    monkeypatch.setattr(orbax_files.ocp, "save_checkpointables", full)
     with pytest.raises(UserError) as caught:
         checkpoints.save(tmp_path / "ck", tree=state(2), metadata={})
     assert "No space left on device" in message(caught) and "listing" not in message(caught)
@@ -485,3 +484,43 @@ def test_four_megabytes_save_in_well_under_a_second(tmp_path):
         checkpoints.save(tmp_path / str(i), tree=tree, metadata={})
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1.0
+
+
+NAMES = (
+    "a[0]",
+    "exp [lr=1e-3]",
+    "x[!y]",
+    "back\\slash",
+    "st*r?",
+    "{a,b}",
+    "My Drive/a b#c%20",
+    "ü\n",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_of_any_name_comes_back_and_nothing_is_left_beside_it(tmp_path, name):
+    tree = {"variables": {"w": jnp.arange(6.0)}}
+    for step in (1, 2):  # the second replaces the first
+        checkpoints.save(tmp_path / name, tree=tree, metadata={"step": step})
+        loaded, metadata = checkpoints.load(tmp_path / name)
+        assert trees.bit_equal(loaded, tree) and metadata == {"step": step}
+    assert [path.name for path in (tmp_path / name).parent.iterdir()] == [name.split("/")[-1]]
+    for step in (1, 2, 3):
+        checkpoints.save_progress(tmp_path / name / "p[0]", step, tree, {})
+    assert checkpoints.latest_progress(tmp_path / name / "p[0]")[0] == 3
+
+
+def test_a_checkpoint_of_another_program_is_not_called_damaged(tmp_path):
+    ocp.save_checkpointables(tmp_path / "foreign", {"v": {"w": jnp.arange(3.0)}})
+    with pytest.raises(UserError) as caught:
+        checkpoints.load(tmp_path / "foreign")
+    assert "another program" in message(caught) and "delete" not in message(caught)
+
+
+def test_files_that_cannot_be_read_are_to_be_put_back_not_deleted(tmp_path):
+    checkpoints.save(tmp_path / "ck", tree={"variables": params()}, metadata={})
+    shutil.rmtree(tmp_path / "ck" / "variables")
+    with pytest.raises(checkpoints.DamagedCheckpoint, match="put its files back") as caught:
+        checkpoints.load(tmp_path / "ck")
+    assert "delete" not in message(caught)

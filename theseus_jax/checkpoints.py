@@ -1,9 +1,8 @@
 """Checkpoints: one folder per state, written whole or not at all, with a checksum for every leaf.
 
-The only module that imports orbax, which casts dtypes silently and misses a flipped byte: both are
-checked. Each top-level item of the saved dict is one orbax item of nested dicts (tuples by
-position, NamedTuples by field name), so an item can be read alone. Plain orbax reads a folder
-without this module:
+Orbax (see orbax_files) casts dtypes silently and misses a flipped byte: both are checked. Each
+top-level item of the saved dict is one orbax item of nested dicts (tuples by position, NamedTuples
+by field name), so an item can be read alone. Plain orbax reads a folder without this module:
 
     from orbax.checkpoint import v1 as ocp
     variables = ocp.load_checkpointables(path, {"variables": None})["variables"]
@@ -17,31 +16,23 @@ CPU.
 from __future__ import annotations
 
 import contextlib
-import gc
 import glob
-import logging
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
-from theseus_jax import manifest, trees
+from theseus_jax import manifest, orbax_files, trees
 from theseus_jax.errors import UserError, root_of
+from theseus_jax.interrupts import deferred
+from theseus_jax.orbax_files import DamagedCheckpoint
+from theseus_jax.paths import local
 
 PyTree = Any
 _KEPT = 2
 _NEW, _OLD = ".theseus-new", ".theseus-old"
-_REMEDY = (
-    "delete this checkpoint: the run continues from the previous one, or starts this phase again"
-)
-
-
-class DamagedCheckpoint(UserError):
-    """A checkpoint whose files are damaged or incomplete."""
 
 
 def save(path: str | Path, *, tree: dict[str, PyTree], metadata: dict[str, Any]) -> None:
@@ -54,19 +45,19 @@ def save(path: str | Path, *, tree: dict[str, PyTree], metadata: dict[str, Any])
     disk is full or not writable: what was at `path` is then untouched. One process writes a folder
     at a time.
     """
-    path = Path(path).absolute()
+    path = local(path).absolute()
     payload, told = manifest.pack(tree, metadata)
     _refuse_other_folder(path)
     new, old = _beside(path)
-    with _writing(path):
+    # an exception in the middle of orbax leaves its threads waiting for ever
+    with deferred("this save", insist=False), _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _settle(path)
-        # A folder that cannot be made must fail here: orbax's threads print tracebacks long after
-        # the call.
+        # what cannot be made must fail here: orbax's threads print tracebacks long after the call
         new.mkdir()
         new.rmdir()
         try:
-            ocp.save_checkpointables(new, payload, custom_metadata=told)
+            orbax_files.write(new, payload, told)
         except BaseException:
             # What orbax's threads still hold now is removed by the next `_settle`.
             for leftover in _leftovers(path):
@@ -90,7 +81,7 @@ def load(
     unknown item, another schema, or a state unlike `like`, and DamagedCheckpoint if anything is
     missing or fails its checksum.
     """
-    path = _existing(Path(path).absolute())
+    path = _existing(local(path).absolute())
     told = _manifest(path)
     chosen = told["items"] if items is None else list(items)
     unknown = [item for item in chosen if item not in told["items"]]
@@ -125,7 +116,7 @@ def save_progress(
     """
     if index < 0:
         raise UserError(f"progress index {index} is negative: count steps from 0")
-    directory = Path(directory).absolute()
+    directory = local(directory).absolute()
     save(_numbered(directory, index), tree=tree, metadata=metadata)
     kept = sorted(i for i in _indices(directory) if i <= index)[-_KEPT:]
     with _writing(directory):
@@ -143,7 +134,7 @@ def latest_progress(
     DamagedCheckpoint if every state is damaged, UserError if the newest readable one does not fit
     `like`.
     """
-    directory = Path(directory).absolute()
+    directory = local(directory).absolute()
     with _writing(directory):
         for name in {
             p.name.split(_NEW)[0].removesuffix(_OLD) for p in directory.glob("*.theseus-*")
@@ -163,7 +154,13 @@ def latest_progress(
 
 def _manifest(path: Path) -> dict[str, Any]:
     """The verified manifest of the checkpoint; cheap, no array is read."""
-    found = _orbax_read(path, lambda: ocp.checkpointables_metadata(path).custom_metadata)
+    found = orbax_files.metadata(path)
+    if not (isinstance(found, dict) and {"manifest", "sha256"} & set(found)):
+        raise DamagedCheckpoint(
+            f"{path} has no manifest of theseus_jax: it was written by another program, or its"
+            " _CHECKPOINT_METADATA is not whole; read it with orbax.checkpoint, or give a folder of"
+            " a run"
+        )
     if not manifest.is_sound(found):
         raise _damaged(
             path, "the manifest in _CHECKPOINT_METADATA is missing or does not match its sha256"
@@ -181,9 +178,7 @@ def _read(path: Path, described: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """{path: leaf} of the described items, every checksum verified."""
     if not described:  # orbax takes an empty request for a request of everything
         return {}
-    stored = _orbax_read(
-        path, lambda: ocp.load_checkpointables(path, {item: None for item in described})
-    )
+    stored = orbax_files.items(path, list(described))
     leaves = {}
     for item, entries in described.items():
         found = trees.leaves_by_path({item: stored[item]})
@@ -195,7 +190,8 @@ def _read(path: Path, described: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _beside(path: Path) -> tuple[Path, Path]:
-    return path.with_name(path.name + _NEW), path.with_name(path.name + _OLD)
+    name = orbax_files.ODD.sub(lambda found: f"%{ord(found[0]):02x}", path.name)
+    return path.with_name(name + _NEW), path.with_name(name + _OLD)
 
 
 def _numbered(directory: Path, index: int) -> Path:
@@ -256,26 +252,9 @@ def _leftovers(path: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """orbax logs every error it raises, with tracebacks, and warns about the coroutines it then
-    drops.
-    """
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("absl", "asyncio"))}
-    for logger in levels:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
-        with _quiet():
+        with orbax_files.quiet():
             yield
     except Exception as error:
         raise UserError(
@@ -284,16 +263,7 @@ def _writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _orbax_read(path: Path, call: Callable[[], Any]) -> Any:
-    with _quiet():
-        try:
-            return call()
-        except Exception as error:
-            reason = root_of(error)
-        # orbax's dropped coroutines warn when they are freed: free them while warnings are off
-        gc.collect()
-    raise _damaged(path, reason)
-
-
 def _damaged(path: Path, reason: str) -> DamagedCheckpoint:
-    return DamagedCheckpoint(f"checkpoint {path} is damaged or unreadable: {reason}; {_REMEDY}")
+    return DamagedCheckpoint(
+        f"checkpoint {path} is damaged: {reason}; delete this checkpoint: {orbax_files.AGAIN}"
+    )

@@ -26,6 +26,7 @@ from theseus_jax.nets import decode
 from theseus_jax.nets.masked import values_and_mask
 from theseus_jax.nets.stage import Network, Variables, forward, variable_shapes
 from theseus_jax.nets.weights.containers import library, read_tensors
+from theseus_jax.paths import local
 from theseus_jax.version import __version__
 
 FORMAT = 1
@@ -68,7 +69,7 @@ def export(
     """
     from theseus_jax.experiment import restore
 
-    home, folder = pathlib.Path(workdir), pathlib.Path(out)
+    home, folder = local(workdir), local(out)
     if not (home / "results.json").is_file():
         raise UserError(
             f"{home} holds no finished run (no results.json); run its config to the end first"
@@ -109,7 +110,7 @@ def load(folder: str | pathlib.Path) -> Deployed:
     """
     from theseus_jax.data.tokens import BpeTokenizer, ByteTokenizer
 
-    root = pathlib.Path(folder)
+    root = local(folder)
     if not (root / "config.json").is_file():
         raise UserError(f"{root} has no config.json; give a folder that launch/export.py wrote")
     known = json.loads((root / "config.json").read_text())

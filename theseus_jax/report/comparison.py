@@ -5,6 +5,7 @@ import pathlib
 from typing import Any, Sequence
 
 from theseus_jax.errors import UserError
+from theseus_jax.paths import local
 from theseus_jax.report import grid, markup, standing
 from theseus_jax.report.grid import Grid, aligned
 from theseus_jax.report.panels import scores
@@ -56,7 +57,7 @@ def compare_html(
 
 
 def _read(workdirs: Workdirs) -> list[Run]:
-    paths = [pathlib.Path(workdir) for workdir in workdirs]
+    paths = [local(workdir) for workdir in workdirs]
     places = [path.resolve() for path in paths]
     if not paths:
         raise UserError("no run is given to compare; give the workdirs of finished runs")

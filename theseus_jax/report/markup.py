@@ -7,6 +7,7 @@ from typing import Any, Sequence
 
 from theseus_jax.errors import UserError
 from theseus_jax.judging import FAILS, HOLDS, UNDECIDED
+from theseus_jax.paths import local
 from theseus_jax.report.panel import Section
 
 # What may not stand in an HTML document (controls, lone surrogates) is the replacement character.
@@ -32,7 +33,7 @@ def figures(text: str) -> str:
 
 def save(path: str | os.PathLike[str], document: str) -> pathlib.Path:
     """Write a page at once or not at all; returns its path. Raises UserError if it cannot be."""
-    path = pathlib.Path(path)
+    path = local(path)
     part = path.with_name(path.name + ".new")
     try:
         part.write_text(document, encoding="utf8")

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pathlib
 
+from theseus_jax.paths import local
 from theseus_jax.report import markup, units
 from theseus_jax.report.panel import section
 from theseus_jax.report.panels import PANELS, lead
@@ -25,4 +26,4 @@ def html(run: Run) -> str:
 
 def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
     """Write report.html of the run in `workdir`; returns its path. Raises as `read_run`."""
-    return markup.save(pathlib.Path(workdir) / "report.html", html(read_run(workdir)))
+    return markup.save(local(workdir) / "report.html", html(read_run(workdir)))

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from theseus_jax.errors import UserError
+from theseus_jax.paths import local
 
 SCHEMA = 1
 AGAIN = "copy it again from where the run was made, or run again in an empty --workdir"
@@ -36,7 +37,7 @@ def read_run(workdir: str | os.PathLike[str]) -> Run:
 
     Raises UserError, one line with file and remedy, for what is missing, unfinished or damaged.
     """
-    path = pathlib.Path(workdir)
+    path = local(workdir)
     if not path.is_dir():
         raise UserError(f"there is no folder {path}; give the workdir of a finished run")
     if not (path / "config.json").exists():

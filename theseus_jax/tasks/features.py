@@ -19,6 +19,7 @@ from theseus_jax.errors import UserError
 from theseus_jax.feeds import Views
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.objectives import CrossEntropy, InfoNCE, Term
+from theseus_jax.paths import local
 from theseus_jax.tasks import Compared, Data, Sets
 from theseus_jax.tasks.costs import network_costs
 from theseus_jax.tasks.held import HeldClasses, HeldViews
@@ -136,7 +137,7 @@ class Task:
         than those of the seeds.
         """
         c = self.config.data
-        cache = pathlib.Path(c.cache) if c.cache else cache
+        cache = local(c.cache) if c.cache else cache
         source = read(self.config, cache)
         # few-shot: by the background alphabets, since an episode is too small
         scaled = _scaled(with_backbone(source, c.backbone, c.size, cache), c.standardise)

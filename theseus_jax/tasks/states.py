@@ -13,6 +13,7 @@ from theseus_jax.data.dataset import DataSet, Labelled
 from theseus_jax.data.windows import windows as cut
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Network, Variables, forward
+from theseus_jax.paths import local
 
 
 def lm_states(workdir: str, limit: tuple[int | None, ...], cache: pathlib.Path) -> DataSet:
@@ -25,7 +26,7 @@ def lm_states(workdir: str, limit: tuple[int | None, ...], cache: pathlib.Path) 
     from theseus_jax.config import stored_config
     from theseus_jax.tasks import language
 
-    path = pathlib.Path(workdir) / "checkpoints" / "guide"
+    path = local(workdir) / "checkpoints" / "guide"
     if not workdir or not path.exists():
         raise UserError(
             f"data.path is {workdir!r}, which holds no language run with a guide; make one: python"
@@ -50,7 +51,7 @@ def lm_states(workdir: str, limit: tuple[int | None, ...], cache: pathlib.Path) 
         *parts,
         tuple(map(str, range(corpus.vocabulary))),
         corpus.sha256,
-        f"hidden states of the guide of {pathlib.Path(workdir).name}, every 8th position",
+        f"hidden states of the guide of {local(workdir).name}, every 8th position",
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from theseus_jax.errors import UserError
 from theseus_jax.nets.weights.pth import read_pth
+from theseus_jax.paths import local
 
 SAFETENSORS_DTYPES = {
     "F64": "float64",
@@ -75,7 +76,7 @@ def open_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     "_orig_mod." before all of them, is taken off. Raises UserError for another suffix, a missing
     package, and a file that is not there, is damaged, or is of another format than its suffix says.
     """
-    source = Path(path).expanduser()
+    source = local(path)
     if source.is_dir():
         source = _in_folder(source)
     if source.name.endswith(INDEX):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Any, Mapping
 
 import jax
@@ -24,6 +23,7 @@ from theseus_jax.nets.stage import Variables, variable_shapes
 from theseus_jax.nets.weights.containers import Tensor, library, weights_under
 from theseus_jax.nets.weights.placed import listed, tied_problems
 from theseus_jax.nets.weights.settings import Family, agree, beside, sizes_of
+from theseus_jax.paths import local
 from theseus_jax.trees import difference, host_array, leaves_by_path
 
 PREFIX = "transformer."
@@ -154,7 +154,7 @@ def save_gpt2(path: str | os.PathLike, variables: Variables) -> None:
     `wte.weight`. Raises UserError for variables that are not those of a `gpt2(...)`, or a folder
     that is not there.
     """
-    target, leaves = Path(path).expanduser(), leaves_by_path(variables)
+    target, leaves = local(path), leaves_by_path(variables)
     if target.suffix not in (".safetensors", ".npz"):
         raise UserError(f"{str(path)!r} does not end in .safetensors or .npz; rename it")
     tables = [np.shape(leaves.get(TENSORS[name], 0.0)) for name in ("wte.weight", "wpe.weight")]

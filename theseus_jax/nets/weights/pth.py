@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import io
+import math
 import os
 import pickle
 import zipfile
@@ -100,10 +101,22 @@ class _View(NamedTuple):
     strides: tuple[int, ...]
 
 
-def _rebuilt(
-    storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
-) -> _View:
-    return _View(storage, offset, tuple(shape), tuple(strides))
+class _Rebuilt:
+    """What a file calls with a storage and a view of it. It has no attributes, which a pickle could
+    set: on a function of this module they would stay.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        storage: _Storage,
+        offset: int,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        *_: Any,
+    ) -> _View:
+        return _View(storage, offset, tuple(shape), tuple(strides))
 
 
 class _Unpickler(pickle.Unpickler):
@@ -117,7 +130,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuilt
+            return _Rebuilt
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
         raise UserError(f"names {module}.{name}, which is no part of a plain tensor")
@@ -131,6 +144,9 @@ class _Unpickler(pickle.Unpickler):
 
 def _archive(file: BinaryIO) -> tuple[Any, dict[str, np.ndarray]]:
     with zipfile.ZipFile(file) as archive:
+        size, there = sum(member.file_size for member in archive.infolist()), file.seek(0, 2)
+        if size > there:  # torch.save compresses nothing
+            raise UserError(f"has entries of {size:,} bytes in a file of {there:,}")
         pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = pickled.removesuffix("data.pkl")
         if (
@@ -183,6 +199,11 @@ def _viewed(path: Any, name: str, view: _View, storages: Mapping[str, np.ndarray
         raise UserError(
             f"{path}: tensor {name} lies outside its storage of {len(flat)} elements; download it"
             " again"
+        )
+    if 0 not in view.shape and math.prod(view.shape) > len(flat):
+        raise UserError(
+            f"{path}: tensor {name} of {view.shape} repeats a storage of {len(flat)} elements; save"
+            " it after .contiguous()"
         )
     item = flat.dtype.itemsize
     strided = np.lib.stride_tricks.as_strided(

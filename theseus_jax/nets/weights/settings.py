@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Mapping, NamedTuple
 
 from theseus_jax.errors import UserError
+from theseus_jax.paths import local
 
 # say nothing of what the network computes
 HARMLESS = {
@@ -52,7 +53,7 @@ class Family(NamedTuple):
 
 def beside(path: str | os.PathLike) -> Path | None:
     """config.json in a folder of weights, or next to a file of them; None where there is none."""
-    source = Path(path).expanduser()
+    source = local(path)
     file = (source if source.is_dir() else source.parent) / "config.json"
     return file if file.is_file() else None
 
