@@ -312,7 +312,7 @@ def test_a_folders_tokenizer_and_network_go_together(texts, tmp_path):
         ),
         ({"guide.heads": 8}, "config.guide.heads is 8, and .*config.json says 2; leave"),
         ({"data.context": 32}, "config.data.context is 32, and the guide in .* has 16 positions"),
-        ({"target.width": -1}, "config.target.width is -1; it must be at least 0"),
+        ({"target.width": -1}, "config.target.width is -1; give a number at least 0"),
     ],
 )
 def test_a_folder_that_does_not_fit_the_config_is_refused(texts, tmp_path, changes, word):

@@ -170,7 +170,7 @@ def test_a_run_on_a_stream_scores_every_task(kind, tmp_path):
     "changes, message",
     [
         ({"stream.kind": "circular"}, "config.stream.kind is 'circular'; choose one of split"),
-        ({"stream.replay": 1.0}, "config.stream.replay is 1; it must be in .0, 1."),
+        ({"stream.replay": 1.0}, "config.stream.replay is 1.0; give a number in .0, 1."),
         ({"arms": ("grow", "grow_ticket")}, "config.arms has grow_ticket; choose from dense"),
     ],
 )

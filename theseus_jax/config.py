@@ -63,8 +63,8 @@ def base(task: str = "language_model", method: str = "") -> Any:
 
 def missing_keys(config: Any) -> list[str]:
     """The keys of `base(config.task, config.method)` that a config has not."""
-    known = json.loads(base(config.task, config.method).to_json())
-    there = set(_paths(json.loads(config.to_json())))
+    known = base(config.task, config.method).to_dict()
+    there = set(_paths(config.to_dict()))
     return [path for path in _paths(known) if path not in there]
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from theseus_jax import methods, tasks
 from theseus_jax.arms import Arm, check_arms
-from theseus_jax.checks import check_values
-from theseus_jax.config import missing_keys
+from theseus_jax.checks import check_config, check_values
+from theseus_jax.config import base, missing_keys
 from theseus_jax.errors import UserError
 from theseus_jax.nets.stage import Network
 
@@ -16,16 +16,25 @@ POSITIVE = ("seeds", "train.batch", "report.latency_repeats")
 
 
 def parts(config: Any) -> tuple[Any, ModuleType]:
-    """(the task of a config, its method's module). Raises UserError, one line."""
+    """(the task of a config, its method's module). Raises UserError, one line, for keys that are
+    missing or unknown and values that are none.
+    """
+    for key in ("task", "method"):
+        if not isinstance(config.get(key), str):
+            given = " ".join(repr(config.get(key)).split())
+            raise UserError(f"config.{key} is {given}; give the name of one")
+    source, way = tasks.module(config.task), methods.module(config.method)
     missing = missing_keys(config)
     if missing:
         raise UserError(
             f"config.{missing[0]} is missing, which the task {config.task!r} with the method"
             f" {config.method!r} reads; make a config of the two by theseus_jax.config.base"
         )
+    ranges = {**getattr(source, "RANGES", {}), **getattr(way, "RANGES", {})}
+    check_config(config, base(config.task, config.method), ranges)
     sizes = ("train.chunk",) if "chunk" in config.train else ()
     check_values(config, {}, (*POSITIVE, *sizes))
-    return tasks.module(config.task).Task(config), methods.module(config.method)
+    return source.Task(config), way
 
 
 def arms_of(config: Any) -> tuple[Arm, ...]:

@@ -2,7 +2,8 @@
 
 A method is one module: `sections(task)`, its part of the config beside the task's module;
 `arms(config, task)`, the models that a run compares; and, where it has more to say,
-`outline(config, task)`, lines of plan.txt, and `results(finished)`, what it adds to results.json.
+`outline(config, task)`, lines of plan.txt, `results(finished)`, what it adds to results.json, and
+`RANGES`, those of its keys whose numbers are not just at least 0 (`checks.check_config`).
 `config.method` names one of MODULES, or a module of your own that can be imported.
 """
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from theseus_jax.arms import GUIDE, OURS, RIVAL, Arm, Finished, Search, Trial, Turn
 from theseus_jax.balance import Calibrated, Ramp, Until
-from theseus_jax.checks import check_values
+from theseus_jax.checks import ABOVE, SHARE, check_values
 from theseus_jax.errors import UserError
 from theseus_jax.methods import guidance
 from theseus_jax.methods.agreement import error_table, pair_table
@@ -55,6 +55,8 @@ CHOICES = {
 CALIBRATION = 2048  # examples behind the statistics of an untrained guide
 POSITIVE = ("guide.steps", "guidance.steps", "guidance.neighbours", "search.seeds", "search.steps")
 POSITIVE += within.POSITIVE
+RANGES = dict.fromkeys(("guide.learning_rate", "guidance.temperature", "search.rates"), ABOVE)
+RANGES |= {"guidance.kl": SHARE, **within.RANGES}
 
 
 def sections(task: Any) -> dict[str, Any]:
@@ -67,12 +69,8 @@ def sections(task: Any) -> dict[str, Any]:
             f" {task.__name__.rpartition('.')[2]} has none; choose another of the two"
         )
     usual, sizes = task.USUAL, task.sizes()
-    guide = {
-        "origin": "trained",
-        "weights": "",
-        "steps": usual["guide_steps"],
-        "learning_rate": 3e-3,
-    }
+    guide = {"origin": "trained", "weights": "", "learning_rate": 3e-3}
+    guide["steps"] = usual["guide_steps"]
     return {
         "arms": (*ARMS, *usual.get("cures", ())),
         "guide": guide | sizes["guide"],

@@ -1,7 +1,8 @@
 """Tasks: what is read, one example of it, the networks that can learn it, and how they are scored.
 
 A task is one module with the class `Task` (its protocol is below) and two functions of its part of
-the config: `sections()`, and, where two networks can be converted into each other, `sizes()`.
+the config: `sections()`, and, where two networks can be converted into each other, `sizes()`;
+`RANGES` are those of its keys whose numbers are not just at least 0 (`checks.check_config`).
 `config.task` names a module of this package, or one of your own that can be imported.
 """
 

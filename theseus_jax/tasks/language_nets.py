@@ -5,9 +5,9 @@ becomes, and the Transformer with its attention cut.
 from __future__ import annotations
 
 import copy
-import pathlib
 from typing import Any, Callable, NamedTuple
 
+from theseus_jax.checks import ABOVE, PART
 from theseus_jax.errors import UserError
 from theseus_jax.nets import decode
 from theseus_jax.nets.blocks.style import ACTIVATIONS, Style
@@ -18,6 +18,7 @@ from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.nets.weights.gpt2 import gpt2_sizes, load_gpt2
 from theseus_jax.nets.weights.llama import KINDS, llama_sizes, load_llama
 from theseus_jax.nets.weights.settings import beside, read_settings
+from theseus_jax.paths import local
 
 
 class Arch(NamedTuple):
@@ -47,6 +48,7 @@ COUNTS = (
     *(f"guide.{key}" for key in ("hidden", "key_heads", "head_size", "taps")),
     *(f"target.{key}" for key in ("width", "depth", "heads", "hidden", "sinks")),
 )
+RANGES = {"guide.dropout": PART, "guide.epsilon": ABOVE, "guide.theta": ABOVE}
 SINKS = 4  # first tokens that a window keeps (arXiv 2309.17453, section 3.2)
 MIXING = {"linear_attention": ("features", "decay"), "window": ("window", "sinks")}
 
@@ -98,7 +100,7 @@ def given(config: Any) -> dict[str, Any]:
     if "origin" not in c or c.origin != "file":
         return {}
     if beside(c.weights) is None:
-        if pathlib.Path(c.weights).expanduser().is_dir():
+        if local(c.weights).is_dir():
             raise UserError(
                 f"{c.weights} has no config.json, which says what no tensor does; save the model"
                 " with save_pretrained, or give the file of its weights and its sizes"

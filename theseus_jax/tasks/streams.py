@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from theseus_jax.checks import check_values
+from theseus_jax.checks import PART, check_values
 from theseus_jax.data import streams
 from theseus_jax.data.dataset import DataSet
 from theseus_jax.errors import UserError
@@ -24,6 +24,7 @@ USUAL = labelled.USUAL | {"batch": 16}
 UNUSED = ("share", "unlabelled", "tokens")  # of labelled.sections
 CHOICES = {"stream.kind": streams.KINDS, "data.source": (*labelled.SOURCES, "folder", "tfds")}
 POSITIVE = ("stream.steps",)
+RANGES = labelled.RANGES | {"stream.replay": PART}
 
 
 def sections() -> dict[str, dict[str, Any]]:

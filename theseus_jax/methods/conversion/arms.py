@@ -244,5 +244,4 @@ def _longer(pair: Pair, arm: Arm, turn: Turn) -> Plan:
     ratio = training_flops(rows, "converted") / training_flops(rows, arm.name)
     if ratio <= 1.0:
         return ()
-    chunk = pair.config.train.chunk
-    return arm.plan(turn, steps=math.ceil(steps * ratio / chunk) * chunk)
+    return arm.plan(turn, steps=math.ceil(steps * ratio))

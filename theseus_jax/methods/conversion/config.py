@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from theseus_jax.checks import check_values, lookup
+from theseus_jax.checks import ABOVE, INSIDE, check_values, lookup
 from theseus_jax.errors import UserError
 from theseus_jax.methods import baselines, convert
 from theseus_jax.methods.plasticity import within
@@ -32,6 +32,15 @@ POSITIVE = (
     "report.latency_repeats",
     *within.POSITIVE,
 )
+RANGES = {
+    "guide.learning_rate": ABOVE,
+    "convert.align_rate": ABOVE,
+    "convert.finish_rate": ABOVE,
+    "convert.metric_temperature": ABOVE,
+    "controls.rates.*": ABOVE,
+    "controls.hint_share": INSIDE,
+    **within.RANGES,
+}
 
 
 def sections(task: Any) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from theseus_jax.methods.glai.budget import Budget, budget, narrow_line, reduced
 from theseus_jax.methods.glai.config import (
     ARMS,
     FAMILIES,
+    RANGES,
     SEEDS,
     SELECTION,
     SGD,
@@ -35,7 +36,7 @@ from theseus_jax.nets.models.heads import Output, low_rank_mlp, mlp
 from theseus_jax.nets.stage import Network, Variables, forward
 from theseus_jax.plan import Optimizer, Patience, Phase, Plan
 
-__all__ = ["ARMS", "SEEDS", "arms", "check", "outline", "results", "sections"]
+__all__ = ["ARMS", "RANGES", "SEEDS", "arms", "check", "outline", "results", "sections"]
 RECEIPT_ROWS = 1000  # of validation, behind a conversion's receipts
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from theseus_jax.checks import check_values, lookup
+from theseus_jax.checks import ABOVE, PART, check_values, lookup
 from theseus_jax.errors import UserError
 
 SEEDS = 5
@@ -50,6 +50,12 @@ POSITIVE = (
     "glai.settled_window",
     "report.latency_repeats",
 )
+RANGES = {
+    "head.dropout": PART,
+    "head.temperature": ABOVE,
+    "glai.rho": ABOVE,
+    "train.momentum": PART,
+}
 
 
 def sections(task: Any) -> dict[str, Any]:

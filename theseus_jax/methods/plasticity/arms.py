@@ -9,7 +9,7 @@ import functools
 from typing import Any, Mapping, NamedTuple
 
 from theseus_jax.arms import OURS, RIVAL, Arm, Search, Trial, Turn
-from theseus_jax.checks import check_values
+from theseus_jax.checks import ABOVE, PART, SHARE, SOME, check_values
 from theseus_jax.errors import UserError
 from theseus_jax.feeds import Feed
 from theseus_jax.methods.plasticity import budget, plan
@@ -27,7 +27,7 @@ from theseus_jax.nets.stage import Network
 from theseus_jax.order import Epochs
 from theseus_jax.plan import Optimizer, Plan
 
-__all__ = ["SEEDS", "arms", "outline", "results", "sections"]
+__all__ = ["RANGES", "SEEDS", "arms", "outline", "results", "sections"]
 SEEDS = 10
 CHOICES = {
     "plasticity.score": tuple(SCORES),
@@ -42,6 +42,20 @@ POSITIVE = (
     *(f"plasticity.{name}" for name in ("cycles", "steps", "ticket_steps", "doctor")),
     "search.seeds",
 )
+RANGES = {
+    "plasticity.begin": SOME,
+    "plasticity.compactness": SOME,
+    "plasticity.dormant": SHARE,
+    "plasticity.keep": SHARE,
+    "plasticity.noise": SHARE,
+    "plasticity.rate": ABOVE,
+    "plasticity.silence": SHARE,
+    "plasticity.speed": ABOVE,
+    "plasticity.toward_start": SHARE,
+    "plasticity.utility_decay": PART,
+    "search.rates": ABOVE,
+    "train.momentum": PART,
+}
 
 
 def sections(task: Any) -> dict[str, Any]:

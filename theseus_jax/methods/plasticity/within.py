@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Sequence
 
+from theseus_jax.checks import SOME
 from theseus_jax.errors import UserError
 from theseus_jax.methods.plasticity import budget, plan
 from theseus_jax.methods.plasticity.compact import Compact, narrowed
@@ -16,6 +17,7 @@ from theseus_jax.plan import Edit, Plan
 
 CHOICES = {"elastic.way": ("prune", "grow")}
 POSITIVE = ("elastic.edits",)
+RANGES = {"elastic.compactness": SOME, "elastic.begin": SOME}
 
 
 def section() -> dict[str, Any]:
