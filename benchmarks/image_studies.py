@@ -156,7 +156,7 @@ def trained_guide(config, data) -> tuple[dict, dict]:
         home = Workdir(pathlib.Path(folder), Records(pathlib.Path(folder) / "metrics.jsonl"))
         task, method = engine.parts(config)
         arm, data = method.arms(config, task)[0], task.divided(data)
-        run = engine.Run(config, task, home, data, (arm,), {}, {})
+        run = engine.Run(config, task, home, data, (arm,), {}, {}, {})
         engine.make(run, arm)
     stacked = run.done[arm.name]
     scores = data.sets(0).test.scores(arm.net, stacked)

@@ -57,7 +57,7 @@ def trained(config, name, task, data, guide, home):
     """
     arms = engine.parts(config)[1].arms(config, task)
     stacked = jax.tree.map(lambda leaf: leaf[None], guide)
-    run = engine.Run(config, task, home, data, arms, {}, {"guide": stacked})
+    run = engine.Run(config, task, home, data, arms, {}, {"guide": stacked}, {})
     arm = next(arm for arm in arms if arm.name == name)
     engine.make(run, arm)
     return arm.net, run.done[name]

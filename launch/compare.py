@@ -9,18 +9,18 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from launch.edge import command  # noqa: E402
 from theseus_jax import report  # noqa: E402
-from theseus_jax.errors import UserError  # noqa: E402
 
 
 class Parser(argparse.ArgumentParser):
     """argparse with its mistakes in one line, like every other."""
 
     def error(self, message: str) -> None:
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     """Print the table and, with --html, write the page. arguments: None for those of the command
     line.
     """
@@ -35,17 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
         help="show runs of another task, metric or data too, and say what differs",
     )
     given = parser.parse_args(arguments)
-    try:
-        print(report.compare(given.runs, anyway=given.anyway))
-        if given.html:
-            print(
-                f"\nwritten to {report.compare_html(given.runs, given.html, anyway=given.anyway)}"
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    print(report.compare(given.runs, anyway=given.anyway))
+    if given.html:
+        print(f"\nwritten to {report.compare_html(given.runs, given.html, anyway=given.anyway)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(main)

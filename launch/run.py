@@ -1,7 +1,8 @@
 """Run a config: python launch/run.py --config=configs/NAME.py[:PRESET] [--workdir=DIR]
 [--config.KEY=VALUE ...] [--dry_run]
 
-Exit codes: 0 done, 2 the user's mistake (one line), anything else a bug.
+Exit codes: 0 done, 2 the user's mistake (one line), 130 and 143 stopped (one line; the same command
+goes on), anything else a bug.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import app, flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
+from launch.edge import command  # noqa: E402
 from theseus_jax.errors import UserError  # noqa: E402
+from theseus_jax.paths import local
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py[:PRESET]", lock_config=True
@@ -69,7 +72,9 @@ def main(argv: list[str]) -> None:
     if _DRY_RUN.value:
         print(experiment.dry_run(_CONFIG.value))
         return
-    workdir = _WORKDIR.value or _default_workdir()
+    workdir = local(_WORKDIR.value or _default_workdir())
+    if str(workdir).startswith("--"):
+        raise UserError(f"--workdir is {workdir}, an option; give --workdir=FOLDER, or ./{workdir}")
     print(f"writing to {workdir}", flush=True)
     results = experiment.run(_CONFIG.value, workdir)
     print(f"\n{report.table(results)}\n\n{workdir}/report.html  ({time.monotonic() - began:.0f} s)")
@@ -126,9 +131,14 @@ def _parse(argv: list[str]) -> list[str]:
         raise SystemExit(2) from None
 
 
+def _stopped() -> str:
+    """Where the run that was stopped goes on."""
+    from theseus_jax.experiment.workdir import reached
+
+    if not flags.FLAGS.is_parsed() or _DRY_RUN.value:
+        return ""
+    return reached(local(_WORKDIR.value or _default_workdir()))
+
+
 if __name__ == "__main__":
-    try:
-        app.run(main, flags_parser=_parse)
-    except UserError as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    command(lambda: app.run(main, flags_parser=_parse), _stopped)

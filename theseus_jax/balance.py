@@ -131,3 +131,20 @@ def check_terms(name: str, terms: Iterable[Any]) -> None:
                 f"phase {name!r} balances {term.name} with {other!r}, which is no other term of it;"
                 f" take one of {', '.join(one for one in names if one != term.name) or 'none'}"
             )
+
+
+def calibrated(phase: Any) -> list[Any]:
+    """The terms of a phase whose weights are found in the first epoch."""
+    return [term for term in phase.terms if hasattr(term.weight, "to")]
+
+
+def weights_at(phase: Any, sums: tuple[Sums, ...], step: int, epoch: int) -> dict[str, jax.Array]:
+    """{term: (begin, end, steps)} of a phase's terms whose weights are no numbers. sums: what was
+    measured of the calibrated ones, which counts from the end of the first epoch on.
+    """
+    known = dict(zip((term.name for term in calibrated(phase)), sums)) if step >= epoch else {}
+    return {
+        term.name: jnp.asarray(term.weight.bounds(known.get(term.name)), jnp.float32)
+        for term in phase.terms
+        if not is_number(term.weight)
+    }
