@@ -17,17 +17,15 @@ from settings import changed
 from small_text import LANGUAGE, write_texts
 
 import theseus_jax as tj
-from theseus_jax import checkpoints, cost
 from theseus_jax import config as schema
+from theseus_jax import cost
 from theseus_jax.arms import Arm
 from theseus_jax.data import text
 from theseus_jax.data.windows import evaluation_windows
 from theseus_jax.errors import UserError
 from theseus_jax.evaluate import token_loss
-from theseus_jax.experiment.jobs import Workdir, rewind
 from theseus_jax.experiment.models import record
 from theseus_jax.methods.conversion.results import claims
-from theseus_jax.records import Records
 from theseus_jax.tasks.labelled import Task as Labelled
 from theseus_jax.tasks.language import Task as Language
 from theseus_jax.trees import bit_equal
@@ -170,37 +168,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(texts, tmp
         assert bit_equal(tj.restore(tmp_path / "b", name)[1], tj.restore(finished[0], name)[1])
 
 
-def test_rewinding_keeps_the_rows_of_every_finished_model(tmp_path):
-    """Models that a run does not make (a guide from a file, controls that need no prolonging) do
-    not end the search.
-    """
-    home = Workdir(tmp_path, Records(tmp_path / "metrics.jsonl"))
-    for name in ("guide", "converted", "one_shot_equal_flops"):
-        home.records.write({"model": name})
-        checkpoints.save(
-            home.model(name),
-            tree={"variables": {"x": np.zeros(1)}},
-            metadata={"offset": home.records.offset()},
-        )
-    home.records.write({"model": "lost"})
-    rewind(home, ["guide", "converted", "from_scratch_equal_flops", "one_shot_equal_flops"])
-    assert [row["model"] for row in home.records.read()] == [
-        "guide",
-        "converted",
-        "one_shot_equal_flops",
-    ]
-    home.records.write({"model": "unfinished"})
-    checkpoints.save_progress(
-        home.progress("distilled"),
-        3,
-        {"variables": {"x": np.zeros(1)}},
-        {"offset": home.records.offset()},
-    )
-    home.records.write({"model": "lost"})
-    rewind(home, ["guide", "distilled"])
-    assert [row["model"] for row in home.records.read()][-1] == "unfinished"
-
-
 @pytest.mark.slow
 def test_targets_of_another_depth_inherit_and_convert(texts, tmp_path):
     results = tj.run(
@@ -254,7 +221,7 @@ MISTAKES = [
     ({"guide__origin": "file", "guide__weights": "no.npz"}, "no.npz"),
     ({"data__path": "nowhere"}, "nowhere"),
     ({"data__context": 4000}, "needs 4001"),
-    ({"data__share": 0.0}, "fraction"),
+    ({"data__share": 0.0}, "(0, 1]"),
     (
         {
             "target__block": "plain",

@@ -318,7 +318,7 @@ def test_labels_of_sequences_may_ask_for_nothing():
         ({"batch": 3}, "3 samples given, needs at least 4"),
         ({"guide_variables": {}}, "guide_variables hold nothing"),
         ({"pairs": "a/z=x"}, "has no activation 'z' inside"),
-        ({"inputs": np.full_like(X, np.nan)}, "not finite, the first in row 0"),
+        ({"inputs": np.full_like(X, np.nan)}, "inputs at (0, 0) is nan"),
         ({"key": 3}, "give jax.random.key(0)"),
     ],
 )

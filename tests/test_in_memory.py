@@ -182,15 +182,12 @@ NAN_ROW = np.where(np.arange(N)[:, None] == 3, np.nan, X).astype(np.float32)
                     c=jax.tree.map(lambda leaf: leaf * np.nan, GUIDE_VARIABLES["c"])
                 )
             },
-            "not finite in c/params/Dense_0/bias; the guide has diverged",
+            "c/params/Dense_0/bias at 0 is nan, not a finite number; the guide has diverged",
         ),
-        (
-            {"inputs": NAN_ROW.tolist()},
-            "inputs hold numbers that are not finite, the first in row 3",
-        ),
+        ({"inputs": NAN_ROW.tolist()}, r"inputs at \(3, 0\) is nan"),
         (
             {"inputs": NAN_ROW},
-            "inputs hold numbers that are not finite, the first in row 3; leave such rows out",
+            r"inputs at \(3, 0\) is nan, not a finite number; leave such rows out",
         ),
         (
             {"guide": tj.network([("all", nn.Dense(O))])},

@@ -16,8 +16,10 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from theseus_jax import cost, schedules
+from theseus_jax.devices import cut
 from theseus_jax.nets.sites import leaf, replaced, scaled
 from theseus_jax.nets.variables import merge
 from theseus_jax.program import Program, StepRecord, loss_fn, over_seeds
@@ -91,7 +93,9 @@ class Done(NamedTuple):
     watched: dict[str, dict[str, jax.Array]]
 
 
-def _one_step(program: Program, still: Still, rest: Any, key: jax.Array, examples: Any) -> Callable:
+def _one_step(
+    program: Program, mesh: Mesh | None, still: Still, rest: Any, key: jax.Array, examples: Any
+) -> Callable:
     """update((params, statistics, opt_state), (step, rows), looking) -> (the same, (metrics,
     watched)): an optimizer step of one seed; looking: whether watches that look apart do.
     """
@@ -101,7 +105,7 @@ def _one_step(program: Program, still: Still, rest: Any, key: jax.Array, example
     def update(carry, inputs, looking):
         params, statistics, opt_state = carry
         step, rows = inputs
-        batch = jax.tree.map(lambda leaf: leaf[rows], examples)
+        batch = cut(jax.tree.map(lambda leaf: leaf[rows], examples), mesh)
         given = merge(rest, statistics), still.guide_variables, batch
         progress, noise = (step, still.steps), jax.random.fold_in(key, step)
         (loss, (terms, changed, signals)), gradient = slope(
@@ -155,14 +159,14 @@ def _statistics(program: Program, rest: Any) -> Any:
     return {name: tree for name, tree in kept.items() if tree}
 
 
-def chunk(program: Program, moving: Moving, still: Still) -> Done:
-    """K steps of S seeds."""
+def chunk(program: Program, mesh: Mesh | None, moving: Moving, still: Still) -> Done:
+    """K steps of S seeds; mesh: over which each batch is cut."""
 
     def one_seed(args):
         params, rest, opt_state, key, stored, indices = args
         own = {"inputs": stored} if jax.tree.leaves(stored) else {}
         examples = {**still.examples, **own} if own else still.examples
-        update = _one_step(program, still, rest, key, examples)
+        update = _one_step(program, mesh, still, rest, key, examples)
 
         plain, looking = (functools.partial(update, looking=one) for one in (False, True))
         rare = [watch.every for watch in program.watches if _apart(watch)]
@@ -203,26 +207,37 @@ class Compiled:
     seconds: float
 
 
-def compiled_chunk(program: Program, moving: Moving, still: Still) -> Compiled:
-    """The compiled chunk for arguments like these, made once per program and shapes; it refuses
-    other shapes.
+def compiled_chunk(
+    program: Program, moving: Moving, still: Still, mesh: Mesh | None = None
+) -> Compiled:
+    """The compiled chunk for arguments like these, `devices.spread` over the mesh, made once per
+    program, shapes and mesh; it refuses other shapes.
 
     A compilation is announced through the logger "theseus_jax"; silence means that the program was
     at hand.
     """
     leaves, structure = jax.tree.flatten((moving, still))
-    return _compile(program, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return _compile(program, structure, shapes, mesh)
 
 
 @functools.lru_cache(maxsize=64)
 def _compile(
-    program: Program, structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]
+    program: Program,
+    structure: Any,
+    shapes: tuple[tuple[tuple[int, ...], Any], ...],
+    mesh: Mesh | None = None,
 ) -> Compiled:
     begin = time.perf_counter()
     LOG.info("compiling the step that trains %s", ", ".join(program.trainable))
     args = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
-    run = functools.partial(chunk, program)
-    compiled = jax.jit(run, donate_argnums=0).lower(*args).compile()
+    run = functools.partial(chunk, program, mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
+    placed = {"in_shardings": everywhere, "out_shardings": everywhere} if mesh else {}
+    compiled = jax.jit(run, donate_argnums=0, **placed).lower(*args).compile()
+    if mesh:  # a device's share of the work is no count of it
+        counted = _compile(program, structure, shapes).step_flops
+        return Compiled(compiled, counted, time.perf_counter() - begin)
     # The loops over steps and seeds are counted once by XLA, which makes its count that of one step
     # of one seed (vmap runs all seeds in one body); loops inside a step, such as an RNN's, and
     # decompositions have to be added.

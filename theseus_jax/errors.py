@@ -16,7 +16,14 @@ class UserError(ValueError):
 
 
 class Diverged(UserError):
-    """A loss that is no longer finite: the setting is at fault, which a search may pass over."""
+    """A loss that is no longer finite: the setting is at fault, which a search may pass over.
+
+    phase, step: its index in the plan, and the step of it.
+    """
+
+    def __init__(self, message: str, phase: int = 0, step: int = 0) -> None:
+        super().__init__(message)
+        self.phase, self.step = phase, step
 
 
 def module_of(key: str, name: str, inside: str, choices: Iterable[str]) -> ModuleType:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from theseus_jax.devices import mesh_for, spread
 from theseus_jax.errors import UserError
 
 
@@ -120,3 +123,22 @@ def seed_rows(
 ) -> np.ndarray:
     """(S, K, B): every seed has its own order of the data."""
     return np.stack([order.rows(key, count, batch, begin, steps) for key in keys])
+
+
+def on_device(examples: Any, stored: Any, rows: np.ndarray) -> tuple[Any, np.ndarray]:
+    """The examples that a chunk reads and its rows (S, K, B) of them: all of them, or, where some
+    lie in a file (`np.memmap`), those of the chunk alone.
+    """
+    on_disk = any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(examples))
+    if jax.tree.leaves(stored) or not on_disk:
+        return examples, rows
+    some = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows.reshape(-1)]), examples)
+    return some, np.arange(rows.size, dtype=np.int32).reshape(rows.shape)
+
+
+def everywhere(examples: Any, batch: int) -> Any:
+    """The examples on every device that batches are cut over, once and not chunk by chunk; what
+    lies in a file stays there.
+    """
+    on_disk = any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(examples))
+    return examples if on_disk else spread(examples, mesh_for(batch))

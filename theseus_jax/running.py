@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any, NamedTuple
 
@@ -10,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax import frozen
-from theseus_jax.balance import Sums, is_number
+from theseus_jax.balance import Sums, calibrated, weights_at
 from theseus_jax.chunk import Moving, Still, compiled_chunk
+from theseus_jax.devices import gathered, mesh_for, spread
 from theseus_jax.edits import edited
 from theseus_jax.errors import Diverged
+from theseus_jax.interrupts import deferred
 from theseus_jax.nets.variables import merge, partition
-from theseus_jax.order import seed_rows
+from theseus_jax.order import everywhere, on_device, seed_rows
 from theseus_jax.plan import Phase
 from theseus_jax.program import program_of
 from theseus_jax.state import Hooks, Inputs, Position, State
@@ -23,15 +26,17 @@ from theseus_jax.state import Hooks, Inputs, Position, State
 
 class _Running(NamedTuple):
     """A phase under way. raw: what edits see; inputs: with the guide's kept outputs beside the
-    examples. chunk: optimizer steps of a compiled program.
+    examples. chunk: optimizer steps of a compiled program. end: the step before which it ends.
     """
 
     name: str
+    index: int
     phase: Phase
     raw: Inputs
     inputs: Inputs
     batch: int
     chunk: int
+    end: int
     hooks: Hooks
 
     @property
@@ -40,7 +45,7 @@ class _Running(NamedTuple):
 
     def log(self, row: dict[str, Any]) -> None:
         """Adds a row of the model."""
-        self.hooks.log({"model": self.name, **row})
+        self.hooks.log({"kind": row["kind"], "model": self.name, **row})
 
     @property
     def count(self) -> int:
@@ -59,8 +64,8 @@ class _Running(NamedTuple):
         """Steps until the chunk's end, or until something has to be done."""
         marks = (
             *(at for at, _ in self.phase.edits_at),
-            self.epoch if calibrated(self.phase) else self.steps,
-            self.steps,
+            self.epoch if calibrated(self.phase) else self.end,
+            self.end,
         )
         return min(self.chunk, *(at - step for at in marks if at > step))
 
@@ -74,45 +79,68 @@ def run_phase(
     memory: frozen.Memory,
     batch: int,
     chunk_steps: int,
+    end: int,
     hooks: Hooks,
 ) -> tuple[State, Position]:
     # chunks of one length, so that a phase is one program
     even = -(-phase.steps // max(1, -(-phase.steps // chunk_steps)))
     state = _own(phase, state)
-    run = _Running(name, phase, raw, raw, batch, even, hooks)
+    run = _Running(name, position.phase, phase, raw, raw, batch, even, end, hooks)
     stored = run.stored(state, told=not state.step)
     run = run._replace(
         inputs=raw._replace(
-            examples=frozen.with_guide(name, phase, state, raw.examples, memory, hooks.log)
+            examples=everywhere(
+                frozen.with_guide(name, phase, state, raw.examples, memory, hooks.log), batch
+            )
         )
     )
     bar = hooks.bar(phase, phase.steps, state.step) if hooks.bar else None
-    saved_at = time.monotonic()
-    while state.step < phase.steps:
-        due = [edit for step, edit in phase.edits_at if step == state.step]
-        for edit in due:
-            state = _own(phase, edited(phase, state, raw, edit, run.log))
-        if due:  # an edit may have changed what was frozen
-            stored = run.stored(state)
-        length = run.length(state.step)
-        state, row = _advance(run, state, stored, length, position.sums)
-        position = _measured(run, position, row, length, state.step)
-        if bar:
-            bar.update(length)
-            bar.note(f"loss {row['loss']:.3f}")
-        state, position, done = _checked(run, state, position, length)
-        if done:
-            break
-        if time.monotonic() - saved_at > hooks.save_seconds and state.step < phase.steps:
-            hooks.save(position, state)
-            saved_at = time.monotonic()
-    if bar:
-        bar.close()
+    with contextlib.closing(bar) if bar else contextlib.nullcontext():
+        state, position = _chunks(run, state, position, stored, bar)
+    if end < phase.steps:
+        return state, position
     seen = {"optimizer_steps": state.step, "examples_seen": state.step * batch}
     run.log({"kind": "phase", "phase": phase.name, **seen})
     if phase.stop and phase.stop.restore and state.kept:
         state = state._replace(variables=merge(state.variables, state.kept))
     return state, position
+
+
+def _chunks(
+    run: _Running, state: State, position: Position, stored: Any, bar: Any
+) -> tuple[State, Position]:
+    """The state and position at the phase's end, saved now and then, and when interrupted."""
+    hooks, steps, saved_at, done = run.hooks, run.end, time.monotonic(), False
+    while state.step < steps and not done:
+        with deferred("this chunk of steps") as came:
+            state, position, stored, done = _chunk(run, state, position, stored, bar)
+            due = came or time.monotonic() - saved_at > hooks.save_seconds
+            if due and state.step < steps and not done:
+                hooks.save(position, state)
+                saved_at = time.monotonic()
+    return state, position
+
+
+def _chunk(
+    run: _Running, state: State, position: Position, stored: Any, bar: Any
+) -> tuple[State, Position, Any, bool]:
+    """The state, position and what is kept of the target after one chunk more, and whether the
+    stopping rule ends the phase.
+    """
+    phase = run.phase
+    due = [edit for step, edit in phase.edits_at if step == state.step]
+    for edit in due:
+        state = _own(phase, edited(phase, state, run.raw, edit, run.log))
+    if due:  # an edit may have changed what was frozen
+        stored = run.stored(state)
+    length = run.length(state.step)
+    state, row = _advance(run, state, stored, length, position.sums)
+    position = _measured(run, position, row, length, state.step)
+    if bar:
+        bar.update(length)
+        bar.note(f"loss {row['loss']:.3f}")
+    state, position, done = _checked(run, state, position, length)
+    return state, position, stored, done
 
 
 def _checked(
@@ -136,11 +164,6 @@ def _checked(
     return state, position, phase.stop.done(position.scores)
 
 
-def calibrated(phase: Phase) -> list[Any]:
-    """The terms whose weights are found in the first epoch."""
-    return [term for term in phase.terms if hasattr(term.weight, "to")]
-
-
 def _measured(
     run: _Running, position: Position, row: dict[str, float], length: int, step: int
 ) -> Position:
@@ -161,10 +184,9 @@ def _measured(
     )
     if step == run.epoch:
         for term, one in zip(terms, sums):
-            run.hooks.log(
+            run.log(
                 {
                     "kind": "weight",
-                    "model": run.name,
                     "phase": run.phase.name,
                     "step": step,
                     "term": term.name,
@@ -172,16 +194,6 @@ def _measured(
                 }
             )
     return position._replace(sums=sums)
-
-
-def _weights(phase: Phase, sums: tuple[Sums, ...], step: int, epoch: int) -> dict[str, jax.Array]:
-    """(begin, end, steps) of every term whose weight is no number."""
-    known = dict(zip((term.name for term in calibrated(phase)), sums)) if step >= epoch else {}
-    return {
-        term.name: jnp.asarray(term.weight.bounds(known.get(term.name)), jnp.float32)
-        for term in phase.terms
-        if not is_number(term.weight)
-    }
 
 
 def _own(phase: Phase, state: State) -> State:
@@ -206,7 +218,7 @@ def _advance(
     numbers = (
         jnp.asarray(number, jnp.int32) for number in (state.step, state.step + length, run.steps)
     )
-    examples, rows = _on_device(run.inputs.examples, stored, rows)
+    examples, rows = on_device(run.inputs.examples, stored, rows)
     still = Still(
         rest,
         state.guide_variables,
@@ -216,22 +228,24 @@ def _advance(
         jnp.asarray(rows),
         *numbers,
         jnp.asarray(phase.optimizer.learning_rate, jnp.float32),
-        _weights(phase, sums, state.step, run.epoch),
+        weights_at(phase, sums, state.step, run.epoch),
     )
-    moving = Moving(params, state.opt_state)
-    compiled = compiled_chunk(program, moving, still)
+    mesh = mesh_for(run.batch)
+    moving, still = spread((Moving(params, state.opt_state), still), mesh)
+    compiled = compiled_chunk(program, moving, still, mesh)
     began = time.monotonic()
-    params, statistics, opt_state, metrics, watched = jax.block_until_ready(
-        compiled.run(moving, still)
-    )
+    done = jax.block_until_ready(compiled.run(moving, still))
+    params, statistics, opt_state, metrics, watched = gathered(done, mesh)
     seconds = time.monotonic() - began
     metrics = {key: np.asarray(value)[:, :length] for key, value in metrics.items()}
     finite = np.isfinite(metrics["loss"]).all(axis=0)
     if not finite.all():
+        at = state.step + int(np.argmin(finite))
         raise Diverged(
-            f"the loss of {run.name}, phase {phase.name}, is not finite at step"
-            f" {state.step + int(np.argmin(finite))} of {run.steps}; lower its learning rate of"
-            f" {phase.optimizer.learning_rate:g}; earlier checkpoints are kept"
+            f"the loss of {run.name}, phase {phase.name}, is not finite at step {at} of"
+            f" {run.steps}; lower its learning rate of {phase.optimizer.learning_rate:g}",
+            run.index,
+            at,
         )
     values = {key: np.asarray(value, np.float64).mean(axis=1) for key, value in metrics.items()}
     _log_chunk(run, state.step, length, values, compiled.step_flops, seconds / len(rows))
@@ -245,17 +259,6 @@ def _advance(
     return state, {key: float(value.mean()) for key, value in values.items()}
 
 
-def _on_device(examples: Any, stored: Any, rows: np.ndarray) -> tuple[Any, np.ndarray]:
-    """The examples that a chunk reads and its rows (S, K, B) of them: all of them, or, where some
-    lie in a file (`np.memmap`), those of the chunk alone.
-    """
-    on_disk = any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(examples))
-    if jax.tree.leaves(stored) or not on_disk:
-        return examples, rows
-    some = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows.reshape(-1)]), examples)
-    return some, np.arange(rows.size, dtype=np.int32).reshape(rows.shape)
-
-
 def _log_chunk(
     run: _Running,
     step: int,
@@ -266,10 +269,9 @@ def _log_chunk(
 ) -> None:
     """A row a seed; seconds: of one of them."""
     for seed in range(len(values["loss"])):
-        run.hooks.log(
+        run.log(
             {
                 "kind": "train",
-                "model": run.name,
                 "phase": run.phase.name,
                 "seed": seed,
                 "step": step + length,
@@ -284,10 +286,9 @@ def _log_watch(run: _Running, watch: Any, step: int, length: int, values: dict[s
     """A row a seed for every step of the chunk that the watch looked at."""
     for k in range(-(step + 1) % watch.every, length, watch.every):
         for seed in range(len(run.inputs.order)):
-            run.hooks.log(
+            run.log(
                 {
                     "kind": "watch",
-                    "model": run.name,
                     "phase": run.phase.name,
                     "seed": seed,
                     "step": step + k + 1,

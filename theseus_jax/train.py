@@ -10,6 +10,7 @@ from typing import Any, Callable
 import jax
 
 from theseus_jax import frozen, trees
+from theseus_jax.balance import calibrated
 from theseus_jax.edits import edited, fresh_optimizer
 from theseus_jax.errors import UserError
 from theseus_jax.nets.sites import of_before, with_fresh_tracks, without_tracks
@@ -17,7 +18,7 @@ from theseus_jax.nets.variables import missing_parts
 from theseus_jax.order import batch_rows
 from theseus_jax.plan import Phase, Plan, check_plan
 from theseus_jax.program import guide_stages, program_of
-from theseus_jax.running import calibrated, run_phase
+from theseus_jax.running import run_phase
 from theseus_jax.state import Hooks, Inputs, Position, State, inputs_of
 
 __all__ = [
@@ -45,8 +46,10 @@ def fit(
     name: str = "run",
     position: Position = Position(),
     hooks: Hooks = Hooks(),
+    until: tuple[int, int] | None = None,
 ) -> State:
-    """Run the phases of `plan` from `position` on; returns the state after the last.
+    """Run the phases of `plan` from `position` on; returns the state after the last, or before the
+    given (phase, step).
 
     examples: windows (N, T + 1) of tokens, or a dict of "inputs" and "labels", arrays with N rows;
     of an `np.memmap` only the rows of a chunk are read and put on the device.
@@ -77,9 +80,12 @@ def fit(
                 if p.feed.cache("guide")
                 for stage in guide_stages(program_of(p))
             )
+        end = until[1] if until and until[0] == index else phase.steps
         state, position = run_phase(
-            name, phase, state, position, inputs, memory, batch, chunk_steps, hooks
+            name, phase, state, position, inputs, memory, batch, chunk_steps, end, hooks
         )
+        if until and until[0] == index:
+            return state
         for probe in phase.probes:
             for row in probe(state, inputs):
                 hooks.log({"model": name, "phase": phase.name, **row})

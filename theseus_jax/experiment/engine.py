@@ -7,31 +7,37 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from theseus_jax import checkpoints, methods, tasks
-from theseus_jax.arms import GUIDE, Arm, Finished, Search, Trial, Turn, check_arms
+from theseus_jax.arms import GUIDE, Arm, Finished, Trial, Turn, check_arms
 from theseus_jax.experiment import models
 from theseus_jax.experiment.jobs import (
     Job,
     finished,
     fresh,
     initial,
-    mark,
-    rewind,
     run_keys,
     run_plan,
-    searched_mark,
     side_variables,
+)
+from theseus_jax.experiment.ledger import (
+    counted,
+    data_sha256,
+    fingerprint,
+    mark,
+    searched_mark,
+    settle,
 )
 from theseus_jax.experiment.parts import arms_of, parts
 from theseus_jax.experiment.rehearse import outline, rehearse
-from theseus_jax.experiment.search import best_trial, groups, seeds_of, try_all
+from theseus_jax.experiment.search import best_trial, job_name, job_names, try_all
 from theseus_jax.experiment.workdir import Workdir, write
+from theseus_jax.finite import check_finite
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.plan import Phase, sides
 from theseus_jax.train import State
@@ -42,7 +48,7 @@ GUIDES, SEEDS, SEARCHES = 1, 2, 3  # purposes of the run's one key
 
 
 class Run(NamedTuple):
-    """A run under way. chosen, done: grow from arm to arm."""
+    """A run under way. chosen, done, prints (of guides) grow from arm to arm."""
 
     config: Any
     task: Any
@@ -51,11 +57,16 @@ class Run(NamedTuple):
     arms: tuple[Arm, ...]
     chosen: dict[str, Trial]
     done: dict[str, Variables]
+    prints: dict[str, str]
 
-    @property
-    def note(self) -> dict[str, Any]:
-        """What every checkpoint says."""
-        return {"config": self.config.to_json(sort_keys=True)}
+    def note(self, arm: Arm) -> dict[str, Any]:
+        """What every checkpoint of an arm says of the run."""
+        note = {"config": self.config.to_json(sort_keys=True), "data": data_sha256(self.data.facts)}
+        if arm.guide not in self.done:
+            return note
+        if arm.guide not in self.prints:
+            self.prints[arm.guide] = fingerprint(_first(self.done[arm.guide]))
+        return {**note, "guide": self.prints[arm.guide]}
 
     def seeds(self, arm: Arm) -> tuple[int, ...]:
         return tuple(range(arm.seeds or self.config.seeds))
@@ -75,8 +86,12 @@ def opened(config: Any, home: Workdir) -> Run:
     task, method = parts(config)
     task, data = task.load(home.path / "cache")
     arms = tuple(method.arms(config, task))
-    check_arms(arms, data.sets(0).train, data.apart)
-    return Run(config, task, home, data, arms, {}, {})
+    sets = data.sets(0)
+    check_arms(arms, sets.train, data.apart)
+    for name, examples in sets.train.items():
+        if not isinstance(examples, np.ndarray):  # windows of tokens
+            check_finite(examples, f"the {name} training examples", "mend the data")
+    return Run(config, task, home, data, arms, {}, {}, {})
 
 
 def execute(config: Any, home: Workdir) -> dict[str, Any]:
@@ -85,7 +100,8 @@ def execute(config: Any, home: Workdir) -> dict[str, Any]:
     """
     run, method = opened(config, home), methods.module(config.method)
     write(home.path / "plan.txt", outline(config, run.task, method, run.arms))
-    rewind(home, [name for arm in run.arms for name in (arm.name, *_jobs(run, arm))])
+    models_and_jobs = [(arm.name, job_names(arm, run.seeds(arm))) for arm in run.arms]
+    settle(home, config, data_sha256(run.data.facts), models_and_jobs)
     for arm in run.arms:
         make(run, arm)
     rows = home.records.read()
@@ -110,7 +126,8 @@ def execute(config: Any, home: Workdir) -> dict[str, Any]:
 
 def make(run: Run, arm: Arm) -> None:
     """Everything of one arm: the search, the seeds, their checkpoint; nothing of an empty plan."""
-    variables = _whole(arm, finished(run.home, arm.name))
+    guide = run.note(arm).get("guide", "")
+    variables = whole(arm, finished(run.home, arm.name, guide))
     trial = arm.first().trial
     if arm.search:
         if variables is None:
@@ -125,7 +142,7 @@ def make(run: Run, arm: Arm) -> None:
             seeds = len(run.seeds(arm))
             LOG.info("%s: %s %g%s; %d seeds", arm.name, setting, trial.decay, edge, seeds)
         variables = _seeds(run, arm, trial)
-    for name in _jobs(run, arm):  # what is left of them is of no use any more
+    for name in job_names(arm, run.seeds(arm)):  # what is left of them is of no use any more
         if name != arm.name:
             shutil.rmtree(run.home.model(name), ignore_errors=True)
         shutil.rmtree(run.home.progress(name), ignore_errors=True)
@@ -133,7 +150,7 @@ def make(run: Run, arm: Arm) -> None:
         run.done[arm.name] = variables
 
 
-def _whole(arm: Arm, variables: Variables | None) -> Variables | None:
+def whole(arm: Arm, variables: Variables | None) -> Variables | None:
     """With the stages that have no variables, which checkpoints do not hold."""
     if variables is None:
         return None
@@ -143,36 +160,18 @@ def _whole(arm: Arm, variables: Variables | None) -> Variables | None:
 def _seeds(run: Run, arm: Arm, trial: Trial) -> Variables | None:
     """The variables of all seeds of an arm, in its checkpoint."""
     if not arm.apart:
-        return _whole(arm, _work(run, arm, trial, 0, run.seeds(arm)))
-    parts = [_whole(arm, _work(run, arm, trial, 0, (seed,))) for seed in run.seeds(arm)]
+        return whole(arm, _work(run, arm, trial, 0, run.seeds(arm)))
+    parts = [whole(arm, _work(run, arm, trial, 0, (seed,))) for seed in run.seeds(arm)]
     if any(part is None for part in parts):
         return None
     stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    _save(run, arm.name, stacked)
+    _save(run, arm, arm.name, stacked)
     return stacked
 
 
-def _save(run: Run, name: str, variables: Variables) -> None:
-    note = {**run.note, "model": name, "offset": run.home.records.offset()}
+def _save(run: Run, arm: Arm, name: str, variables: Variables) -> None:
+    note = {**run.note(arm), "model": name, "rows": counted(run.home.records, arm.name)}
     checkpoints.save(run.home.model(name), tree={"variables": variables}, metadata=note)
-
-
-def _job(arm: Arm, trial: int, seeds: tuple[int, ...]) -> str:
-    searching, name = seeds[0] < 0, arm.name
-    if not arm.apart:
-        return f"search/{name}-{trial}" if searching else name
-    return f"search/{name}-{trial}-{-seeds[0]}" if searching else f"seeds/{name}-{seeds[0]}"
-
-
-def _jobs(run: Run, arm: Arm) -> list[str]:
-    """Names of all jobs behind an arm's checkpoint."""
-    search = arm.search or Search((), 0)
-    names = [
-        _job(arm, trial, seeds)
-        for trial in range(len(search.trials))
-        for seeds in groups(arm, seeds_of(search))
-    ]
-    return [*names, *(_job(arm, 0, seeds) for seeds in groups(arm, run.seeds(arm)))]
 
 
 def _keys(run: Run, arm: Arm, seeds: tuple[int, ...]) -> jax.Array:
@@ -188,55 +187,72 @@ def _work(
     """The variables (S, ...) of some seeds of an arm at one point of the search, scored; goes on
     where an earlier process stopped. None where the arm's plan is empty.
     """
-    home, searching = run.home, seeds[0] < 0
-    name, sets, keys = _job(arm, number, seeds), run.data.sets(seeds[0]), _keys(run, arm, seeds)
-    if arm.solve and not searching and (done := finished(home, name)) is not None:
+    home, searching, name = run.home, seeds[0] < 0, job_name(arm, number, seeds)
+    if not arm.solve:
+        made = job(run, arm, trial, number, seeds)
+        if made is None:
+            return None
+        seconds = run.config.train.save_seconds
+        return run_plan(home, made, save_seconds=seconds, show=not arm.apart, keep=not searching)
+    if not searching and (done := finished(home, name)) is not None:
         return done
+    turn, score = _turn(run, arm, trial, number, seeds)
+    variables = arm.solve(turn)
+    check_finite(variables, f"the weights of {arm.name}", "mend them, or their data")
+    score(variables)
+    if not searching:
+        _save(run, arm, name, variables)
+    return variables
+
+
+def _turn(
+    run: Run, arm: Arm, trial: Trial, number: int, seeds: tuple[int, ...]
+) -> tuple[Turn, Callable[[Variables], None]]:
+    """What the arm is told, and what writes its scores."""
+    keys, home, searching = _keys(run, arm, seeds), run.home, seeds[0] < 0
     tags = {"model": arm.name} | ({"trial": number} if searching else {})
     turn = Turn(
         trial,
         seeds,
         keys,
-        sets,
+        run.data.sets(seeds[0]),
         run.chosen,
         run.done,
         home.records.read,
         functools.partial(_log, home, seeds if arm.apart or searching else None, tags),
         lambda net: fresh(net, keys, run.task.example),
     )
-    score = functools.partial(_score, run, arm, turn, tags)
-    if arm.solve:
-        variables = arm.solve(turn)
-        score(variables)
-        if not searching:
-            _save(run, name, variables)
-        return variables
+    return turn, functools.partial(_score, run, arm, turn, tags)
+
+
+def job(run: Run, arm: Arm, trial: Trial, number: int, seeds: tuple[int, ...]) -> Job | None:
+    """The training of some seeds of an arm at one point of the search; None of an empty plan."""
+    turn, score = _turn(run, arm, trial, number, seeds)
     plan = arm.plan(turn) or ()
     if not plan:
         return None
+    keys, example = turn.keys, run.task.example
     extra = jax.vmap(functools.partial(side_variables, sides(plan)))
-    example = run.task.example
 
     def shapes(net: Network) -> Any:
         return jax.eval_shape(lambda: {**initial(net, keys, example), **extra(keys)})
 
-    job = Job(
-        name,
+    return Job(
+        job_name(arm, number, seeds),
+        arm.name,
         plan,
         fresh=lambda: {**turn.fresh(plan[0].net), **extra(keys)},
         shapes=shapes,
         guide_variables=_first(run.done[arm.guide]) if arm.guide else {},
         keys=keys,
-        examples=sets.train[arm.examples],
+        examples=turn.sets.train[arm.examples],
         batch=run.config.train.batch,
         chunk=run.config.train.get("chunk") or getattr(run.task, "steps_per_epoch", 25),
         log=turn.log,
         score=score,
-        measure=functools.partial(_measure, run.task, sets.validation),
-        metadata=run.note,
+        measure=functools.partial(_measure, run.task, turn.sets.validation),
+        metadata=run.note(arm),
     )
-    seconds = run.config.train.save_seconds
-    return run_plan(home, job, save_seconds=seconds, show=not arm.apart, keep=not searching)
 
 
 def _log(home: Workdir, seeds: tuple[int, ...] | None, tags: Row, row: Row) -> None:
@@ -270,7 +286,7 @@ def _score(run: Run, arm: Arm, turn: Turn, tags: dict[str, Any], variables: Vari
         row = {"kind": "trial" if turn.searching else "model", "seed": seed, **tags}
         run.home.records.write(row | {key: float(value[i]) for key, value in scores.items()})
     if turn.searching:
-        mark(run.home)
+        mark(run.home, arm.name)
     means = {k: v for k, v in scores.items() if k.startswith("validation")}
     if not arm.apart:
         shown = ", ".join(f"{key} {value.mean():.3f}" for key, value in means.items())

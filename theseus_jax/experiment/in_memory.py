@@ -11,9 +11,11 @@ import numpy as np
 
 from theseus_jax import trees
 from theseus_jax.arms import GUIDE, Arm
-from theseus_jax.errors import UserError
+from theseus_jax.divergence import finding, told
+from theseus_jax.errors import Diverged, UserError
 from theseus_jax.experiment.jobs import fresh, side_variables
 from theseus_jax.experiment.rehearse import rehearse
+from theseus_jax.finite import check_finite
 from theseus_jax.methods import convert as conversion
 from theseus_jax.methods import guidance
 from theseus_jax.methods.conversion import REMEDY
@@ -168,26 +170,22 @@ def _fitted(
         **jax.vmap(lambda one: side_variables(sides(plan), one))(keys),
     }
     history: list[dict[str, Any]] = []
-    state = fit(
-        plan,
-        State(0, start, both.guide_variables, None, keys),
-        {"inputs": jnp.asarray(inputs), "labels": labels},
-        batch=batch,
-        name=both.name,
-        hooks=Hooks(log=history.append),
-    )
+    begun = State(0, start, both.guide_variables, None, keys)
+    examples = {"inputs": jnp.asarray(inputs), "labels": labels}
+    try:
+        state = fit(
+            plan, begun, examples, batch=batch, name=both.name, hooks=Hooks(log=history.append)
+        )
+    except Diverged as error:
+        found = finding(error, plan, begun, examples, batch=batch, chunk_steps=25)
+        raise Diverged(f"{error}{told(found)}", error.phase, error.step) from error
     final = trees.unstack(state.variables, 0)
     return {name: final.get(name, {}) for name in both.target.names}, history
 
 
 def _example(inputs: np.ndarray, batch: int) -> jax.ShapeDtypeStruct:
     """The shape of one input. Raises UserError for too few, or for numbers that are not finite."""
-    if np.issubdtype(inputs.dtype, np.inexact) and not np.isfinite(inputs).all():
-        row = int(np.argwhere(~np.isfinite(inputs))[0][0])
-        raise UserError(
-            f"inputs hold numbers that are not finite, the first in row {row}; leave such rows out,"
-            " or fill them"
-        )
+    check_finite({"inputs": inputs}, "the examples", "leave such rows out, or fill them")
     if len(inputs) < batch:
         raise UserError(
             f"{len(inputs)} inputs are fewer than a batch of {batch}; lower batch, or give more"
@@ -249,8 +247,5 @@ def check_variables(guide: Network, variables: Any, example: Any) -> None:
                     f" guide's stage {name!r} needs {leaf.shape}; give the variables of this very"
                     " network"
                 )
-            if not np.isfinite(np.asarray(theirs[path], np.float64)).all():
-                raise UserError(
-                    f"guide_variables hold numbers that are not finite in {name}/{path}; the guide"
-                    " has diverged: train it again with a lower rate"
-                )
+            given = {f"{name}/{path}": theirs[path]}
+            check_finite(given, "guide_variables", "the guide has diverged: train it again")

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import functools
 import logging
-import pathlib
 import shutil
 import time
-from typing import Any, Callable, Iterable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from theseus_jax import checkpoints
 from theseus_jax.balance import Sums
-from theseus_jax.experiment.workdir import Workdir, write
+from theseus_jax.divergence import finding, told
+from theseus_jax.errors import Diverged, UserError
+from theseus_jax.experiment.ledger import counted, same_guide
+from theseus_jax.experiment.workdir import STEPS, Workdir
 from theseus_jax.nets.stage import Network, Variables, init
 from theseus_jax.nets.variables import partition
 from theseus_jax.objectives import Side
@@ -62,54 +65,30 @@ def run_keys(seed: int, purpose: int, count: int) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
 
 
-def mark(workdir: Workdir) -> None:
-    """Remember that all rows so far are of work that need not be done again: trials of a search,
-    whose models are not kept.
+def finished(workdir: Workdir, name: str, guide: str = "") -> dict[str, Any] | None:
+    """The variables (leading seed axis) of a model that is done, or None. guide: the fingerprint of
+    its guide. Raises UserError for one that was made with another.
     """
-    searched_mark(workdir).parent.mkdir(exist_ok=True)
-    write(searched_mark(workdir), str(workdir.records.offset()))
-
-
-def searched_mark(workdir: Workdir) -> pathlib.Path:
-    """The file of `mark`."""
-    return workdir.path / "checkpoints" / "searched"
-
-
-def rewind(workdir: Workdir, names: Iterable[str]) -> None:
-    """Cut metrics.jsonl back to the newest state on disk, so that no row is doubled when work is
-    done again.
-
-    Models are made one after the other and rows only appended, so the newest state is the one of
-    the largest offset.
-    """
-    searched = searched_mark(workdir)
-    offsets = [int(searched.read_text())] if searched.exists() else [0]
-    for name in names:
-        if workdir.model(name).exists():
-            offsets.append(checkpoints.load(workdir.model(name), items=())[1]["offset"])
-        else:
-            progress = checkpoints.latest_progress(workdir.progress(name))
-            offsets += [progress[2]["offset"]] if progress else []
-    workdir.records.cut(min(max(offsets), workdir.records.offset()))
-
-
-def finished(workdir: Workdir, name: str) -> dict[str, Any] | None:
-    """The variables (leading seed axis) of a model that is done, or None."""
-    if not workdir.model(name).exists():
+    path = workdir.model(name)
+    if not path.exists():
         return None
-    return checkpoints.load(workdir.model(name))[0]["variables"]
+    tree, note = checkpoints.load(path)
+    same_guide(path, note, guide)
+    return tree["variables"]
 
 
 class Job(NamedTuple):
     """One model to be trained: all that `run_plan` needs besides where to leave it. What is kept
     are the stages of its last phase's network.
 
-    fresh(): the initial variables. shapes(net): the shapes of a phase's variables.
-    score(variables): writes the model's rows, before it counts as finished. measure(phase, state):
-    what a stopping rule looks at, logged as "score". log(row): adds a row to metrics.jsonl.
+    model: whose rows are its. metadata: what its checkpoints say of the run. fresh(): the initial
+    variables. shapes(net): the shapes of a phase's variables. score(variables): writes the model's
+    rows, before it counts as finished. measure(phase, state): what a stopping rule looks at, logged
+    as "score". log(row): adds a row to metrics.jsonl.
     """
 
     name: str
+    model: str
     plan: Plan
     fresh: Callable[[], dict[str, Any]]
     shapes: Callable[[Network], Any]
@@ -134,7 +113,7 @@ def run_plan(
     more than save_seconds is saved on the way, and the rows are what remains.
     """
     name, plan = job.name, job.plan
-    done = finished(workdir, name)
+    done = finished(workdir, name, job.metadata.get("guide", ""))
     if done is not None:
         return done
     state, position = _unfinished(workdir, job)
@@ -151,7 +130,7 @@ def run_plan(
 
     def save(position: Position, state: State) -> None:
         if keep or time.monotonic() - began >= save_seconds:
-            _save(workdir, name, position, state)
+            _save(workdir, job, position, state)
 
     hooks = Hooks(
         log=job.log,
@@ -161,16 +140,13 @@ def run_plan(
         score=job.measure,
         score_name="score",
     )
-    state = fit(
-        plan,
-        state,
-        job.examples,
-        batch=job.batch,
-        chunk_steps=job.chunk,
-        name=name,
-        position=position,
-        hooks=hooks,
-    )
+    given = {"batch": job.batch, "chunk_steps": job.chunk}
+    try:
+        state = fit(plan, state, job.examples, **given, name=name, position=position, hooks=hooks)
+    except Diverged as error:
+        if not keep:  # a search has others
+            raise
+        raise _explained(workdir, job, error, given) from error
     variables = {
         stage: tree for stage, tree in state.variables.items() if stage in plan[-1].net.names
     }
@@ -179,37 +155,68 @@ def run_plan(
         checkpoints.save(
             workdir.model(name),
             tree={"variables": variables},
-            metadata={**job.metadata, "model": name, "offset": workdir.records.offset()},
+            metadata={**job.metadata, "model": name, "rows": counted(workdir.records, job.model)},
         )
     shutil.rmtree(workdir.progress(name), ignore_errors=True)
     return variables
 
 
-def _save(workdir: Workdir, name: str, position: Position, state: State) -> None:
+def _explained(workdir: Workdir, job: Job, error: Diverged, given: dict[str, int]) -> Diverged:
+    """The error with what was not finite first; the batch is left in the workdir."""
+    LOG.info("%s; looking where that begins", error)
+    state, position = _unfinished(workdir, job)
+    found = finding(error, job.plan, state, job.examples, **given, position=position)
+    left = ""
+    if found:
+        path = workdir.path / "diverged" / f"{job.name.replace('/', '-')}.npz"
+        path.parent.mkdir(exist_ok=True)
+        batch = found.batch if isinstance(found.batch, dict) else {"windows": found.batch}
+        arrays = {
+            jax.tree_util.keystr(at, simple=True, separator="/"): np.asarray(leaf)
+            for at, leaf in jax.tree_util.tree_leaves_with_path(batch)
+        }
+        np.savez(path, rows=found.rows, step=found.step, seed=found.seed, **arrays)
+        left = f", in {path}"
+    return Diverged(
+        f"{error}{told(found)}{left}; the same command goes there again from the last checkpoint",
+        error.phase,
+        error.step,
+    )
+
+
+def _save(workdir: Workdir, job: Job, position: Position, state: State) -> None:
     tree = {
         "variables": state.variables,
         "opt_state": state.opt_state if state.opt_state is not None else {},
         "kept": state.kept,
     }
     note = {
+        **job.metadata,
+        "rows": counted(workdir.records, job.model),
         "kept": bool(state.kept),
         "carried": state.opt_state is not None,
         "step": state.step,
         "phase": position.phase,
         "scores": list(position.scores),
         "sums": [list(one) for one in position.sums],
-        "offset": workdir.records.offset(),
     }
     checkpoints.save_progress(
-        workdir.progress(name), position.phase * 10**6 + state.step, tree, note
+        workdir.progress(job.name), position.phase * STEPS + state.step, tree, note
     )
 
 
 def _unfinished(workdir: Workdir, job: Job) -> tuple[State, Position]:
-    progress = checkpoints.latest_progress(workdir.progress(job.name))
+    folder = workdir.progress(job.name)
+    progress = checkpoints.latest_progress(folder)
     if progress is None:
         return State(0, job.fresh(), job.guide_variables, None, job.keys), Position()
     index, _, note = progress
+    same_guide(folder / f"{index:08d}", note, job.metadata.get("guide", ""))
+    if not 0 <= note["phase"] <= len(job.plan):
+        raise UserError(
+            f"{folder / f'{index:08d}'} is of phase {note['phase'] + 1} and {job.name} has"
+            f" {len(job.plan)}; delete it: the run goes on from an earlier state"
+        )
     position = Position(
         note["phase"], tuple(note["scores"]), tuple(Sums(*one) for one in note.get("sums", ()))
     )
@@ -225,7 +232,7 @@ def _unfinished(workdir: Workdir, job: Job) -> tuple[State, Position]:
         "opt_state": opt_state,
         "kept": partition(variables, phase.trainable)[0] if note["kept"] else {},
     }
-    tree, _ = checkpoints.load(workdir.progress(job.name) / f"{index:08d}", like=like)
+    tree, _ = checkpoints.load(folder / f"{index:08d}", like=like)
     return (
         State(
             note["step"],

@@ -24,6 +24,25 @@ def seeds_of(search: Search) -> tuple[int, ...]:
     return tuple(range(-1, -1 - search.seeds, -1))
 
 
+def job_name(arm: Arm, trial: int, seeds: tuple[int, ...]) -> str:
+    """Of the training of some seeds at one point of the search: its checkpoint's."""
+    searching, name = seeds[0] < 0, arm.name
+    if not arm.apart:
+        return f"search/{name}-{trial}" if searching else name
+    return f"search/{name}-{trial}-{-seeds[0]}" if searching else f"seeds/{name}-{seeds[0]}"
+
+
+def job_names(arm: Arm, seeds: tuple[int, ...]) -> list[str]:
+    """Names of all jobs behind an arm's checkpoint."""
+    search = arm.search or Search((), 0)
+    names = [
+        job_name(arm, trial, group)
+        for trial in range(len(search.trials))
+        for group in groups(arm, seeds_of(search))
+    ]
+    return [*names, *(job_name(arm, 0, group) for group in groups(arm, seeds))]
+
+
 def try_all(run: Any, arm: Arm, search: Search, work: Work) -> None:
     """A row of kind "trial" for every point and seed of the search that has none yet."""
     done = {(row["trial"], row["seed"]) for row in _trials(run, arm)}  # others' rows were cut
