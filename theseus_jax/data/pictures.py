@@ -12,10 +12,12 @@ import numpy as np
 from theseus_jax.data.cached import content_sha256
 from theseus_jax.data.dataset import DataSet, checked, drawn_note, taken
 from theseus_jax.data.decoding import reading
+from theseus_jax.data.image_folder import image_folder
 from theseus_jax.data.splits import Limit, published_rows
 from theseus_jax.errors import UserError
 from theseus_jax.paths import local
 
+__all__ = ["FASHION", "fashion_mnist", "image_folder"]
 FASHION = (
     "T-shirt/top",
     "Trouser",

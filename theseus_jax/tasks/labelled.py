@@ -17,7 +17,6 @@ from theseus_jax.checks import ABOVE, PART, check_values
 from theseus_jax.data import labelled, pictures
 from theseus_jax.data.augment import Augment
 from theseus_jax.data.dataset import DataSet, Labelled, subset
-from theseus_jax.data.image_folder import image_folder
 from theseus_jax.errors import UserError
 from theseus_jax.methods.guide_modes import batch_mode
 from theseus_jax.nets import zoo
@@ -213,7 +212,7 @@ class Task:
             "digits": lambda: labelled.digits(image=True, limit=limit),
             "fashion_mnist": lambda: pictures.fashion_mnist(c.path, limit=limit),
             "cifar10": lambda: labelled.cifar10_jpeg(c.path, cache_dir=folder, limit=limit),
-            "folder": lambda: image_folder(c.path, c.size, mode=mode, limit=limit),
+            "folder": lambda: pictures.image_folder(c.path, c.size, mode=mode, limit=limit),
             "tfds": lambda: labelled.tfds_images(c.dataset, c.path, size=size, limit=limit),
             "bbc": lambda: labelled.bbc(tokens=c.tokens, limit=limit),
             "tfds_text": lambda: labelled.tfds_texts(
