@@ -1,7 +1,7 @@
 """Plants bugs one by one in a copy of the project and prints which of them its tests catch.
 
     python tests/plant.py                  # all of tests/bugs.txt
-    python tests/plant.py --only=judging   # those of files whose path contains a word
+    python tests/plant.py --only=judging,order   # those of files whose path contains a word, or one of several
 
 Exit code 1 where one survives, 2 where a text that is to be replaced is not there once.
 """
@@ -68,16 +68,20 @@ def planted(bug, number, home):
 
 
 def main(only, jobs):
-    chosen = [bug for bug in bugs() if only in bug.file]
+    words = only.split(",")
+    chosen = [bug for bug in bugs() if any(word in bug.file for word in words)]
     with (
         tempfile.TemporaryDirectory() as folder,
         concurrent.futures.ThreadPoolExecutor(jobs) as pool,
     ):
         began = time.monotonic()
-        work = [pool.submit(planted, bug, i, pathlib.Path(folder)) for i, bug in enumerate(chosen)]
-        for bug, future in zip(chosen, work):
-            print(f"{future.result()}: {bug.file}: {bug.old!r} -> {bug.new!r}", flush=True)
-        found = [future.result().split()[0] for future in work]
+        work = {
+            pool.submit(planted, bug, i, pathlib.Path(folder)): bug for i, bug in enumerate(chosen)
+        }
+        for done in concurrent.futures.as_completed(work):
+            bug = work[done]
+            print(f"{done.result()}: {bug.file}: {bug.old!r} -> {bug.new!r}", flush=True)
+        found = [done.result().split()[0] for done in work]
     print(f"{found.count('caught')} of {len(found)} caught ({time.monotonic() - began:.0f} s)")
     return 2 if "cannot" in found else int("SURVIVED" in found)
 
