@@ -1,7 +1,7 @@
 """Plants bugs one by one in a copy of the project and prints which of them its tests catch.
 
-    python tests/plant.py                  # all of tests/bugs.txt
-    python tests/plant.py --only=judging,order   # those of files whose path contains a word, or one of several
+    python tests/plant.py                        # all of tests/bugs.txt
+    python tests/plant.py --only=judging,order   # those of files whose path has one of the words
 
 Exit code 1 where one survives, 2 where a text that is to be replaced is not there once.
 """
