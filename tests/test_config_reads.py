@@ -48,6 +48,10 @@ class Reads:
     def keys(self):
         return self._config.keys()
 
+    def to_dict(self):
+        """For checks, which look at every key and use none."""
+        return self._config.to_dict()
+
     def to_json(self, **named):
         return self._config.to_json(**named)
 

@@ -31,7 +31,7 @@ def parts(config: Any) -> tuple[Any, ModuleType]:
             f" {config.method!r} reads; make a config of the two by theseus_jax.config.base"
         )
     ranges = {**getattr(source, "RANGES", {}), **getattr(way, "RANGES", {})}
-    check_config(config, base(config.task, config.method), ranges)
+    check_config(config.to_dict(), base(config.task, config.method), ranges)
     sizes = ("train.chunk",) if "chunk" in config.train else ()
     check_values(config, {}, (*POSITIVE, *sizes))
     return source.Task(config), way
