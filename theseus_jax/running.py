@@ -82,10 +82,10 @@ def run_phase(
     end: int,
     hooks: Hooks,
 ) -> tuple[State, Position]:
-    # chunks of one length, so that a phase is one program
-    even = -(-phase.steps // max(1, -(-phase.steps // chunk_steps)))
+    # the last chunk runs through the program of the others: phases of any length share it
+    chunk = min(phase.steps, chunk_steps)
     state = _own(phase, state)
-    run = _Running(name, position.phase, phase, raw, raw, batch, even, end, hooks)
+    run = _Running(name, position.phase, phase, raw, raw, batch, chunk, end, hooks)
     stored = run.stored(state, told=not state.step)
     run = run._replace(
         inputs=raw._replace(
