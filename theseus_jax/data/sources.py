@@ -102,8 +102,8 @@ def _place(file: Path, encoding: str) -> str:
         file.read_bytes().decode(encoding)
     except UnicodeDecodeError as error:
         return f": byte {error.start} is {error.object[error.start]:#04x}"
-    except UnicodeError:  # UTF-16 without a mark
-        pass
+    except UnicodeError as error:  # of UTF-16 without a mark
+        return f": {error}"
     return ""
 
 

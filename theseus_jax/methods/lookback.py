@@ -27,6 +27,24 @@ def mixing(net: Network, name: str) -> Any:
     return module.mixing() if hasattr(module, "mixing") else None
 
 
+def check_heads(places: Sequence[tuple[str, str, Any, Any]], kind: str, off: str, on: str) -> None:
+    """Raises UserError where no attention is replaced, or one by a mixer of other heads.
+
+    places: (guide stage, target stage, their mixers). kind: of mixer, of the target; off, on: the
+    settings that ask for none, and that make one, for errors.
+    """
+    if not places:
+        raise UserError(
+            f"no {kind} takes the place of an attention of the guide; set {off}, or {on}"
+        )
+    for g, t, theirs, ours in places:
+        if theirs.heads != ours.heads:
+            raise UserError(
+                f"the target's {t} has {ours.heads} heads and the guide's {g} {theirs.heads}; set"
+                f" target.heads to as many, or {off}"
+            )
+
+
 def attentions(
     guide: Network, net: Network, pairs: Sequence[tuple[str, str]]
 ) -> list[tuple[str, str, Any, Any]]:
@@ -108,19 +126,12 @@ class LookBack:
         """Raises UserError where the guide has no attention or the target no decays, or other
         heads.
         """
-        places = self._places(net)
-        if not places:
-            raise UserError(
-                "no linear attention of the target, with decays, takes the place of an attention of"
-                " the guide; set convert.decays to 'fresh', or target.cell to 'linear_attention'"
-                " and target.decay to True"
-            )
-        for g, t, theirs, ours in places:
-            if ours.heads != theirs.heads:
-                raise UserError(
-                    f"the target's {t} has {ours.heads} heads and the guide's {g} {theirs.heads};"
-                    " set target.heads to as many, or convert.decays to 'fresh'"
-                )
+        check_heads(
+            self._places(net),
+            "linear attention of the target, with decays,",
+            "convert.decays to 'fresh'",
+            "target.cell to 'linear_attention' and target.decay to True",
+        )
 
     def __str__(self) -> str:
         return f"forget as fast as the guide's heads do on {self.windows} windows"

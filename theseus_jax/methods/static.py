@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from theseus_jax import lapack
-from theseus_jax.errors import UserError
-from theseus_jax.methods.lookback import mixing, seams_before
+from theseus_jax.methods.lookback import check_heads, mixing, seams_before
 from theseus_jax.methods.stitch import drawn, reduced
 from theseus_jax.nets import inner
 from theseus_jax.nets.stage import Network, Variables, forward, position
@@ -116,19 +115,12 @@ class BestWeights:
         """Raises UserError where no static attention takes an attention's place, or one has other
         heads.
         """
-        places = self._places(net)
-        if not places:
-            raise UserError(
-                "no static attention of the target takes the place of an attention of the guide;"
-                " set convert.weights to 'fresh', or target.arch to 'token_mlp' and target.heads to"
-                " the guide's"
-            )
-        for g, t, theirs, ours in places:
-            if theirs.heads != ours.heads:
-                raise UserError(
-                    f"the target's {t} has {ours.heads} heads and the guide's {g} {theirs.heads};"
-                    " set target.heads to as many, or convert.weights to 'fresh'"
-                )
+        check_heads(
+            self._places(net),
+            "static attention of the target",
+            "convert.weights to 'fresh'",
+            "target.arch to 'token_mlp' and target.heads to the guide's",
+        )
 
     def __str__(self) -> str:
         return f"weigh tokens as the guide's heads do at best, on {self.examples} examples"

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from theseus_jax import cost
-from theseus_jax.errors import UserError
-from theseus_jax.methods.lookback import attentions, seams_before
+from theseus_jax.methods.lookback import attentions, check_heads, seams_before
 from theseus_jax.methods.stitch import drawn
 from theseus_jax.nets.stage import Network, Variables
 from theseus_jax.program import over_seeds
@@ -127,19 +126,12 @@ class AttentionTransfer:
         """Raises UserError where no linear attention takes an attention's place, or one has other
         heads.
         """
-        places = self._places(net)
-        if not places:
-            raise UserError(
-                "no linear attention of the target takes the place of an attention of the guide;"
-                " set convert.transfer to 0, or target.cell to 'linear_attention'"
-            )
-        for g, t, theirs, ours in places:
-            if theirs.mixing().heads != ours.mixing().heads:
-                raise UserError(
-                    f"the target's {t} has {ours.mixing().heads} heads and the guide's {g}"
-                    f" {theirs.mixing().heads}; set target.heads to as many, or convert.transfer"
-                    " to 0"
-                )
+        check_heads(
+            [(g, t, theirs.mixing(), ours.mixing()) for g, t, theirs, ours in self._places(net)],
+            "linear attention of the target",
+            "convert.transfer to 0",
+            "target.cell to 'linear_attention'",
+        )
 
     def __str__(self) -> str:
         return f"fit features and decays to the guide's attention weights for {self.steps} steps"
