@@ -20,25 +20,19 @@ def lookup(config: Any, path: str) -> Any:
 
 
 def check_values(
-    config: Any,
-    choices: Mapping[str, Sequence[str]],
-    positive: Sequence[str] = (),
-    counts: Sequence[str] = (),
+    config: Any, choices: Mapping[str, Sequence[str]], positive: Sequence[str] = ()
 ) -> None:
-    """Raises UserError, one line, for the first value that is none of its choices, is not at least
-    1 (positive), or is below 0 (counts).
+    """Raises UserError, one line, for the first value that is none of its choices, or not at least
+    1 (positive).
     """
     for path, allowed in choices.items():
         if lookup(config, path) not in allowed:
             raise UserError(
                 f"config.{path} is {lookup(config, path)!r}; choose one of {', '.join(allowed)}"
             )
-    for paths, least in ((positive, 1), (counts, 0)):
-        for path in paths:
-            if lookup(config, path) < least:
-                raise UserError(
-                    f"config.{path} is {lookup(config, path)}; it must be at least {least}"
-                )
+    for path in positive:
+        if lookup(config, path) < 1:
+            raise UserError(f"config.{path} is {lookup(config, path)}; it must be at least 1")
 
 
 LARGEST = 1e30  # beyond it float32 products are infinite

@@ -71,9 +71,7 @@ def upright(image: Any) -> Any:
 
 def on_white(image: Any) -> Any:
     """A PIL image whose see-through parts show white behind them; itself where it has none."""
-    if image.mode in ("P", "PA", "L", "RGB", "1") and "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode == "PA":
+    if "transparency" in image.info or image.mode == "PA":
         image = image.convert("RGBA")
     if image.mode not in ("LA", "RGBA") or image.getchannel("A").getextrema()[0] == 255:
         return image

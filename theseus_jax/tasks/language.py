@@ -83,7 +83,7 @@ class Task:
     cures = CURES
 
     def __init__(self, config: Any) -> None:
-        check_values(config, CHOICES, POSITIVE, ("data.recall",))
+        check_values(config, CHOICES, POSITIVE)
         if config.data.context < 2 or not config.report.prompt:
             raise UserError(
                 f"config.data.context is {config.data.context} and config.report.prompt is"
@@ -121,8 +121,7 @@ class Task:
         """The guide, and the target, whose seams have the guide's width where adapters are needed.
         Raises UserError.
         """
-        given = language_nets.CHOICES, language_nets.POSITIVE, language_nets.COUNTS
-        check_values(self.config, *given)
+        check_values(self.config, language_nets.CHOICES, language_nets.POSITIVE)
         return self.guide(), self.target()
 
     def guide(self, **changes: Any) -> Network:

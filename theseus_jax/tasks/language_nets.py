@@ -44,10 +44,6 @@ CHOICES = {
 }
 POSITIVE = ("guide.width", "guide.depth", "guide.heads", "target.window")
 # of the target 0 is the guide's
-COUNTS = (
-    *(f"guide.{key}" for key in ("hidden", "key_heads", "head_size", "taps")),
-    *(f"target.{key}" for key in ("width", "depth", "heads", "hidden", "sinks")),
-)
 RANGES = {"guide.dropout": PART, "guide.epsilon": ABOVE, "guide.theta": ABOVE}
 SINKS = 4  # first tokens that a window keeps (arXiv 2309.17453, section 3.2)
 MIXING = {"linear_attention": ("features", "decay"), "window": ("window", "sinks")}

@@ -134,7 +134,7 @@ def _controls() -> dict[str, Any]:
 def check(config: Any, task: Any) -> None:
     """Raises UserError, one line, for the first value that cannot be meant."""
     metrics = tuple(name for name, entry in METRICS.items() if entry.differentiable)
-    check_values(config, CHOICES | {"convert.metric": metrics}, POSITIVE, ("convert.transfer",))
+    check_values(config, CHOICES | {"convert.metric": metrics}, POSITIVE)
     if not 0 <= config.convert.align < 1:
         raise UserError(
             f"config.convert.align is {config.convert.align:g}, a share of the steps in [0, 1); 0.5"
