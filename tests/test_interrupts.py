@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 
+import jax
 import pytest
 from killing import rows, timeless
+from small_text import write_texts
 
 from theseus_jax.experiment.workdir import STEPS, reached
 from theseus_jax.interrupts import deferred
@@ -93,16 +95,30 @@ def test_where_a_run_goes_on(tmp_path):
 # Commands
 
 SMOKE = ["--config=configs/gpt2_to_rnn_plain.py:smoke", "--config.controls.names=()"]
+SMOKE += ["--config.seeds=1", "--config.guide.depth=2", "--config.report.latency_repeats=2"]
+SMOKE += ["--config.data.source=directory", "--config.data.share=0.5", "--config.data.context=16"]
+SMOKE += ["--config.data.validation=0.2", "--config.data.test=0.2"]
 
 
 def command(path, *more):
-    return [sys.executable, "launch/run.py", *SMOKE, f"--workdir={path}", *more]
+    """Of a run on the texts beside its workdir."""
+    texts = path.parent / "texts"
+    if not texts.exists():
+        texts.mkdir()
+        write_texts(texts, 20)
+    given = [f"--config.data.path={texts}", f"--workdir={path}"]
+    return [sys.executable, "launch/run.py", *SMOKE, *given, *more]
+
+
+def environment():
+    """With what earlier processes compiled."""
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "a"
-    subprocess.run(command(path), cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command(path), cwd=ROOT, check=True, capture_output=True, env=environment())
     return path
 
 
@@ -115,9 +131,8 @@ def test_a_run_that_is_stopped_says_where_it_goes_on_and_does(
     whole, tmp_path, number, code, wanted
 ):
     path = tmp_path / "a"
-    process = subprocess.Popen(
-        command(path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    out = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command(path), cwd=ROOT, env=environment(), **out)
     log = path / "metrics.jsonl"
     while process.poll() is None and not (log.exists() and wanted in log.read_text()):
         time.sleep(0.005)
@@ -127,7 +142,7 @@ def test_a_run_that_is_stopped_says_where_it_goes_on_and_does(
     assert process.returncode == code and "Traceback" not in shown, shown
     word = "stopped" if number == signal.SIGINT else "terminated"
     assert last.startswith(f"run.py: {word}; the same command goes on"), last
-    subprocess.run(command(path), cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command(path), cwd=ROOT, check=True, capture_output=True, env=environment())
     assert timeless(rows(path)) == timeless(rows(whole))
 
 
