@@ -87,6 +87,7 @@ class Phase:
     carry: go on with the optimizer state of the phase before, which trained the same parts by the
     same rule. probes: `fn(state, inputs) -> rows`, run on the result; rates: of units that
     were switched.
+    compute: what stages compute in (`nets.precision`); losses, parameters and moments are float32.
     watches: `fn(StepRecord) -> {name: array}`, see `program.StepRecord`. tracks: running numbers of
     units that every step changes (`methods.plasticity.tracks`); they begin anew with the phase.
     """
@@ -104,6 +105,7 @@ class Phase:
     carry: bool = False
     probes: tuple[Callable[..., Any], ...] = ()
     rates: Rates = Rates()
+    compute: str = "float32"
     watches: tuple[Callable[..., Any], ...] = ()
     tracks: tuple[Any, ...] = ()
 
@@ -216,6 +218,7 @@ def _describe_phase(number: int, phase: Phase) -> str:
         ("stops", [phase.stop] if phase.stop else []),
         ("before", phase.edits),
         ("at", _moments(phase.edits_at)),
+        ("computes", [phase.compute] if phase.compute != "float32" else []),
         ("rates", [phase.rates] if phase.rates != Rates() else []),
         ("watches", phase.watches),
         ("tracks", phase.tracks),

@@ -84,9 +84,12 @@ def program_of(phase: Phase) -> Program:
         term if balance.is_number(term.weight) else dataclasses.replace(term, weight=None)
         for term in phase.terms
     )
+    net, guide = (
+        one and dataclasses.replace(one, compute=phase.compute) for one in (phase.net, feed.guide)
+    )
     return Program(
-        phase.net,
-        feed.guide,
+        net,
+        guide,
         phase.trainable,
         terms,
         feed.route,

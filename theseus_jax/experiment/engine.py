@@ -33,7 +33,7 @@ from theseus_jax.experiment.ledger import (
     searched_mark,
     settle,
 )
-from theseus_jax.experiment.parts import arms_of, parts
+from theseus_jax.experiment.parts import arms_for, arms_of, parts
 from theseus_jax.experiment.rehearse import outline, rehearse
 from theseus_jax.experiment.search import best_trial, job_name, job_names, try_all
 from theseus_jax.experiment.workdir import Workdir, write
@@ -85,7 +85,7 @@ def opened(config: Any, home: Workdir) -> Run:
     """The run of a config, its data read. Raises UserError for missing data."""
     task, method = parts(config)
     task, data = task.load(home.path / "cache")
-    arms = tuple(method.arms(config, task))
+    arms = arms_for(method, config, task)
     sets = data.sets(0)
     check_arms(arms, sets.train, data.apart)
     for name, examples in sets.train.items():

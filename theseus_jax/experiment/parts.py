@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from types import ModuleType
-from typing import Any
+from typing import Any, Callable
 
 from theseus_jax import methods, tasks
-from theseus_jax.arms import Arm, check_arms
+from theseus_jax.arms import Arm, Turn, check_arms
 from theseus_jax.checks import check_config, check_values
 from theseus_jax.config import base, missing_keys
 from theseus_jax.errors import UserError
+from theseus_jax.nets.precision import COMPUTES
 from theseus_jax.nets.stage import Network
+from theseus_jax.plan import Plan
 
 POSITIVE = ("seeds", "train.batch", "report.latency_repeats")
 
@@ -33,16 +37,30 @@ def parts(config: Any) -> tuple[Any, ModuleType]:
     ranges = {**getattr(source, "RANGES", {}), **getattr(way, "RANGES", {})}
     check_config(config.to_dict(), base(config.task, config.method), ranges)
     sizes = ("train.chunk",) if "chunk" in config.train else ()
-    check_values(config, {}, (*POSITIVE, *sizes))
+    choices = {"train.compute": COMPUTES} if "compute" in config.train else {}
+    check_values(config, choices, (*POSITIVE, *sizes))
     return source.Task(config), way
 
 
 def arms_of(config: Any) -> tuple[Arm, ...]:
     """Every arm that a run of this config may make. Raises UserError."""
     task, method = parts(config)
-    arms = tuple(method.arms(config, task))
+    arms = arms_for(method, config, task)
     check_arms(arms)
     return arms
+
+
+def arms_for(method: ModuleType, config: Any, task: Any) -> tuple[Arm, ...]:
+    """The method's arms for a task, their phases computing as the config says."""
+    kind = config.train.get("compute", "float32")
+
+    def computing(plan: Callable[[Turn], Plan], turn: Turn) -> Plan:
+        return tuple(dataclasses.replace(phase, compute=kind) for phase in plan(turn) or ())
+
+    return tuple(
+        arm._replace(plan=functools.partial(computing, arm.plan)) if arm.plan else arm
+        for arm in method.arms(config, task)
+    )
 
 
 def network(config: Any, model: str) -> Network:

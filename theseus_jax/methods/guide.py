@@ -102,6 +102,7 @@ def sections(task: Any) -> dict[str, Any]:
             "weight_decay": 0.0,
             "clip": 1.0,  # global gradient norm
             "chunk": 25,  # optimizer steps a compiled scan
+            "compute": "float32",  # of stages: float32 | bfloat16; parameters and losses: float32
             "watch": 50,  # steps between two readings of the gradients' norms by depth
         },
     }

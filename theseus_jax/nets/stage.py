@@ -18,6 +18,7 @@ from theseus_jax.errors import UserError
 from theseus_jax.nets import inner
 from theseus_jax.nets.masked import values_and_mask
 from theseus_jax.nets.modes import check_mode, mode_arguments
+from theseus_jax.nets.precision import lowered, raised
 from theseus_jax.nets.sites import Site, with_fresh_masks
 from theseus_jax.nets.variables import Variables
 
@@ -44,13 +45,15 @@ class Tie:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """An ordered tuple of stages with distinct names, the parameters that two of them share, and
-    sites whose units can be switched (`plasticity.elastic`).
+    """An ordered tuple of stages with distinct names, the parameters that two of them share, sites
+    whose units can be switched (`plasticity.elastic`), and in what its stages compute
+    (`precision`).
     """
 
     stages: tuple[Stage, ...]
     ties: tuple[Tie, ...] = ()
     sites: tuple[Site, ...] = ()
+    compute: str = "float32"
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -122,7 +125,7 @@ def replace(net: Network, name: str, stages: Sequence[Stage]) -> Network:
     i = position(net, name)
     kept = net.names[:i] + net.names[i + 1 :]
     ties = tuple(tie for tie in net.ties if tie.stage in kept and tie.source in kept)
-    return Network(net.stages[:i] + tuple(stages) + net.stages[i + 1 :], ties)
+    return Network(net.stages[:i] + tuple(stages) + net.stages[i + 1 :], ties, compute=net.compute)
 
 
 def tied(net: Network, name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,21 +151,14 @@ def _apply(
 ):
     """(output, new batch statistics or None, {path: activation} of what is wanted inside)."""
     own = tied(net, stage.name, variables)
-    arguments = {
-        **mode_arguments(stage.module, train),
-        "rngs": None if key is None else {"dropout": key},
-    }
-    mutable = ["batch_stats"] if train and "batch_stats" in own else []
-    if wanted:
-        y, changed, inside = inner.run(stage.module, own, x, wanted, mutable=mutable, **arguments)
-        mask = values_and_mask(y)[1]
-        mask = values_and_mask(x)[1] if mask is None else mask
-        inside = {path: inner.masked(value, mask) for path, value in inside.items()}
-        return y, changed.get("batch_stats", own.get("batch_stats")), inside
-    if mutable:
-        y, changed = stage.module.apply(own, x, mutable=mutable, **arguments)
-        return y, changed["batch_stats"], {}
-    return stage.module.apply(own, x, **arguments), own.get("batch_stats"), {}
+    if "params" in own:
+        own["params"] = lowered(own["params"], net.compute)
+    given = lowered(x, net.compute)
+    y, changed, inside = inner.applied(stage.module, train, wanted, own, given, key)
+    mask = values_and_mask(y)[1]
+    mask = values_and_mask(x)[1] if mask is None else mask
+    inside = {path: inner.masked(value, mask) for path, value in inside.items()}
+    return y, changed.get("batch_stats", own.get("batch_stats")), raised(inside, net.compute)
 
 
 def forward(
@@ -201,8 +197,8 @@ def forward(
         if changed is not None:
             statistics[stage.name] = changed
         if stage.name in capture:
-            activations[stage.name] = x
-    return x, activations, statistics
+            activations[stage.name] = raised(x, net.compute)
+    return raised(x, net.compute), activations, statistics
 
 
 def init(net: Network, key: jax.Array, x: Any) -> Variables:

@@ -65,6 +65,7 @@ def sections(task: Any) -> dict[str, dict[str, Any]]:
         "weight_decay": 0.05,
         "clip": 1.0,  # global gradient norm
         "chunk": 25,  # optimizer steps a compiled scan
+        "compute": "float32",  # of stages: float32 | bfloat16; parameters and losses: float32
         "remember": False,  # compute the guide's activations once for all examples (unaugmented)
         "save_seconds": 120.0,  # between checkpoints inside a phase
     }

@@ -116,6 +116,7 @@ def sections(task: Any) -> dict[str, Any]:
             "weight_decay": 0.0,
             "clip": 0.0,  # global gradient norm; 0: none
             "chunk": 25,  # optimizer steps a compiled scan
+            "compute": "float32",  # of stages: float32 | bfloat16; parameters and losses: float32
         },
     }
 
