@@ -1,6 +1,7 @@
 """Overrides of configs at random: each is refused in one line or can be meant.
 
     python tests/fuzz.py --count=2000 --seed=0
+    python tests/fuzz.py --count=100 --command  # each typed to launch/run.py, smoke presets
 
 Prints what went wrong and counts; exit code 1 where anything did. The judge knows nothing of the
 schema: a number that is not finite, a negative one, or an element of a tuple that has another type
@@ -14,6 +15,7 @@ import math
 import pathlib
 import random
 import re
+import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -122,15 +124,36 @@ def tried(make, path, value):
     return (f"accepted, {why}" if why else ""), False
 
 
-def main(count, seed, only=""):
+def typed(make, name, path, value):
+    """As `tried`, of an override on the command line."""
+    text = value if isinstance(value, str) else repr(value)
+    command = [sys.executable, "launch/run.py", f"--config=configs/{name.replace(':', '.py:')}"]
+    command += [f"--config.{path}={text}", "--dry_run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode not in (0, 2) or "Traceback" in done.stderr + done.stdout:
+        return f"exit {done.returncode}: {done.stderr[-300:]}", False
+    if done.returncode == 2:
+        right = len(said) == 1 and said[0].startswith("run.py: ")
+        return ("" if right else f"not one line: {said}"), True
+    usual = make()
+    for key in path.split("."):
+        usual = usual[key]
+    meant = isinstance(value, (int, float)) and not isinstance(usual, (str, bool))
+    why = impossible(path, value, usual) if meant and not isinstance(value, bool) else ""
+    return (f"accepted, {why}" if why else ""), False
+
+
+def main(count, seed, only="", command=False):
     draw, makes = random.Random(seed), presets()
-    names = [name for name in makes if only in name]
+    names = [name for name in makes if only in name and (not command or name.endswith(":smoke"))]
     counts, wrong = collections.Counter(), []
     for _ in range(count):
         name = draw.choice(names)
         path = draw.choice(list(leaves(makes[name]())))
         value = draw.choice(draw.choice((NUMBERS, NUMBERS, TEXTS, ODD)))
-        problem, refused = tried(makes[name], path, value)
+        given = (name, path, value) if command else (path, value)
+        problem, refused = (typed if command else tried)(makes[name], *given)
         counts["wrong" if problem else "refused" if refused else "accepted"] += 1
         if problem:
             wrong.append(f"{name} config.{path} = {value!r}: {problem}")
@@ -144,5 +167,6 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="")
+    parser.add_argument("--command", action="store_true")
     given = parser.parse_args()
-    sys.exit(bool(main(given.count, given.seed, given.only)))
+    sys.exit(bool(main(given.count, given.seed, given.only, given.command)))
