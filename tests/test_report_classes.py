@@ -382,6 +382,8 @@ def test_data_in_words(run):
     assert facts["python"] == "3.12" and facts["bytes"] == "{'a': 1}"
     whole = {"data": {"train_examples": 5000, "guide_train_examples": 5000, "name": "d"}}
     assert provenance.data_line(whole) == "d, 5,000 training examples"
+    read = {"data": {"name": "d", "passed_over": {"hidden files": 2, "blank": 0, "repeats": 1}}}
+    assert provenance.data_line(read) == "d, passed over: 2 hidden files, 1 repeats"
     assert provenance.data_line({}) == "" and provenance.data_facts({"data": None}) == {}
     many = provenance.data_facts({"data": {"classes": list(range(1000))}})
     assert many == {"classes": f"1000: {', '.join(map(str, range(20)))}, ..."}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theseus_jax import checkpoints, methods, tasks
+from theseus_jax import checkpoints, methods, report, tasks
 from theseus_jax.arms import GUIDE, Arm, Finished, Trial, Turn, check_arms
 from theseus_jax.experiment import models
 from theseus_jax.experiment.jobs import (
@@ -99,6 +99,8 @@ def execute(config: Any, home: Workdir) -> dict[str, Any]:
     seconds.
     """
     run, method = opened(config, home), methods.module(config.method)
+    if told := report.data_line(run.data.facts):
+        LOG.info("data: %s", told)
     write(home.path / "plan.txt", outline(config, run.task, method, run.arms))
     models_and_jobs = [(arm.name, job_names(arm, run.seeds(arm))) for arm in run.arms]
     settle(home, config, data_sha256(run.data.facts), models_and_jobs)

@@ -30,11 +30,16 @@ def data_facts(results: Results) -> dict[str, str]:
 
 
 def data_line(results: Results) -> str:
-    """The data in one sentence, without its checksum; "" where nothing is known."""
+    """The data in one sentence with what was passed over, without its checksum; "" where nothing
+    is known.
+    """
     facts = data_facts(results)
     parts = [facts["name"]] if "name" in facts else []
     parts += [f"{facts['classes'].split(':')[0]} classes"] if "classes" in facts else []
     parts += [f"{facts[word]} {word}" for word in list(WORDS.values())[1:] if word in facts]
+    passed = {**((results.get("data") or {}).get("passed_over") or {})}
+    left = ", ".join(f"{count} {kind}" for kind, count in passed.items() if count)
+    parts += [f"passed over: {left}"] if left else []
     return ", ".join(parts) + (f" ({facts['note']})" if parts and "note" in facts else "")
 
 
