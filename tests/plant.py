@@ -8,6 +8,7 @@ Exit code 1 where one survives, 2 where a text that is to be replaced is not the
 
 import argparse
 import concurrent.futures
+import itertools
 import os
 import pathlib
 import shutil
@@ -54,8 +55,9 @@ def planted(bug, number, home):
         if text.count(bug.old) != 1:
             return f"cannot be planted, its text is there {text.count(bug.old)} times"
         file.write_text(text.replace(bug.old, bug.new))
-        for name in bug.tests:
-            command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", f"tests/{name}.py"]
+        for mark, name in itertools.product(("not slow", "slow"), bug.tests):
+            command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-m", mark]
+            command.append(f"tests/{name}.py")
             given = {"env": {**os.environ, "PYTHONPATH": str(copy)}, "cwd": copy}
             done = subprocess.run(command, capture_output=True, text=True, **given)
             if done.returncode == 1:
