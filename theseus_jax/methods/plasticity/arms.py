@@ -105,8 +105,7 @@ def sections(task: Any) -> dict[str, Any]:
         "search": {
             "rates": (3e-3, 1e-2, 3e-2, 1e-1),  # of every arm
             "seeds": 3,  # of every trial
-            # interventions take the rate of grow, so that nothing else differs; else their own
-            "shared": True,
+            "shared": True,  # interventions take the rate of grow, that nothing else differs
         },
         "train": {
             "batch": task.USUAL["batch"],
