@@ -33,6 +33,7 @@ def default():
 def smoke():
     c = default()
     c.data.tokenizer, c.data.context, c.data.share = "bytes", 32, 0.02
+    c.data.validation = c.data.test = 0.006
     c.guide.width, c.guide.depth, c.guide.heads, c.guide.steps = 32, 2, 2, 60
     c.target.width, c.target.depth, c.target.hidden = 32, 2, 32
     c.convert.steps, c.convert.align, c.train.chunk, c.seeds = 40, 0.5, 10, 2

@@ -34,7 +34,7 @@ def smoke():
     c = default()
     c.data.tokenizer, c.data.context, c.guide.width, c.guide.depth = "bytes", 16, 16, 2
     c.guide.steps, c.target.width, c.target.depth, c.target.hidden = 20, 16, 2, 16
-    c.data.validation = c.data.test = 0.02
+    c.data.validation = c.data.test = 0.006
     c.guidance.steps, c.search.steps, c.search.rates, c.seeds = 20, 10, (1e-3, 3e-3), 2
     c.train.chunk, c.train.watch, c.report.latency_repeats = 10, 10, 3
     c.report.sample_tokens = 8

@@ -37,6 +37,7 @@ def default():
 def smoke():
     c = default()
     c.data.tokenizer, c.data.context, c.data.recall, c.data.share = "bytes", 48, 2, 0.02
+    c.data.validation = c.data.test = 0.006
     c.guide.width, c.guide.depth, c.guide.heads, c.guide.steps = 32, 2, 2, 60
     c.convert.steps, c.train.chunk, c.seeds = 40, 10, 2
     c.report.latency_repeats, c.report.sample_tokens = 5, 16

@@ -31,6 +31,7 @@ def default():
 def smoke():
     c = default()
     c.data.tokenizer, c.data.context, c.data.share = "bytes", 32, 0.02
+    c.data.validation = c.data.test = 0.006
     c.guide.width, c.guide.depth, c.guide.heads = 32, 2, 2
     c.target.width, c.target.depth, c.target.hidden = 32, 2, 32
     c.convert.steps, c.train.chunk, c.seeds = 40, 10, 2

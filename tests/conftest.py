@@ -18,15 +18,14 @@ FAST_COMPILATION = (
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = " ".join(FAST_COMPILATION)
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-
-_cache = os.environ.get(
+# in the environment, that the processes which tests start compile nothing twice either
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
     "THESEUS_TEST_CACHE", str(pathlib.Path(tempfile.gettempdir()) / "theseus_jax_test_cache")
 )
-jax.config.update("jax_compilation_cache_dir", _cache)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 MAPPINGS = 15_000
 

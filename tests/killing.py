@@ -1,14 +1,11 @@
 """A run in a process of its own, killed at chosen moments, then left to end."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
-
-import jax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = """
@@ -37,13 +34,12 @@ def killed_and_ended(config, path, moments):
     settings = path.with_suffix(".json")
     settings.write_text(config.to_json())
     command = [sys.executable, "-c", LAUNCH, str(ROOT), str(settings), str(path)]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     for wanted in moments:
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         log = path / "metrics.jsonl"
         while process.poll() is None and not (log.exists() and wanted in log.read_text()):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (path / "results.json").exists()
-    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)

@@ -145,10 +145,10 @@ def reads_arms(reads):
 )
 def test_every_key_of_guidance_is_read(task, values, tmp_path):
     config, seen = changed(base(task, "guide"), values), set()
-    if task == "language_model":
-        reads_arms(Reads(config, seen))
-    else:
-        seen |= read_by_a_run(config, tmp_path, [])
+    reads_arms(Reads(config, seen))
+    if task != "language_model":
+        few = {"arms": ("baseline", "guided_trained"), "seeds": 1, "search.rates": (1e-2,)}
+        seen |= read_by_a_run(changed(config.copy_and_resolve_references(), few), tmp_path, [])
     ramp = {"guidance.ramp": 3, "guidance.final": 0.1}
     for changes in (ramp, {**ramp, "data.kind": "parity"} if task == "sequences" else ramp):
         reads = Reads(changed(config.copy_and_resolve_references(), changes), seen)
@@ -160,7 +160,9 @@ def test_every_key_of_guidance_is_read(task, values, tmp_path):
 
 
 def test_every_key_of_plasticity_is_read(tmp_path):
-    config = changed(base("classification", "plasticity"), {**PLASTIC, "seeds": 1})
-    seen = read_by_a_run(config, tmp_path, [])
+    config, seen = changed(base("classification", "plasticity"), PLASTIC), set()
+    reads_arms(Reads(config, seen))
+    few = {"arms": ("dense", "prune", "grow"), "seeds": 1}
+    seen |= read_by_a_run(changed(config.copy_and_resolve_references(), few), tmp_path, [])
     plastic = {path for path in leaves(config) if path.split(".")[0] in ("plasticity", "train")}
     assert not plastic - seen

@@ -193,11 +193,7 @@ def test_maturity_is_logged_each_epoch_of_the_selector(finished):
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_rows_and_weights(tmp_path, finished):
-    moments = (
-        '"trial": 1',
-        '"phase": "selector", "step": 6, "score"',
-        '"model": "glai_joint_ridge"',
-    )
+    moments = ('"trial": 1', '"phase": "selector", "step": 6, "score"')
     killed_and_ended(tiny(train__save_seconds=0.0), tmp_path / "b", moments)
     assert timeless(rows(tmp_path / "b")) == timeless(rows(finished[0]))
     for name in ("mlp_sgd", "glai_path", "glai_joint_ridge"):

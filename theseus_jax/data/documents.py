@@ -113,8 +113,9 @@ def split_documents(
         validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1
     ):
         raise UserError(
-            f"validation_fraction is {validation_fraction} and test_fraction {test_fraction}; "
-            "expected both above 0 and their sum below 1; set for example 0.03 and 0.03"
+            f"config.data.validation is {validation_fraction} and config.data.test"
+            f" {test_fraction}; expected both above 0 and their sum below 1; set for example 0.03"
+            " and 0.03"
         )
     if len(documents) < 3:
         raise UserError(
@@ -130,8 +131,8 @@ def split_documents(
         if not splits[split]:
             raise UserError(
                 f"the {split} split got none of the {len(documents)} documents; at least one was "
-                "expected; split the text in more files, or change validation_fraction and "
-                "test_fraction"
+                "expected; split the text in more files, or change config.data.validation and "
+                "config.data.test"
             )
     return splits
 
@@ -149,7 +150,7 @@ def share(corpus: Any, fraction: float, seed: int = 0) -> np.ndarray:
     """
     if not 0 < fraction <= 1:
         raise UserError(
-            f"share fraction is {fraction}; expected above 0 and at most 1; set for example 0.1"
+            f"config.data.share is {fraction}; expected above 0 and at most 1; set for example 0.1"
         )
     starts = np.flatnonzero(corpus.train == corpus.tokenizer.separator)
     pieces = np.split(corpus.train, starts[1:])
@@ -165,8 +166,8 @@ def share(corpus: Any, fraction: float, seed: int = 0) -> np.ndarray:
     if not chosen:
         shortest = min(piece.size for piece in pieces)
         raise UserError(
-            f"share fraction is {fraction}, {budget} tokens, but the shortest train document has "
-            f"{shortest}; raise the fraction, or split the text in more files"
+            f"config.data.share is {fraction}, {budget} tokens, but the shortest train document"
+            f" has {shortest}; raise it, or split the text in more files"
         )
     return np.concatenate([pieces[index] for index in sorted(chosen)])
 
