@@ -22,7 +22,7 @@ if "XLA_FLAGS" not in os.environ:
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
     "THESEUS_TEST_CACHE", str(pathlib.Path(tempfile.gettempdir()) / "theseus_jax_test_cache")
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -334,7 +334,6 @@ def view_of(held, site, chosen, key):
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def grown(name, number, birth, moments, held, chosen, key, step):
     site, (tx, found, _) = net_of("cnn").sites[number], bench(name)
     born = births.BIRTHS[birth](view_of(held, site, chosen, key))
