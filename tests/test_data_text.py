@@ -403,7 +403,7 @@ def test_share_ends_and_seeds(folder):
     assert np.array_equal(share(corpus, 1.0), corpus.train)
     assert not np.array_equal(share(corpus, 0.3), share(corpus, 0.3, seed=1))
     for fraction in (0, -0.1, 1.01, float("nan")):
-        assert "fraction" in refusal(share, corpus, fraction)
+        assert "config.data.share" in refusal(share, corpus, fraction)
     assert "shortest" in refusal(share, corpus, 1e-4)
 
 
@@ -461,8 +461,8 @@ def test_short_streams_are_refused(cut):
         ({"source": "tfds", "path": ""}, "dataset is empty"),
         ({"tokenizer": "bpe", "vocabulary": 256}, "257"),
         ({"tokenizer": "bpe", "vocabulary": 50_000}, "at most"),
-        ({"validation_fraction": 0.0}, "validation_fraction"),
-        ({"test_fraction": -0.1}, "test_fraction"),
+        ({"validation_fraction": 0.0}, "config.data.validation is 0"),
+        ({"test_fraction": -0.1}, "config.data.test -0.1"),
         ({"validation_fraction": 0.5, "test_fraction": 0.5}, "below 1"),
         ({"validation_fraction": 1e-9}, "validation split got none"),
         ({"test_fraction": 1e-9}, "test split got none"),

@@ -274,8 +274,8 @@ def test_networks_of_ones_own_are_guided_and_the_guide_stays():
 def test_outputs_that_are_kept_give_the_losses_of_those_that_are_not(samples, shift):
     """On pictures, whose stages are pooled before they are kept."""
     shape = zoo.Reading((8, 8, 1), (8.0,), (8.0,))
-    guide = zoo.build(zoo.Architecture("resnet18", width=4), shape, 3)
-    target = zoo.build(zoo.Architecture("plain18", width=4, norm="none"), shape, 3)
+    guide = zoo.build(zoo.Architecture("cnn", width=4), shape, 3)
+    target = zoo.build(zoo.Architecture("cnn", width=4, norm="none"), shape, 3)
     x = np.random.default_rng(0).integers(0, 16, (48, 8, 8, 1)).astype(np.uint8)
     given = {"guide": guide, "target": target, "inputs": x}
     given["guide_variables"] = tj.init(guide, jax.random.key(1), x[:1])
