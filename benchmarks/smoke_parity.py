@@ -45,7 +45,10 @@ def _timed(value: dict[str, Any]) -> bool:
 def results(folder: pathlib.Path) -> dict[str, Any]:
     """What a run wrote: {"results": ..., "rows": [...]}."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return timeless({"results": json.loads((folder / "results.json").read_text()), "rows": rows})
+    results = json.loads((folder / "results.json").read_text())
+    for name in ("sha256", "rows_sha256"):  # of the files, with their seconds
+        results.pop(name, None)
+    return timeless({"results": results, "rows": rows})
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
