@@ -25,6 +25,7 @@ from theseus_jax.trees import bit_equal  # noqa: E402
 
 PRESETS = ("gpt2_to_rnn", "resnet18_to_mlp", "guide_deep_fcn", "glai_digits", "grow_digits")
 PRESETS += ("plasticity_permuted", "minilm_to_rnn")
+UNFINISHED = "unfinished"  # of models, empty when the run has ended
 
 
 def command(preset, path):
@@ -52,7 +53,8 @@ def difference(one, other):
     found = smoke_parity.differences(*(smoke_parity.results(path) for path in (one, other)))
     if found:
         return f"{len(found)} numbers differ: {'; '.join(found[:3])}"
-    names = [sorted(p.name for p in (path / "checkpoints").iterdir()) for path in (one, other)]
+    folders = [(path / "checkpoints").iterdir() for path in (one, other)]
+    names = [sorted(p.name for p in found if p.name != UNFINISHED) for found in folders]
     if names[0] != names[1]:
         return f"the checkpoints differ: {names}"
     for name in names[0]:
