@@ -2,6 +2,7 @@
 and what a step costs by its compiled program, since simulated devices share the cores.
 
     python benchmarks/devices.py runs [--devices=8] [--configs=gpt2_to_rnn,glai_digits]
+        [--out=FOLDER]
     python benchmarks/devices.py programs [--json=benchmarks/devices.json]
 """
 
@@ -58,16 +59,16 @@ def compared(name: str, devices: int, out: pathlib.Path) -> str:
     one, several = found
     if list(one) != list(several):
         return f"{name}: {len(one)} and {len(several)} chunks of steps, not the same"
-    apart = [
-        (abs(value - several[place][key]) / max(1.0, abs(value)), place, key)
-        for place, row in one.items()
-        for key, value in row.items()
-        if isinstance(value, float)
-    ]
-    worst, place, key = max(apart, key=lambda found: found[0])
-    where = ", ".join(str(part) for part in place if part is not None)
-    counts = f"{len(apart)} numbers of {len(one)} chunks"
-    return f"{name}: {counts}, at most {worst:.1e} apart ({key}; {where})"
+    apart: dict[str, list[tuple[float, str]]] = {}
+    for place, row in one.items():
+        where = ", ".join(str(part) for part in place if part is not None)
+        for key, value in row.items():
+            if isinstance(value, float):
+                found = abs(value - several[place][key]) / max(1.0, abs(value))
+                apart.setdefault(key, []).append((found, where))
+    worst = {key: max(found) for key, found in apart.items()}
+    told = ", ".join(f"{key} {found:.1e} ({where})" for key, (found, where) in worst.items())
+    return f"{name}: {len(one)} chunks of steps, at most apart: {told}"
 
 
 def communicated(text: str) -> tuple[int, int]:
@@ -175,12 +176,14 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--configs", default="", help="names with commas")
     parser.add_argument("--json", default="", help="of programs")
+    parser.add_argument("--out", default="", help="of runs: a folder in which they stay")
     given = parser.parse_args()
     if given.what == "programs":
         return programs(given.configs or STEPS, given.json)
     with tempfile.TemporaryDirectory() as folder:
         for name in (given.configs or METHODS).split(","):
-            print(compared(name, given.devices, pathlib.Path(folder)), flush=True)
+            out = pathlib.Path(given.out or folder)
+            print(compared(name, given.devices, out.resolve()), flush=True)
 
 
 if __name__ == "__main__":

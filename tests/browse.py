@@ -65,7 +65,8 @@ def main(pages, out):
     out.mkdir(parents=True, exist_ok=True)
     for page in pages:
         for width in WIDTHS:
-            picture = out.resolve() / f"{page.resolve().parent.name}-{width}.png"
+            name = f"{page.resolve().parent.name}-{page.stem}-{width}.png"
+            picture = out.resolve() / name
             with tempfile.TemporaryDirectory() as folder:
                 look, console = looked(page, width, picture, pathlib.Path(folder))
             wrong = console + look["asked"]
