@@ -32,7 +32,10 @@ LOOK = """<script>addEventListener("load", () => {
     width: innerWidth, height: document.documentElement.scrollHeight,
     wider: document.documentElement.scrollWidth - innerWidth,
     outside: all("body *").filter(one => box(one).right > innerWidth + 1 && !inside(one)).length,
-    smallest: Math.min(...letters.map(one => parseFloat(getComputedStyle(one).fontSize))) }));
+    smallest: Math.min(...letters.map(one => parseFloat(getComputedStyle(one).fontSize)),
+      ...all("svg text").filter(one => box(one).width).map(one => {
+        const { a, b } = one.getScreenCTM();
+        return parseFloat(getComputedStyle(one).fontSize) * Math.hypot(a, b); })) }));
 });</script>"""
 
 

@@ -845,6 +845,9 @@ def test_page_without_matplotlib(run, monkeypatch):
 @pytest.mark.parametrize(
     "call, expected",
     [
+        (lambda: units.cell(0.183333, "accuracy"), "18.3 %"),
+        (lambda: units.cell(-0.360838, "log"), "-0.361"),
+        (lambda: units.cell(0.183333, "nats"), "0.183333 nats"),
         (lambda: units.human(1234567), "1.23 M"),
         (lambda: units.human(999999), "1.00 M"),
         (lambda: units.human(0), "0"),

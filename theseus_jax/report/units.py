@@ -77,6 +77,8 @@ UNITS = {
     "whole": lambda value: number(value, 0),
     "loss": lambda value: number(value, 4),
     "similarity": lambda value: number(value, 3),
+    "accuracy": percent,
+    "log": lambda value: number(value, 3),
 }
 
 
