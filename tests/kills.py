@@ -25,7 +25,6 @@ from theseus_jax.trees import bit_equal  # noqa: E402
 
 PRESETS = ("gpt2_to_rnn", "resnet18_to_mlp", "guide_deep_fcn", "glai_digits", "grow_digits")
 PRESETS += ("plasticity_permuted", "minilm_to_rnn")
-UNFINISHED = "unfinished"  # of models, empty when the run has ended
 
 
 def command(preset, path):
@@ -48,13 +47,18 @@ def run(preset, path, seconds=None):
     return True
 
 
+def models(folder):
+    """Paths of all checkpoints in a folder, those of single seeds too."""
+    found = folder.rglob("_CHECKPOINT_METADATA")
+    return [str(one.parent.relative_to(folder)) for one in found]
+
+
 def difference(one, other):
     """What two finished workdirs do not share, or ""."""
     found = smoke_parity.differences(*(smoke_parity.results(path) for path in (one, other)))
     if found:
         return f"{len(found)} numbers differ: {'; '.join(found[:3])}"
-    folders = [(path / "checkpoints").iterdir() for path in (one, other)]
-    names = [sorted(p.name for p in found if p.name != UNFINISHED) for found in folders]
+    names = [sorted(models(path / "checkpoints")) for path in (one, other)]
     if names[0] != names[1]:
         return f"the checkpoints differ: {names}"
     for name in names[0]:
@@ -71,8 +75,8 @@ def tried(preset, kills, draw, home):
     run(preset, alone)
     whole, met = time.monotonic() - began, 0
     for _ in range(kills):
-        # after what it takes to import JAX
-        if run(preset, killed, seconds=draw.uniform(3.0, max(4.0, whole))):
+        # after what it takes to import JAX; later starts have less left to do
+        if run(preset, killed, seconds=draw.uniform(3.0, max(4.0, whole / 2))):
             break
         met += 1
     run(preset, killed)
