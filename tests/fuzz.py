@@ -140,6 +140,7 @@ def typed(make, name, path, value):
     for key in path.split("."):
         usual = usual[key]
     meant = isinstance(value, (int, float)) and not isinstance(usual, (str, bool))
+    value = (value,) if isinstance(usual, tuple) else value  # as the parser of options has it
     why = impossible(path, value, usual) if meant and not isinstance(value, bool) else ""
     return (f"accepted, {why}" if why else ""), False
 

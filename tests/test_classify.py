@@ -273,6 +273,7 @@ def test_a_guide_in_batch_mode_is_run_by_its_batches():
         ({"data__source": "bbc", "data__crop": 0}, "reads images and the data are texts"),
         ({"target__arch": "birnn", "target__units": 4}, "reads texts and the data are images"),
         ({"target__width": 0}, "needs width"),
+        ({"target__keep": (1,)}, "the architecture mlp has no blocks whose attention could stay"),
         ({"data__source": "tfds"}, "does not tell the examples' shape"),
         (
             {"data__source": "fashion_mnist", "data__path": "/nowhere"},

@@ -203,6 +203,11 @@ def build(a: Architecture, reading: Reading, classes: int) -> Network:
         raise UserError(
             f"the architecture {a.arch} needs {', '.join(missing)}; set each to at least 1"
         )
+    if a.keep and a.arch != "birnn":
+        raise UserError(
+            f"keep is {a.keep} and the architecture {a.arch} has no blocks whose attention could"
+            " stay; leave it (), or choose birnn"
+        )
     if (a.arch in TEXTS) != (len(reading.shape) == 1):
         kinds = ("texts", "images") if a.arch in TEXTS else ("images", "texts")
         raise UserError(
