@@ -26,6 +26,8 @@ sys.path.insert(0, str(ROOT))
 METHODS = "gpt2_to_rnn,resnet18_to_mlp,guide_deep_fcn,glai_digits,grow_digits,plasticity_permuted"
 STEPS = "gpt2_to_rnn,resnet18_to_mlp,guide_deep_fcn,grow_digits"
 COUNTS = (1, 2, 4, 8)
+OTHERWISE = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+OTHERWISE += " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 PLACE = ("model", "kind", "phase", "seed", "step", "trial")
 COLLECTIVE = re.compile(
     r"= (.*?) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
@@ -44,31 +46,42 @@ def losses(folder: pathlib.Path) -> dict[tuple[Any, ...], dict[str, float]]:
     }
 
 
-def compared(name: str, devices: int, out: pathlib.Path) -> str:
-    """A line about a smoke run on one device and on several."""
-    found = []
-    for count in (1, devices):
-        folder, flag = out / f"{name}-{count}", f"--xla_force_host_platform_device_count={count}"
-        environment = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"}
-        command = [sys.executable, "launch/run.py", f"--config=configs/{name}.py:smoke"]
-        command += [f"--workdir={folder}"]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            return f"{name}: fails on {count}: {done.stderr.splitlines()[-1][:200]}"
-        found.append(losses(folder))
-    one, several = found
-    if list(one) != list(several):
-        return f"{name}: {len(one)} and {len(several)} chunks of steps, not the same"
+def lost(name: str, flags: str, folder: pathlib.Path) -> dict[tuple[Any, ...], dict[str, float]]:
+    """The losses of a smoke run with such XLA flags."""
+    command = [sys.executable, "launch/run.py", f"--config=configs/{name}.py:smoke"]
+    command += [f"--workdir={folder}"]
+    given = {"cwd": ROOT, "env": {**os.environ, "XLA_FLAGS": flags}}
+    done = subprocess.run(command, capture_output=True, text=True, **given)
+    if done.returncode:
+        raise SystemExit(f"{name} fails with {flags!r}: {done.stderr.splitlines()[-1][:200]}")
+    return losses(folder)
+
+
+def worst(one: Any, other: Any) -> str:
+    """Of every kind of number that farthest apart, relative to it where it is above 1."""
     apart: dict[str, list[tuple[float, str]]] = {}
     for place, row in one.items():
         where = ", ".join(str(part) for part in place if part is not None)
         for key, value in row.items():
             if isinstance(value, float):
-                found = abs(value - several[place][key]) / max(1.0, abs(value))
+                found = abs(value - other[place][key]) / max(1.0, abs(value))
                 apart.setdefault(key, []).append((found, where))
-    worst = {key: max(found) for key, found in apart.items()}
-    told = ", ".join(f"{key} {found:.1e} ({where})" for key, (found, where) in worst.items())
-    return f"{name}: {len(one)} chunks of steps, at most apart: {told}"
+    most = {key: max(found) for key, found in apart.items()}
+    return ", ".join(f"{key} {found:.1e} ({where})" for key, (found, where) in most.items())
+
+
+def compared(name: str, devices: int, out: pathlib.Path) -> str:
+    """Lines about a smoke run on one device, on several, and on one by another compilation: what
+    rounding alone becomes in so many steps.
+    """
+    one = lost(name, "", out / f"{name}-1")
+    several = f"--xla_force_host_platform_device_count={devices}"
+    lines = [f"{name}, {len(one)} chunks of steps; at most apart from one device:"]
+    for told, flags in ((f"{devices} devices", several), ("compiled otherwise", OTHERWISE)):
+        other = lost(name, flags, out / f"{name}-{told.replace(' ', '-')}")
+        same = list(one) == list(other)
+        lines.append(f"    {told}: {worst(one, other) if same else 'not the same chunks'}")
+    return "\n".join(lines)
 
 
 def communicated(text: str) -> tuple[int, int]:

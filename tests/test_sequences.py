@@ -179,10 +179,11 @@ def test_positions_that_ask_nothing_count_neither_in_losses_nor_in_scores():
     signals = Signals(jnp.asarray(labels), jnp.asarray(logits), {}, {"out": jnp.asarray(guide)})
     exact = np.mean([-log_softmax(logits)[i, t, labels[i, t]] for i, t in np.argwhere(asked)])
     assert float(CrossEntropy()(signals)) == pytest.approx(exact, rel=1e-5)
-    p, q = log_softmax(guide), log_softmax(logits)
-    divergence = (np.exp(p) * (p - q)).sum(-1)[asked].mean()
-    got = Distillation(("out",), temperature=1.0)(signals)
-    assert float(got) == pytest.approx(divergence, rel=1e-5)
+    for temperature in (1.0, 2.0):
+        p, q = log_softmax(guide / temperature), log_softmax(logits / temperature)
+        divergence = temperature**2 * (np.exp(p) * (p - q)).sum(-1)[asked].mean()
+        got = Distillation(("out",), temperature=temperature)(signals)
+        assert float(got) == pytest.approx(divergence, rel=1e-5)
 
     net = sequence_network("rnn", everywhere=True, **SIZES)
     x = padded()
