@@ -20,6 +20,7 @@ from theseus_jax.feeds import Cached
 from theseus_jax.methods.agreement import kappa
 from theseus_jax.methods.guidance import Settings
 from theseus_jax.nets import zoo
+from theseus_jax.nets.masked import Masked
 from theseus_jax.objectives import Alignment, Signals
 from theseus_jax.plan import Optimizer
 from theseus_jax.similarity import metric
@@ -85,6 +86,20 @@ def test_the_noise_control_reads_another_examples_activations():
     assert float(shifted) == pytest.approx(exact, rel=1e-5)
     plain = Alignment(PAIRS[:1], metric("cka_biased"), "sequences")(both)
     assert abs(float(shifted) - float(plain)) > 1e-3
+
+
+def test_the_distance_is_the_metric_of_target_and_guide_over_what_is_no_padding():
+    """In that order, which the share of one that a linear map predicts from the other tells."""
+    draw = np.random.default_rng(3)
+    x, y = draw.normal(size=(2, 6, 5, 4)).astype(np.float32)
+    y[..., :2] = x[..., :2] ** 2
+    mask = np.arange(5) < draw.integers(2, 6, 6)[:, None]
+    sides = {"t": Masked(jnp.asarray(x), jnp.asarray(mask))}, {"g": jnp.asarray(y)}
+    predicted = metric("ridge")
+    got = float(Alignment((("g", "t"),), predicted)(Signals(None, None, *sides, None)))
+    assert got == pytest.approx(1 - float(predicted(x[mask], y[mask])), abs=1e-5)
+    others = predicted(y[mask], x[mask]), predicted(x.reshape(-1, 4), y.reshape(-1, 4))
+    assert all(abs(1 - float(other) - got) > 1e-3 for other in others)
 
 
 def test_a_weight_until_a_step_falls_at_once():
