@@ -27,7 +27,8 @@ def version(package: str) -> str | None:
 def command() -> str:
     """What was typed to start this process, but for where it reads and writes."""
     spec = sys.modules["__main__"].__spec__
-    script = f"-m {spec.name}" if spec else f"launch/{pathlib.Path(sys.argv[0]).name}"
+    file = pathlib.Path(sys.argv[0]).resolve()
+    script = f"-m {spec.name}" if spec else f"{file.parent.name}/{file.name}"
     places = ("--json", "--workdir", "--data")
     return " ".join(
         ["python", script, *(word for word in sys.argv[1:] if not word.startswith(places))]

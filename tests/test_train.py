@@ -91,6 +91,23 @@ def test_seeds_run_together_as_they_run_alone():
         np.testing.assert_allclose(x[1], y[0], atol=1e-5)
 
 
+class Dropped(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+def test_every_step_and_seed_drops_others():
+    """The same window in every batch and a rate of 0: losses differ by what is dropped alone."""
+    *stages, head = ((stage.name, stage.module) for stage in TARGET.stages)
+    net, logged = network([*stages, ("drop", Dropped()), head]), []
+    still = dataclasses.replace(phase(net), optimizer=Optimizer(0.0))
+    windows = np.repeat(tiny.tokens()[:1], 8, axis=0)
+    run((still,), Hooks(log=logged.append), windows=windows)
+    losses = {row["loss"] for row in logged if row["kind"] == "train"}
+    assert len(losses) == 3 * tiny.SEEDS  # chunks of two steps
+
+
 def test_schedule_values():
     got = [
         float(schedules.warmup_cosine(jnp.asarray(t), jnp.asarray(100)))
