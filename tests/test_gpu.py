@@ -262,7 +262,7 @@ def test_a_conversion_that_runs_out_of_time_still_writes_its_row(tmp_path):
 
 def test_a_record_names_its_command_and_is_never_half_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        sys, "argv", ["bench.py", "--shape=quick", "--json=x", "--workdir=y", "--data=z"]
+        sys, "argv", ["launch/bench.py", "--shape=quick", "--json=x", "--workdir=y", "--data=z"]
     )
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     monkeypatch.setenv("XLA_FLAGS", "--xla_some=1")
