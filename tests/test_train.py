@@ -23,7 +23,7 @@ from theseus_jax.methods import convert
 from theseus_jax.nets.stage import forward, network
 from theseus_jax.nets.variables import partition
 from theseus_jax.objectives import CrossEntropy, Term
-from theseus_jax.plan import Optimizer, Phase
+from theseus_jax.plan import Optimizer, Patience, Phase
 from theseus_jax.program import constant_terms, loss_fn, program_of
 from theseus_jax.train import Hooks, Position, State, batch_rows, fit, fresh_optimizer
 from theseus_jax.trees import bit_equal
@@ -167,6 +167,45 @@ def test_batch_statistics_move_in_trained_stages_alone():
     ).variables
     assert bit_equal(got["first"], start["first"])
     assert not bit_equal(got["second"]["batch_stats"], start["second"]["batch_stats"])
+
+
+def test_batch_statistics_go_on_inside_a_chunk():
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return nn.BatchNorm(use_running_average=not train, momentum=0.5)(x)
+
+    read = ("read", nn.Dense(tiny.VOCABULARY))
+    net = network([("words", nn.Embed(tiny.VOCABULARY, tiny.WIDTH)), ("normed", Normed()), read])
+    start = State(0, tiny.fresh(net), {}, None, tiny.keys())
+    windows = jnp.asarray(tiny.tokens())
+    found = [
+        fit((phase(net),), start, windows, batch=4, chunk_steps=steps).variables["normed"]
+        for steps in (1, 6)
+    ]
+    for one, other in zip(*(jax.tree.leaves(tree["batch_stats"]) for tree in found)):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_a_phase_that_stops_ends_with_the_best_parameters_where_its_rule_restores_them():
+    """Scores rise until step 4 and fall: the parameters of 4 of all 8 steps."""
+    plain = dataclasses.replace(phase(steps=8), optimizer=Optimizer(1e-2, schedule="constant"))
+    hooks = Hooks(score=lambda phase, state: -abs(state.step - 4.0))
+    best = run((dataclasses.replace(plain, steps=4),)).variables
+    for restore in (True, False):
+        rule = Patience(every=2, patience=9, restore=restore)
+        got = run((dataclasses.replace(plain, stop=rule),), hooks).variables
+        assert bit_equal(got, best) == restore
+
+
+def test_a_phase_begins_with_moments_of_its_own_unless_it_carries_them():
+    first, second = phase(), dataclasses.replace(phase(), name="again")
+    for carry in (False, True):
+        plan = (first, dataclasses.replace(second, carry=carry))
+        between = run((first,))
+        fresh = State(0, between.variables, {}, None, tiny.keys())
+        alone = run(plan, state=fresh, position=Position(1, ()))
+        assert bit_equal(run(plan).variables, alone.variables) != carry
 
 
 def test_a_frozen_prefix_with_batch_norm_runs_on_its_running_statistics():
