@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -261,6 +262,7 @@ def test_a_conversion_that_runs_out_of_time_still_writes_its_row(tmp_path):
 
 
 def test_a_record_names_its_command_and_is_never_half_a_file(tmp_path, monkeypatch):
+    jax.devices()  # XLA reads its flags once, and ends the process for one that it does not know
     monkeypatch.setattr(
         sys, "argv", ["launch/bench.py", "--shape=quick", "--json=x", "--workdir=y", "--data=z"]
     )
