@@ -13,6 +13,8 @@ import tiny
 
 from theseus_jax.errors import UserError
 from theseus_jax.experiment.jobs import side_variables
+from theseus_jax.feeds import Cached
+from theseus_jax.frozen import Memory, with_guide
 from theseus_jax.methods import baselines, convert
 from theseus_jax.nets.models.fcn import mlp
 from theseus_jax.nets.stage import forward, init
@@ -277,6 +279,25 @@ def test_remembered_activations_train_the_same_network_and_are_charged_once():
         return sum(row["training_flops"] for row in found if row["kind"] == "train")
 
     assert flops(rows) < flops(plain)
+
+
+def test_a_guide_costs_all_its_blocks_and_once_however_it_is_kept():
+    """1,200 examples are three blocks of 400; pooled and whole outputs are of one pass."""
+    phase, variables = converted(remember=True)[-1], first(fresh(GUIDE))
+    state = State(0, {}, variables, None, None)
+    pooled = dataclasses.replace(phase.feed, cached=(Cached("guide", pooled=True),))
+
+    def charged(count, memory, phase=phase):
+        rows, x = [], np.random.default_rng(0).normal(size=(count, *VECTOR.shape[1:]))
+        with_guide(
+            "any", phase, state, {"inputs": jnp.asarray(x, jnp.float32)}, memory, rows.append
+        )
+        return [row["training_flops"] for row in rows]
+
+    memory = Memory({}, set())
+    (one,), (three,) = charged(400, Memory({}, set())), charged(1200, memory)
+    assert three == pytest.approx(3 * one, rel=1e-3) and one > 0
+    assert charged(1200, memory, dataclasses.replace(phase, feed=pooled)) == []
 
 
 def test_going_on_does_not_charge_what_was_charged():
