@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,15 +168,22 @@ def test_a_perfect_linear_relation_is_stitched_exactly():
     np.testing.assert_allclose(fit["bias"], 2.0, atol=1e-4)
 
 
-def test_folding_gives_the_stitched_hybrid_of_the_last_seam():
-    variables, guide_variables = tiny.fresh(TARGET), tiny.single(GUIDE, 5)
+@pytest.mark.parametrize("biased", [False, True])
+def test_folding_gives_the_stitched_hybrid_of_the_last_seam(biased):
+    guide = GUIDE
+    if biased:
+        *stages, _ = ((stage.name, stage.module) for stage in GUIDE.stages)
+        guide = network(
+            [*stages, ("head", nn.Dense(tiny.VOCABULARY, bias_init=nn.initializers.uniform(2.0)))]
+        )
+    variables, guide_variables = tiny.fresh(TARGET), tiny.single(guide, 5)
     state = State(0, variables, guide_variables, None, tiny.keys())
     given = inputs(plan()[-1])
-    folded = Fold(GUIDE, MAPPING[-1])(state, given).variables
-    stitch = fit_stitch(state, given, GUIDE, MAPPING[-1])
-    mixed = hybrid(TARGET, GUIDE, MAPPING[-1], stitch.bridge)
+    folded = Fold(guide, MAPPING[-1])(state, given).variables
+    stitch = fit_stitch(state, given, guide, MAPPING[-1])
+    mixed = hybrid(TARGET, guide, MAPPING[-1], stitch.bridge)
     mixed_variables = hybrid_module_variables(
-        TARGET, variables, GUIDE, guide_variables, MAPPING[-1], stitch
+        TARGET, variables, guide, guide_variables, MAPPING[-1], stitch
     )
     for seed in range(tiny.SEEDS):
         ours = tiny.apply(TARGET, tiny.pick(folded, seed), HELD.windows[:, :-1])
